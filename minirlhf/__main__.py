@@ -1,0 +1,3 @@
+from minirlhf.cli import main
+
+main()

@@ -1,0 +1,256 @@
+"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample."""
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
+
+# torch is imported only when a command runs, so that --help answers at once.
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    run: str = "demo"
+    """Name of the run: a folder of that name is made under --runs."""
+    runs: Path = Path("runs")
+    """Where runs are kept."""
+    resume: bool = False
+    """Go on with an interrupted run, under the settings that it was started with."""
+    overwrite: bool = False
+    """Replace what is there."""
+
+    @property
+    def path(self) -> Path:
+        return self.runs / self.run
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole main job: pretrain, fit the reward model, fine-tune, let the judge decide, write the report."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Start a run: train the tokenizer, then the policy on unscored texts."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    task: Literal["openings", "reviews"] = "openings"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    feedback: Path | None = None
+    """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
+    score_range: tuple[float, float] = (1.0, 5.0)
+    """Lowest and highest score in that file."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(default_factory=PretrainConfig)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Fit the reward model of a run that is pretrained."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    reward: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Push the policy of a run up its reward model."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge a run before and after; write summary.json and report.html."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    evaluate: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Ask the tuned model for a text on a topic."""
+
+    topic: tyro.conf.Positional[str]
+    """For example "The benefits of exercise"."""
+    run: str = "demo"
+    runs: Path = Path("runs")
+    count: int = 3
+    compare: bool = False
+    """Show texts from before and after fine-tuning side by side."""
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepare data: `reviews` downloads real people's scores, `openings` rebuilds the shipped simulated feedback."""
+
+    what: tyro.conf.Positional[Literal["reviews", "openings"]]
+    output: Path | None = None
+    """Where `openings` writes (default: the shipped file, data/openings.jsonl)."""
+
+
+def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> None:
+    """Do the stages that the command stands for, from run folder to run folder."""
+    from minirlhf import stages
+    from minirlhf.run import Run
+
+    folder = arguments.folder
+    wanted = stages.STAGES if isinstance(arguments, Demo) else (type(arguments).__name__.lower(),)
+    if isinstance(arguments, (Demo, Pretrain)):
+        if isinstance(arguments, Demo):
+            config = arguments.config
+        else:
+            config = Config(arguments.task, arguments.seed, arguments.device, arguments.feedback, arguments.score_range,
+                            arguments.model, arguments.pretrain)
+        resuming = folder.resume and (folder.path / "config.json").exists()
+        if not resuming:
+            stages.task_of(_Settings(config))  # bad data is told of before a folder is made
+        run = Run.create(folder.path, config, folder.resume, folder.overwrite)
+    else:
+        run = Run.open(folder.path)
+        stage = wanted[0]
+        missing = [s for s in stages.STAGES[: stages.STAGES.index(stage)] if not stages.is_done(run, s)]
+        if missing:
+            raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
+                             f"python -m minirlhf {missing[0]} --run {folder.run}")
+        if not folder.resume:
+            later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
+            if later and not folder.overwrite:
+                raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
+            for s in later:
+                (run.path / stages.RESULT[s]).unlink()
+            (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
+            run.replace_config(dataclasses.replace(run.config, **{stage: getattr(arguments, stage)}))
+    task = stages.task_of(run)
+    try:
+        for stage in wanted:
+            if not stages.is_done(run, stage):
+                stages.STAGE_FUNCTIONS[stage](run, task)
+    except KeyboardInterrupt:
+        command = "demo" if isinstance(arguments, Demo) else wanted[0]
+        place = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
+        print(f"\nStopped. Go on with: python -m minirlhf {command} --run {folder.run}{place} --resume", file=sys.stderr)
+        sys.exit(130)
+    if "evaluate" in wanted:
+        print_summary(run.path)
+    else:
+        print(f"done: {wanted[0]} -> {run.path / stages.RESULT[wanted[0]]}")
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What `stages.task_of` reads of a run, before there is one."""
+
+    config: Config
+
+
+def print_summary(path: Path) -> None:
+    """The verdict, in words."""
+    import json
+
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+
+    def show(value: dict) -> str:
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+    quality, raters = summary["reward_model"], summary["ratings"]
+    print(f"\nJudge: {summary['judge_name']} (0 to 1; it trained nothing). "
+          f"Scores: {raters['shipped']} texts rated by {raters['raters']} raters, {raters['collected']} more on the way.")
+    print(f"Reward model on held-out feedback: Pearson r {quality['pearson']:.3f}, MSE {quality['mse']:.4f} "
+          f"(constant {quality['mse_constant']:.4f})"
+          + (f"; on handwritten texts: Spearman {quality['handwritten_spearman']:.2f}"
+             if quality["handwritten_spearman"] is not None else ""))
+    for split, words in (("train", "training topics"), ("heldout", "held-out topics")):
+        part = summary[split]
+        print(f"  {words:16s} judge  {show(part['judge_before'])} -> {show(part['judge_after'])}    "
+              f"KL {part['kl_after']:.1f} nats, length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
+              f"distinct {part['distinct_after']:.0%}")
+        print(f"  {'':16s} reward {show(part['reward_before'])} -> {show(part['reward_after'])}")
+    if summary["reward_hacking"]:
+        print("REWARD HACKING: the reward rose and the judge fell. Raise --finetune.kl-weight or improve the reward model.")
+    for note in summary["notes"]:
+        print(f"Note: {note}")
+    print(f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. Report: {path / 'report.html'}")
+
+
+def sample(arguments: Sample) -> None:
+    from minirlhf import stages
+    from minirlhf.run import Run, step_generator
+    from minirlhf.tokenizer import Tokenizer
+
+    if not 1 <= arguments.count <= 1000:
+        raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
+    run = Run.open(arguments.runs / arguments.run)
+    if not stages.is_done(run, "finetune"):
+        raise ValueError(f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune --run {arguments.run}")
+    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    longest = run.config.finetune.max_new_tokens
+    prompt = tokenizer.encode_prompt(arguments.topic)[-(run.config.model.context - longest):]
+
+    def texts(tuned: bool) -> list[str]:
+        samples = stages.model_for_sampling(run, tokenizer, tuned).sample(
+            [prompt] * arguments.count, longest, end_id=tokenizer.end_id, temperature=arguments.temperature,
+            top_k=arguments.top_k, top_p=arguments.top_p,
+            generator=step_generator(arguments.seed, "sample", 0, run.device))
+        return [tokenizer.decode_text(ids) for ids in samples.texts()]
+
+    if not arguments.compare:
+        print("\n".join(texts(tuned=True)))
+        return
+    width = (shutil.get_terminal_size().columns - 3) // 2
+    pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True))]
+    for pair in pairs:
+        left, right = (textwrap.wrap(text, width) or [""] for text in pair)
+        for index in range(max(len(left), len(right))):
+            line = [column[index] if index < len(column) else "" for column in (left, right)]
+            print(f"{line[0]:{width}s} | {line[1]}".rstrip())
+        print("-" * width + "-+-" + "-" * width)
+
+
+def data(arguments: Data) -> None:
+    if arguments.what == "reviews":
+        from minirlhf.tasks import reviews
+
+        reviews.fetch()
+    else:
+        from minirlhf.tasks import openings
+
+        path = arguments.output or openings.DATA / "openings.jsonl"
+        openings.build_feedback(path)
+        print(f"wrote {path}")
+
+
+COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
+            "evaluate": Evaluate, "sample": Sample}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse and run. Bad input: one line on standard error (or one a fault), exit code 2."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
+        description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")
+    try:
+        {Sample: sample, Data: data}.get(type(command), run_stages)(command)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("MINIRLHF_DEBUG"):
+            raise
+        sys.exit(2)

@@ -1,0 +1,148 @@
+"""Every setting of a run, as plain dataclasses; the command line (tyro) and config.json are both read off them."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def _short(name: str):
+    """Let `demo` accept the short flag too: --credit beside --finetune.credit."""
+    return tyro.conf.arg(aliases=[f"--{name}"])
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the policy and of the reward model, which share one shape."""
+
+    vocab_size: int = 2048
+    """Tokens that byte-pair encoding may learn, the 256 bytes included."""
+    context: int = 96
+    """Longest row, topic and text together, in tokens."""
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    tie_embeddings: bool = True
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Autoregressive pretraining of the policy."""
+
+    steps: int = 900
+    batch_size: int = 64
+    """Texts a step."""
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    warmup: int = 50
+    """Steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    evaluate_every: int = 100
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Reward model: regression of human scores (E7)."""
+
+    target: Annotated[Literal["every-prefix", "final"], _short("target")] = "every-prefix"
+    """Learn the score at every prefix of a text, or for whole texts only."""
+    start: Literal["pretrained", "fresh"] = "pretrained"
+    """Body copied from the pretrained policy, or with random weights."""
+    steps: int = 500
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 30
+    dropout: float = 0.0
+    """Share of the text's tokens hidden at random in training (against learning by heart)."""
+    heldout_share: float = 0.1
+    """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
+    evaluate_every: int = 50
+    patience: int = 4
+    """Stop after this many evaluations without a better held-out loss."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Policy gradient on the reward model's scores (sections 4.1 to 4.3), repeated in rounds (step 4 of section 3.2)."""
+
+    credit: Annotated[
+        Literal["sequence", "per-token", "reward-to-go", "prefix-difference"], _short("credit")
+    ] = "sequence"
+    """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1)."""
+    baseline: Annotated[Literal["none", "batch-mean"], _short("baseline")] = "batch-mean"
+    updates: int = 120
+    batch_size: int = 128
+    """Texts sampled for an update."""
+    learning_rate: float = 4e-4
+    kl_weight: float = 0.03
+    """Reward units that one nat of KL to the reference costs."""
+    kl_target: float | None = None
+    """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
+    max_new_tokens: int = 64
+    gradient_clip: float = 1.0
+    rounds: int = 3
+    """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
+    ratings_per_round: int = 400
+    """Texts rated between two rounds."""
+    refit_steps: int = 60
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Independent judgement before and after."""
+
+    samples: int = 512
+    """Texts for each of: before and after, training and held-out topics."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    task: Literal["openings", "reviews"] = "openings"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    feedback: Path | None = None
+    """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
+    score_range: tuple[float, float] = (1.0, 5.0)
+    """Lowest and highest score in that file."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def to_json(config: Config) -> dict:
+    """A JSON object with every setting."""
+    content = dataclasses.asdict(config)
+    content["feedback"] = None if config.feedback is None else str(config.feedback)
+    return content
+
+
+def from_json(content: object, where: str) -> Config:
+    """The inverse of `to_json`. Raises ValueError naming `where` and the field that is unknown or of the wrong type."""
+    config = _fill(Config, content, where)
+    feedback = None if config.feedback is None else Path(config.feedback)
+    return dataclasses.replace(config, feedback=feedback, score_range=tuple(config.score_range))
+
+
+def _fill(kind: type, content: object, where: str):
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(content).__name__}")
+    default = kind()
+    values = {}
+    for name, value in content.items():
+        if not hasattr(default, name):
+            raise ValueError(f"{where}: unknown field {name!r}")
+        old = getattr(default, name)
+        if dataclasses.is_dataclass(old):
+            value = _fill(type(old), value, f"{where}: {name}")
+        elif old is not None and not isinstance(value, (list,) if isinstance(old, tuple) else type(old)) \
+                and not (isinstance(old, float) and isinstance(value, int)):
+            raise ValueError(f"{where}: {name}: expected {type(old).__name__}, found {value!r}")
+        values[name] = value
+    return kind(**values)

@@ -1,0 +1,70 @@
+"""Before and after, by a judge (裁判) that the reward model never saw; with 95% intervals, KL, length and diversity."""
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from minirlhf import equations
+from minirlhf.policy import Policy
+from minirlhf.reward import RewardModel
+from minirlhf.run import autocast, step_generator
+from minirlhf.tasks import Task
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.rollout import collect
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean and its 95% confidence interval (normal approximation): {"mean", "low", "high", "n"}."""
+    mean = statistics.fmean(values)
+    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(values)}
+
+
+@torch.inference_mode()
+def sample_and_judge(
+    policy: Policy, reference: Policy, reward_model: RewardModel, tokenizer: Tokenizer, task: Task, topics: list[str],
+    count: int, max_new_tokens: int, seed: int, label: str,
+) -> list[dict]:
+    """`count` texts, the topics in turn, each with judge, reward, KL to the reference (nats, exact over the vocabulary at
+    each sampled position) and length (tokens, the end token included)."""
+    device, rows = policy.head.weight.device, []
+    longest = policy.config.context - max_new_tokens
+    asked = [topics[index % len(topics)] for index in range(count)]
+    size = 256  # texts at a time
+    for start in tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
+        part = asked[start:start + size]
+        prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
+        rollout = collect(policy, reference, reward_model, tokenizer, prompts, max_new_tokens,
+                          step_generator(seed, label, start, device))
+        time = rollout.mask.shape[1]
+        with autocast(device):
+            logits, reference_logits = (model.text_logits(rollout.rows, rollout.prompt_lengths, time).float()
+                                        for model in (policy, reference))
+        kl = equations.exact_token_kl(logits, reference_logits, rollout.mask).sum(1)
+        for topic, text, reward, nats, length in zip(part, rollout.texts, rollout.reward.tolist(), kl.tolist(),
+                                                     rollout.mask.sum(1).tolist()):
+            rows.append({"topic": topic, "text": text, "judge": task.judge(topic, text), "reward": reward,
+                         "kl_nats": nats, "length_tokens": length})
+    return rows
+
+
+def summarise(before: list[dict], after: list[dict]) -> dict:
+    """The summary of one split (training or held-out topics): see the run folder's summary.json."""
+    result = {}
+    for when, rows in (("before", before), ("after", after)):
+        result[f"judge_{when}"] = interval([row["judge"] for row in rows])
+        result[f"reward_{when}"] = interval([row["reward"] for row in rows])
+        result[f"length_{when}"] = statistics.fmean(row["length_tokens"] for row in rows)
+        result[f"distinct_{when}"] = len({row["text"] for row in rows}) / len(rows)
+    result["kl_after"] = statistics.fmean(row["kl_nats"] for row in after)
+    return result
+
+
+def is_reward_hacking(*splits: dict) -> bool:
+    """True if on any split the reward rose while the judge fell."""
+    return any(split["reward_after"]["mean"] > split["reward_before"]["mean"]
+               and split["judge_after"]["mean"] < split["judge_before"]["mean"] for split in splits)

@@ -1,0 +1,206 @@
+"""The policy p_theta(y | x) (策略): a causal language model, seen as an agent whose action is the next token.
+
+Section 4.1 and 4.2 of the text: the probability of a text is the product of its tokens' conditionals (E3). The same network
+gives both what sampling needs (the next token's distribution) and what learning needs (log-probabilities with gradients).
+"""
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minirlhf import equations
+from minirlhf.transformer import KeyValueCache, Transformer, TransformerConfig
+
+
+@dataclass
+class Samples:
+    """Generated texts; column 0 is y_1. Behind a row's end: token 0, mask False, log-probability 0."""
+
+    tokens: Tensor  # (batch, time) int64; the end token is included where the text ended by itself
+    mask: Tensor  # (batch, time) bool: True on generated tokens
+    log_probs: Tensor  # (batch, time): log-probability of each token under the distribution it was drawn from
+    ended: Tensor  # (batch,) bool: False where max_new_tokens cut the text off
+
+    def texts(self) -> list[list[int]]:
+        """The rows as lists of token ids without padding (one copy to the CPU for all of them)."""
+        lengths = self.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths)]
+
+
+class Policy(nn.Module):
+    """A causal Transformer with an output layer over the vocabulary."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        if not config.causal:
+            raise ValueError("policy: expected a causal Transformer (causal=True)")
+        self.body = Transformer(config)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+        if config.tie_embeddings:
+            self.head.weight = self.body.token_embedding.weight
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.body.config
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Logits (batch, time, vocab) of the token after each position of `tokens` (batch, time)."""
+        return self.head(self.body(tokens, valid))
+
+    def text_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
+        """Logits (batch, time, vocab) that predicted y_1..y_time, teacher-forced (a whole text in one pass).
+
+        `rows` (batch, prompt + text) hold each prompt and its text back to back, padded behind; `prompt_lengths` (batch,).
+        Only the text's positions go through the output layer.
+        """
+        return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, time))
+
+    def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor) -> Tensor:
+        """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3)."""
+        return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
+
+    def frozen_copy(self) -> Policy:
+        """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    @torch.no_grad()  # not inference_mode: its tensors may not take part in a loss later
+    def sample(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, end_id: int, temperature: float = 1.0,
+        top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
+    ) -> Samples:
+        """Draw one text for each prompt, y ~ p_theta(y | x), token by token.
+
+        Prompts may differ in length. Stops when every text has its end token or `max_new_tokens`. `temperature` 0 takes
+        the likeliest token; `top_k` and `top_p` cut the tail of the distribution. The log-probabilities returned are
+        those of the distribution drawn from, so at temperature 1 without cuts they are log p_theta.
+        Raises ValueError if a prompt is empty, prompt and text do not fit the context, or an option is out of range.
+        """
+        _check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p)
+        device, batch = self.head.weight.device, len(prompts)
+        longest = max(len(prompt) for prompt in prompts)
+        padded = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        valid = torch.arange(longest, device=device) >= longest - lengths[:, None]  # padding on the left
+
+        tokens = torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device)
+        log_probs = torch.zeros(batch, max_new_tokens, device=device)
+        count = torch.full((batch,), max_new_tokens, device=device)  # tokens of each text
+        rows = torch.arange(batch, device=device)  # the texts still being written
+        alive = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`: not ended
+
+        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else \
+            self.head.weight.dtype
+        cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
+        hidden = self.body(padded, valid, cache)[:, -1]  # (batch, width)
+        for t in range(max_new_tokens):
+            next_tokens, next_log_probs = draw(self.head(hidden).float(), temperature, top_k, top_p, generator)
+            tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs.to(log_probs.dtype)
+            just_ended = alive & (next_tokens == end_id)
+            count[rows] = torch.where(just_ended, t + 1, count[rows])
+            alive &= ~just_ended
+            living = int(alive.sum())
+            if living == 0 or t + 1 == max_new_tokens:
+                break
+            if living < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
+                kept = alive.nonzero().squeeze(1)
+                rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
+                cache.keep_rows(kept)
+            hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
+
+        time = int(count.max())
+        mask = torch.arange(time, device=device) < count[:, None]
+        tokens = tokens[:, :time].masked_fill(~mask, 0)
+        ended = tokens.gather(1, count[:, None] - 1).squeeze(1) == end_id
+        return Samples(tokens, mask, log_probs[:, :time].masked_fill(~mask, 0.0), ended)
+
+
+def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
+    """Columns first .. first+time-1 of each row: hidden (batch, columns, width), first (batch,) to (batch, time, width).
+
+    Columns past the end repeat the last one; they lie behind the row's mask.
+    """
+    index = (first[:, None] + torch.arange(time, device=hidden.device)).clamp(max=hidden.shape[1] - 1)
+    return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+def draw(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """One token for each row of logits (batch, vocab), and its log-probability: two tensors (batch,)."""
+    if temperature == 0:
+        best = logits.argmax(-1)
+        return best, torch.zeros_like(logits[:, 0])  # it had no choice: probability 1
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+    log_probs = F.log_softmax(logits, -1)
+    # Inverse transform sampling: one uniform number a row. torch.multinomial does the same with a slower set-up.
+    mass = log_probs.exp().cumsum(-1)
+    uniform = torch.rand(len(logits), 1, device=logits.device, generator=generator) * mass[:, -1:]
+    tokens = torch.searchsorted(mass, uniform, right=True).clamp(max=logits.shape[-1] - 1)
+    return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)
+
+
+def _check_sampling(prompts, max_new_tokens, context, temperature, top_k, top_p) -> None:
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise ValueError("prompts: expected at least one prompt, each of at least one token")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + max_new_tokens > context:
+        raise ValueError(f"max_new_tokens: prompt ({longest} tokens) and text ({max_new_tokens}) exceed context={context}")
+    if not temperature >= 0:  # also catches NaN
+        raise ValueError(f"temperature: expected 0 or more, found {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k: expected at least 1, found {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number in (0, 1], found {top_p}")
+
+
+def from_gpt2_state_dict(state: dict[str, Tensor], heads: int) -> Policy:
+    """A Policy with the weights of a GPT-2 checkpoint, as transformers' GPT2LMHeadModel names them.
+
+    `state` maps names ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", ...) to tensors; the prefix
+    "transformer." may be missing. `heads` is not written in the weights (12 for the smallest GPT-2).
+    Raises ValueError naming a weight that is missing or of another shape.
+    """
+    state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    for name in ("wte.weight", "wpe.weight"):
+        if name not in state:
+            raise ValueError(f"GPT-2 weights: {name} is missing")
+        if state[name].dim() != 2:
+            raise ValueError(f"GPT-2 weights: {name}: expected shape (rows, width), found {tuple(state[name].shape)}")
+    layers = len({name.split(".")[1] for name in state if name.startswith("h.")})
+    (vocab_size, width), context = state["wte.weight"].shape, state["wpe.weight"].shape[0]
+    tied = "lm_head.weight" not in state or torch.equal(state["lm_head.weight"], state["wte.weight"])
+    policy = Policy(TransformerConfig(vocab_size, context, width, layers, heads, tie_embeddings=tied))
+
+    names = {"body.token_embedding": "wte", "body.position_embedding": "wpe", "body.final_norm": "ln_f"}
+    for layer in range(layers):
+        parts = {"attention_norm": "ln_1", "query_key_value": "attn.c_attn", "attention_out": "attn.c_proj",
+                 "mlp_norm": "ln_2", "mlp_in": "mlp.c_fc", "mlp_out": "mlp.c_proj"}
+        names |= {f"body.blocks.{layer}.{ours}": f"h.{layer}.{theirs}" for ours, theirs in parts.items()}
+    loaded = {}
+    for name, wanted in policy.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        source = f"{names[module]}.{kind}" if module in names else ("wte.weight" if tied else "lm_head.weight")
+        if source not in state:
+            raise ValueError(f"GPT-2 weights: {source} is missing")
+        tensor = state[source]
+        if ".c_" in source and kind == "weight":  # GPT-2 keeps these as (in, out), nn.Linear as (out, in)
+            tensor = tensor.T
+        if tensor.shape != wanted.shape:
+            raise ValueError(f"GPT-2 weights: {source}: expected shape {tuple(wanted.shape)}, found {tuple(tensor.shape)}")
+        loaded[name] = tensor
+    policy.load_state_dict(loaded)
+    return policy

@@ -1,0 +1,43 @@
+"""A task bundles what a run needs: prompts, texts for pretraining, scored texts and a judge. One file a task."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from minirlhf.feedback import Triple
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a run needs. A prompt is a topic; a corpus is a list of (topic, text).
+
+    `judge(topic, text)` is in [0, 1] and is never shown to the reward model. `raters(topic, text, seed)` gives new
+    ratings of 1 to 5 by simulated raters, or is None where no one can be asked.
+    """
+
+    name: str
+    train_prompts: list[str]
+    heldout_prompts: list[str]
+    corpus: list[tuple[str, str]]
+    corpus_heldout: list[tuple[str, str]]
+    feedback: list[Triple]
+    handwritten: list[Triple]
+    judge: Callable[[str, str], float]
+    judge_name: str
+    raters: Callable[[str, str, int], tuple[float, ...]] | None = None
+    rating_range: tuple[float, float] = (1.0, 5.0)
+    heldout_feedback: list[Triple] = field(default_factory=list)  # empty: a share of `feedback` is held out instead
+    notes: tuple[str, ...] = ()  # what a reader of the results must know, such as that the raters are simulated
+
+
+def load_task(name: str, seed: int) -> Task:
+    """The task of that name. Raises ValueError for an unknown name or for data that is missing or broken."""
+    if name == "openings":
+        from minirlhf.tasks import openings
+
+        return openings.load(seed)
+    elif name == "reviews":
+        from minirlhf.tasks import reviews
+
+        return reviews.load(seed)
+    raise ValueError(f'task: expected "openings" or "reviews", found {name!r}')

@@ -1,0 +1,88 @@
+"""The task `openings`: write the opening of a text for a topic. Ships with the project, needs no download.
+
+The corpus is composed (openings_compose.py), the judge is a rubric (openings_judge.py). No person scored the
+feedback: three SIMULATED raters (模拟评分者) see the rubric through their own bias and noise. Only handwritten.jsonl
+was scored by its authors.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+
+from minirlhf.feedback import read_triples
+from minirlhf.tasks import Task
+from minirlhf.tasks.openings_compose import DATA, FEEDBACK_SHARES, corpus, knowledge, mixture
+from minirlhf.tasks.openings_judge import explain, judge
+
+CORPUS_SIZE = 20_000
+HELDOUT_SIZE = 1_000
+FEEDBACK_SIZE = 4_000
+FEEDBACK_SEED = 2024
+
+
+def rate(topic: str, text: str, seed: int) -> tuple[float, float, float]:
+    """Three simulated raters' whole scores, 1 to 5; the same for the same (topic, text, seed) on every machine.
+
+    A is lenient and likes length a little; B is strict and minds padding more; C is unbiased but less steady.
+    """
+    digest = hashlib.sha256(f"{seed}\x1f{topic}\x1f{text}".encode()).digest()
+    rng = random.Random(int.from_bytes(digest[:8], "big"))
+    points = explain(topic, text)
+    rubric = points["rubric"]
+    length = min(len(text.split()), 40)
+    seen = (
+        rubric + 0.3 + 0.015 * (length - 20) + rng.gauss(0, 0.38),
+        rubric - 0.3 + 0.25 * points.get("padding", 0.0) + rng.gauss(0, 0.38),
+        rubric + rng.gauss(0, 0.5),
+    )
+    a, b, c = (float(min(max(round(score), 1), 5)) for score in seen)
+    return a, b, c
+
+
+def build_feedback(
+    path: str | os.PathLike[str], seed: int = FEEDBACK_SEED, count: int = FEEDBACK_SIZE
+) -> None:
+    """Write the feedback file: `count` different texts on the training topics, rated by simulated raters. Atomic.
+
+    The same seed gives the same bytes. The file's score is the mean rating, rounded to two decimals.
+    """
+    topics = tuple(topic for topic in knowledge() if topic.split == "train")
+    pairs = list(dict.fromkeys(mixture(2 * count, seed, FEEDBACK_SHARES, topics)))[:count]
+    if len(pairs) < count:
+        raise ValueError(f"count: expected at most {len(pairs)}, the different texts composed, found {count}")
+    lines = []
+    for topic, text in pairs:
+        ratings = rate(topic, text, seed)
+        record = {"topic": topic, "text": text, "score": round(sum(ratings) / 3, 2),
+                  "ratings": [int(rating) for rating in ratings], "provenance": "simulated"}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(seed: int) -> Task:
+    """The task, its corpus composed anew from the seed; the corpus held out shares no text with it."""
+    texts = corpus(CORPUS_SIZE, seed)
+    known = set(texts)
+    # Drawn apart from the corpus; many of the shorter texts turn up in both, so more are drawn than are kept.
+    fresh = [pair for pair in dict.fromkeys(corpus(3 * HELDOUT_SIZE, seed + 1_000_003)) if pair not in known]
+    return Task(
+        name="openings",
+        train_prompts=[topic.topic for topic in knowledge() if topic.split == "train"],
+        heldout_prompts=[topic.topic for topic in knowledge() if topic.split == "heldout"],
+        corpus=texts,
+        corpus_heldout=fresh[:HELDOUT_SIZE],
+        feedback=read_triples(DATA / "openings.jsonl"),
+        handwritten=read_triples(DATA / "handwritten.jsonl"),
+        judge=judge,
+        judge_name="rubric of openings_judge.py (a rule list, no person)",
+        raters=rate,
+    )

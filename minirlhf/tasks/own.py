@@ -1,0 +1,67 @@
+"""Your own scored texts as a task (`--feedback FILE.jsonl`).
+
+Nobody can look into your raters' heads, so the judge is made of their scores too: a ridge regression on words and word pairs,
+fitted on a third of the triples that the reward model never sees. Other texts and another kind of model: what the reward model
+gets wrong, this judge has no reason to get wrong in the same way.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from minirlhf.feedback import FeedbackError, Triple, read_triples, split_triples
+from minirlhf.tasks import Task, openings
+
+FEATURES = 4096  # words and word pairs are hashed into so many counts
+LEAST = 30  # triples; with fewer, a third of them says nothing
+
+
+def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: int) -> Task:
+    """The task of the triples in a file. A fifth of the topics is held out if there are five or more.
+
+    The policy is pretrained on the `openings` corpus and on your texts, each of them often enough to be a third of the whole.
+    Raises FeedbackError naming every bad line, or saying that there are too few triples.
+    """
+    triples = read_triples(path, score_range)
+    if len(triples) < LEAST:
+        raise FeedbackError(f"{path}: expected at least {LEAST} triples to learn from and to judge by, found {len(triples)}")
+    topics = list(dict.fromkeys(triple.topic for triple in triples))
+    notes = ["the judge is a word regression fitted on a third of your own scores, which the reward model never saw"]
+    if len(topics) >= 5:
+        known, unseen = split_triples(triples, 0.2, seed, by="topic")
+        heldout_prompts = list(dict.fromkeys(triple.topic for triple in unseen))
+    else:
+        known, heldout_prompts = triples, topics
+        notes.append("fewer than five topics: none is held out, and 'held-out topics' are the training topics again")
+    feedback, for_judge = split_triples(known, 1 / 3, seed)
+    base = openings.load(seed)
+    own = [(triple.topic, triple.text) for triple in triples]
+    corpus = base.corpus + own * max(1, len(base.corpus) // (2 * len(own)))
+    return Task("own", [topic for topic in topics if topic not in heldout_prompts or len(topics) < 5], heldout_prompts,
+                corpus, own, feedback, [], fit_judge(for_judge), "word regression on held-out scores", notes=tuple(notes))
+
+
+def fit_judge(triples: list[Triple], penalty: float = 1.0) -> Callable[[str, str], float]:
+    """Ridge regression of the score on hashed words and word pairs, clipped to [0, 1]."""
+    inputs = np.stack([_features(triple.topic, triple.text) for triple in triples])
+    scores = np.array([triple.score for triple in triples])
+    mean = scores.mean()
+    # The dual form: as many equations as texts, not as features.
+    duals = np.linalg.solve(inputs @ inputs.T + penalty * np.eye(len(triples)), scores - mean)
+    weights = inputs.T @ duals
+    return lambda topic, text: float(np.clip(_features(topic, text) @ weights + mean, 0.0, 1.0))
+
+
+def _features(topic: str, text: str) -> np.ndarray:
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    known = set(re.findall(r"\w+", topic.lower()))
+    terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"])]
+    terms += ["<on topic>"] * any(word in known for word in words) + ["<word>"] * len(words)
+    vector = np.zeros(FEATURES)
+    for term in terms:
+        vector[int.from_bytes(hashlib.blake2b(term.encode(), digest_size=4).digest(), "big") % FEATURES] += 1
+    return vector / max(1.0, np.linalg.norm(vector))

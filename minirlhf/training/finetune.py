@@ -1,0 +1,118 @@
+"""Steps 3 and 4 of section 3.2: the loop that turns scores into a better writer (语言模型微调, 迭代优化).
+
+    for each update:
+        sample texts from the policy            (rollout.py)
+        score every prefix, measure the KL      (rollout.py)
+        policy gradient, Adam                   (reinforce.py)
+    between rounds: have new texts rated, refit the reward model, go on
+"""
+from __future__ import annotations
+
+import statistics
+
+import torch
+from tqdm import tqdm
+
+from minirlhf import equations
+from minirlhf.feedback import Triple
+from minirlhf.policy import Policy
+from minirlhf.reward import RewardModel
+from minirlhf.run import Checkpoints, Run, adamw
+from minirlhf.tasks import Task
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import set_learning_rate
+from minirlhf.training.fit_reward import ScoredTexts, fit_reward, refit_config
+from minirlhf.training.reinforce import reinforce
+from minirlhf.training.rollout import Rollout, collect
+
+
+def finetune(
+    run: Run, task: Task, tokenizer: Tokenizer, policy: Policy, reward_model: RewardModel,
+    feedback: list[Triple], heldout: list[Triple],
+) -> tuple[Policy, RewardModel, int]:
+    """Fine-tune `policy` in place; return it, the reward model (refitted where raters could be asked) and how many new
+    texts were rated. `feedback` and `heldout` are the reward model's training and held-out triples."""
+    config, device = run.config.finetune, run.device
+    reference = policy.frozen_copy()
+    optimizer = adamw(policy, config.learning_rate, weight_decay=0.0)
+    checkpoints = Checkpoints(run, "finetune", {"policy": policy, "reward_model": reward_model}, optimizer)
+    state = checkpoints.resume() or {"step": 0, "kl_weight": config.kl_weight, "collected": 0}
+    kl_weight = state["kl_weight"]
+    collected = [Triple(row["topic"], row["text"], row["score"], tuple(row["ratings"]), row["provenance"])
+                 for row in run.read("collected.jsonl")[: state["collected"]]]
+    rounds = config.rounds if task.raters else 1
+    starts = [round(index * config.updates / rounds) for index in range(rounds)]  # first update of each round
+    longest = run.config.model.context - config.max_new_tokens
+    prompts = {topic: tokenizer.encode_prompt(topic)[-longest:] for topic in task.train_prompts}
+
+    bar = tqdm(range(state["step"], config.updates), desc="finetune", unit="update", initial=state["step"],
+               total=config.updates)
+    for update in bar:
+        if update in starts[1:]:
+            index = starts.index(update)
+            collected += ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index)
+            run.rewrite("collected.jsonl", [vars(triple) for triple in collected])
+            context = run.config.model.context
+            fit_reward(run, reward_model, ScoredTexts(tokenizer, feedback + collected, context),
+                       ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
+                       stage=f"refit {index}")
+            checkpoints.save(update, kl_weight=kl_weight, collected=len(collected))
+
+        topics = draw_topics(task.train_prompts, config.batch_size, run.generator("topics", update))
+        rollout = collect(policy, reference, reward_model, tokenizer, [prompts[topic] for topic in topics],
+                          config.max_new_tokens, run.generator("rollout", update, device))
+        loss, metrics = reinforce(policy, rollout, config, kl_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+        warmup = min(1.0, (update + 1) / 5)
+        set_learning_rate(optimizer, config.learning_rate * warmup * (1 - 0.9 * update / config.updates))
+        optimizer.step()
+
+        row = {"stage": "finetune", "step": update + 1, "seconds": round(checkpoints.seconds, 3),
+               **summarise(rollout, topics, task, metrics), "kl_weight": kl_weight,
+               "round": sum(start <= update for start in starts), "samples": (update + 1) * config.batch_size}
+        run.append("metrics.jsonl", [row])
+        if update % max(1, config.updates // 8) == 0:
+            run.append("samples.jsonl", [{"stage": "finetune", "step": update + 1, "when": f"step {update + 1}",
+                                          "split": "train", "topic": topic, "text": text, "reward": reward}
+                                         for topic, text, reward in zip(topics, rollout.texts, rollout.reward.tolist())
+                                         if topic == task.train_prompts[0]][:1])
+        bar.set_postfix_str(f"reward {row['reward']:.2f}, judge {row['judge']:.2f}, KL {row['kl_nats']:.1f} nats")
+        if config.kl_target is not None:
+            # Ziegler et al. 2019: turn the weight up where the KL is above its target, at most 4% a step.
+            kl_weight *= 1 + 0.04 * max(-1.0, min(1.0, row["kl_nats"] / config.kl_target - 1))
+        checkpoints.maybe_save(update + 1, kl_weight=kl_weight, collected=len(collected))
+    return policy, reward_model, len(collected)
+
+
+def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:
+    """`count` topics, each as often as any other but for the remainder."""
+    order: list[int] = []
+    while len(order) < count:
+        order += torch.randperm(len(topics), generator=generator).tolist()
+    return [topics[index] for index in order[:count]]
+
+
+def ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index) -> list[Triple]:
+    """Step 4 of section 3.2: sample with the present policy, have the texts rated."""
+    config = run.config.finetune
+    topics = draw_topics(task.train_prompts, config.ratings_per_round, run.generator("rated topics", index))
+    rollout = collect(policy, reference, reward_model, tokenizer, [prompts[topic] for topic in topics],
+                      config.max_new_tokens, run.generator("rated texts", index, run.device))
+    triples = []
+    for topic, text in zip(topics, rollout.texts):
+        ratings = task.raters(topic, text, run.config.seed)
+        low, high = task.rating_range
+        triples.append(Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), tuple(ratings), "simulated"))
+    return triples
+
+
+def summarise(rollout: Rollout, topics: list[str], task: Task, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+    """One line of metrics.jsonl; all tensors come to the CPU in one copy."""
+    kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, rollout.mask).sum(1).mean()
+    values = {"reward": rollout.reward.mean(), "reward_std": rollout.reward.std(), "kl_nats": kl,
+              "length_tokens": rollout.mask.sum(1).float().mean(), "ended": rollout.ended.float().mean(), **metrics}
+    numbers = dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
+    judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
+    return numbers | {"judge": statistics.fmean(judged), "distinct": len(set(rollout.texts)) / len(judged)}

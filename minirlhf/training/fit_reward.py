@@ -1,0 +1,157 @@
+"""Step 2 of section 3.2: fit the reward model (奖励模型训练) to human scores by regression (E7, section 4.3)."""
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minirlhf import equations
+from minirlhf.config import RewardConfig
+from minirlhf.feedback import Triple
+from minirlhf.reward import RewardModel
+from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+
+
+class ScoredTexts(EncodedTexts):
+    """Encoded texts with their scores (n,) in [0, 1]."""
+
+    def __init__(self, tokenizer: Tokenizer, triples: list[Triple], context: int):
+        super().__init__(tokenizer, [(triple.topic, triple.text) for triple in triples], context)
+        self.scores = torch.tensor([triple.score for triple in triples], dtype=torch.float32)
+
+
+def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -> Tensor:
+    """E7 over every prefix, each with the text's final score as its target, or over whole texts only."""
+    time = batch.tokens.shape[1]
+    _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, time)  # (batch, time)
+    if target == "every-prefix":
+        return equations.mse_reward_loss(prefix, scores, batch.mask)
+    last = batch.mask.sum(1, keepdim=True) - 1
+    return equations.mse_reward_loss(prefix.gather(1, last).squeeze(1), scores)
+
+
+@torch.inference_mode()
+def predict(model: RewardModel, texts: EncodedTexts) -> Tensor:
+    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU."""
+    device = model.score.weight.device
+    result = torch.empty(len(texts))
+    for batch in texts.in_order(256, device):
+        with autocast(device):
+            _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, batch.tokens.shape[1])
+        last = batch.mask.sum(1, keepdim=True) - 1
+        result[batch.index.cpu()] = prefix.gather(1, last).squeeze(1).cpu()
+    return result
+
+
+def fit_reward(
+    run: Run, model: RewardModel, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig, stage: str = "reward"
+) -> RewardModel:
+    """Train `model` in place; stop early on the held-out loss of whole texts; keep the best weights seen.
+
+    `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
+    """
+    device, seed = run.device, run.config.seed
+    optimizer = adamw(model, config.learning_rate, config.weight_decay)
+    best_model = copy.deepcopy(model).requires_grad_(False)
+    best = {"loss": float("inf"), "bad": 0}
+    start, logged = 0, stage == "reward"
+    if logged:
+        checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, optimizer)
+        if resumed := checkpoints.resume():
+            start, best = resumed["step"], resumed["best"]
+
+    losses = []
+    bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
+    for step in bar:
+        batch = train.random_batch(config.batch_size, seed, stage, step, device)
+        if config.dropout:
+            batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{stage} dropout", step))
+        set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
+        with autocast(device):
+            loss = reward_loss(model, batch, train.scores[batch.index.cpu()].to(device), config.target)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+
+        done = step + 1
+        if done % config.evaluate_every == 0 or done == config.steps:
+            predicted = predict(model, heldout)
+            heldout_mse = equations.mse_reward_loss(predicted, heldout.scores).item()
+            if heldout_mse < best["loss"]:
+                best = {"loss": heldout_mse, "bad": 0}
+                load_weights(best_model, weights(model), "best")
+            else:
+                best["bad"] += 1
+            r = correlation(predicted, heldout.scores)
+            bar.set_postfix_str(f"held-out MSE {heldout_mse:.4f}, r {r:.3f}")
+            if logged:
+                run.append("metrics.jsonl", [{
+                    "stage": stage, "step": done, "seconds": round(checkpoints.seconds, 3),
+                    "loss_mse": torch.stack(losses).mean().item(), "heldout_mse": heldout_mse, "heldout_pearson": r}])
+                checkpoints.maybe_save(done, best=best)
+            losses.clear()
+            if best["bad"] >= config.patience:
+                break
+    load_weights(model, weights(best_model), "best")
+    return model
+
+
+def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
+    """The rows with a random share of the text's tokens replaced by token 0, as a guard against learning by heart."""
+    columns = torch.arange(batch.rows.shape[1], device=batch.rows.device)
+    is_text = columns >= batch.prompt_lengths[:, None]
+    hidden = torch.rand(batch.rows.shape, generator=generator).to(batch.rows.device) < share
+    return batch.rows.masked_fill(hidden & is_text, 0)
+
+
+def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
+    """A short run from the present weights: half the learning rate, one evaluation at the end."""
+    return dataclasses.replace(config, steps=steps, learning_rate=config.learning_rate / 2, warmup=min(10, steps),
+                               evaluate_every=max(1, steps // 2))
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's r; 0 if one side is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    norm = (a.norm() * b.norm()).item()
+    return (a @ b).item() / norm if norm > 0 else 0.0
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks from 0; equal values share their mean rank."""
+    _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
+    first = counts.cumsum(0) - counts
+    return (first + (counts - 1) / 2).double()[inverse]
+
+
+def quality(model: RewardModel, train: ScoredTexts, heldout: ScoredTexts) -> dict:
+    """How good the reward model is on feedback that it never saw: errors, correlations, calibration."""
+    predicted, scores = predict(model, heldout), heldout.scores
+    return {
+        "mse": equations.mse_reward_loss(predicted, scores).item(),
+        "mse_constant": equations.mse_reward_loss(train.scores.mean().expand_as(scores), scores).item(),
+        "pearson": correlation(predicted, scores),
+        "spearman": correlation(ranks(predicted), ranks(scores)),
+        "n": len(scores),
+        "calibration": calibration(predicted.numpy(), scores.numpy()),
+    }
+
+
+def calibration(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> list[dict]:
+    """Texts in ten equal groups by predicted score: mean prediction, mean observed score and its 95% interval."""
+    rows = []
+    for group in np.array_split(np.argsort(predicted), bins):
+        if len(group) < 2:
+            continue
+        mean, half = observed[group].mean(), 1.96 * observed[group].std(ddof=1) / len(group) ** 0.5
+        rows.append({"predicted": float(predicted[group].mean()), "observed": float(mean),
+                     "low": float(mean - half), "high": float(mean + half), "n": len(group)})
+    return rows

@@ -1,0 +1,63 @@
+"""A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to know of them."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minirlhf.policy import Policy
+from minirlhf.reward import RewardModel
+from minirlhf.run import autocast
+from minirlhf.tokenizer import Tokenizer
+
+
+@dataclass
+class Rollout:
+    """N sampled texts. Column 0 of (batch, time) tensors is y_1."""
+
+    rows: Tensor  # (batch, columns): prompt and text back to back, padded behind
+    prompt_lengths: Tensor  # (batch,)
+    tokens: Tensor  # (batch, time)
+    mask: Tensor  # (batch, time) bool
+    ended: Tensor  # (batch,) bool: False where the text was cut off
+    log_probs: Tensor  # (batch, time): log p_theta when it was sampled
+    reference_log_probs: Tensor  # (batch, time)
+    prefix_rewards: Tensor  # (batch, time): r_t = r_phi(x, y_1:t)   (E4)
+    initial_reward: Tensor  # (batch,): r_phi(x, nothing yet)
+    reward: Tensor  # (batch,): r_phi(x, y) of the whole text
+    texts: list[str]
+
+
+def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
+    joined = [prompt + text for prompt, text in zip(prompts, texts)]
+    longest = max(len(row) for row in joined)
+    rows = torch.tensor([row + [0] * (longest - len(row)) for row in joined], device=device)
+    return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
+
+
+@torch.no_grad()
+def collect(
+    policy: Policy, reference: Policy, reward_model: RewardModel, tokenizer: Tokenizer, prompts: list[list[int]],
+    max_new_tokens: int, generator: torch.Generator,
+) -> Rollout:
+    """Sample one text a prompt and score all its prefixes in one pass.
+
+    A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
+    """
+    device = policy.head.weight.device
+    with autocast(device):
+        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator)
+        ids = samples.texts()
+        rows, prompt_lengths = join_rows(prompts, ids, device)
+        # The sampler's tensors are inference tensors, which autograd refuses; a clone is an ordinary one.
+        tokens, mask, ended = samples.tokens.clone(), samples.mask.clone(), samples.ended.clone()
+        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens).float()
+        initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
+    last = mask.sum(1, keepdim=True) - 1
+    prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)
+    reward = prefix.gather(1, last).squeeze(1)
+    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs.clone(),
+                   reference_log_probs * mask,
+                   prefix, initial, reward, [tokenizer.decode_text(row) for row in ids])

@@ -1,0 +1,51 @@
+"""One tiny run for all tests that need one: the real stages on the real task, small enough for seconds."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from minirlhf import stages
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
+from minirlhf.run import Run
+from minirlhf.tasks import Task, openings
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+TINY = Config(
+    device="cpu",
+    model=ModelConfig(vocab_size=400, context=96, width=32, layers=1, heads=2),
+    pretrain=PretrainConfig(steps=30, batch_size=16, warmup=5, evaluate_every=10),
+    reward=RewardConfig(steps=20, batch_size=16, warmup=2, evaluate_every=10),
+    finetune=FinetuneConfig(updates=6, batch_size=16, max_new_tokens=40, rounds=2, ratings_per_round=20, refit_steps=4),
+    evaluate=EvaluateConfig(samples=32),
+)
+
+
+@pytest.fixture(scope="session")
+def small_task() -> Task:
+    """The openings task with a tenth of its texts."""
+    import dataclasses
+
+    task = openings.load(0)
+    return dataclasses.replace(task, corpus=task.corpus[:1500], corpus_heldout=task.corpus_heldout[:50],
+                               feedback=task.feedback[:400])
+
+
+def run_all(path: Path, task: Task, config: Config = TINY) -> Run:
+    run = Run.create(path, config)
+    for stage in stages.STAGES:
+        stages.STAGE_FUNCTIONS[stage](run, task)
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, small_task) -> Run:
+    return run_all(tmp_path_factory.mktemp("runs") / "tiny", small_task)

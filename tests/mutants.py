@@ -1,0 +1,291 @@
+"""Mutation check of equations.py, run by hand: python tests/mutants.py [function ...]
+
+Each mutant is one small slip in one function: a turned sign, a dropped mask, t shifted by one, better and worse swapped.
+The tests run against a copy of the package with that slip; a mutant is killed if a test fails. Exits with 1 if fewer
+than 95% are killed. About ten minutes on two cores.
+
+Left out, since they change nothing (equivalent mutants):
+- `generalized_advantage` without blanking at its end: reward_to_go blanks the same entries.
+- `reward_to_go` without the last `_blank`, when the mask is a run of ones from column 0: the sum behind it is empty.
+- `entropy`, `exact_token_kl`: `masked_fill(log_p == -inf, 0)` on exp(log_p) instead: the product is 0 either way.
+- `torch.expm1(x)` as `x.exp() - 1` only loses digits; it is in the list, since a test looks at the digits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = [  # quick ones first; most mutants die in the first
+    ["test_equations.py", "test_equations_properties.py", "test_exact_reward_losses.py"],
+    ["test_exact_policy_gradient.py", "test_exact_kl.py", "test_equations_ppo.py", "test_exact.py"],
+]
+NEEDED = 0.95
+
+# (function, what is there, what the slip makes of it). The text must occur once in the function's code.
+MUTANTS = [
+    # checks
+    ("_check_dims", 'words.strip("(),").split(",")', 'words.strip("(),").split(" ")[:2]'),
+    ("_check_dims", "if not (tensor.dtype in _INTEGERS if integer else tensor.is_floating_point()):", "if False:"),
+    ("_check_dims", "else tensor.is_floating_point()", "else True"),
+    ("_check_dims", "tensor.dtype in _INTEGERS if", "not tensor.is_floating_point() if"),
+    ("_check_dims", "if not isinstance(tensor, Tensor):", "if False:"),
+    ("_check_like", "if tensor.shape != shape:", "if False:"),
+    ("_check_like", "tensor.shape != shape", "len(tensor) != len(tensor)"),
+    ("_check_like", "words, integer)\n    if", "words, False)\n    if"),
+    ("_padding", "if mask.shape != shape:", "if mask.dim() != len(shape):"),
+    ("_padding", "if mask.shape != shape:", "if False:"),
+    ("_padding", "if mask.dtype != torch.bool and not mask.is_floating_point():", "if False:"),
+    ("_padding", "mask.dtype != torch.bool and not", "not"),
+    ("_padding", "return mask == 0", "return mask != 0"),
+    ("_padding", "return mask == 0", "return torch.zeros_like(mask, dtype=torch.bool)"),
+    ("_padding", "if not isinstance(mask, Tensor):", "if False:"),
+    ("_blank", "tensor.masked_fill(padding, 0)", "tensor * ~padding"),
+    ("_blank", "tensor.masked_fill(padding, 0)", "tensor.masked_fill(padding, 1)"),
+    ("_blank", "tensor.masked_fill(padding, 0)", "tensor"),
+    ("_blank_logits", "logits.masked_fill(padding[..., None], 0)", "logits * ~padding[..., None]"),
+    ("_blank_logits", "logits.masked_fill(padding[..., None], 0)", "logits"),
+    ("_check_unit", "0 <= number <= 1", "0 <= number"),
+    ("_check_unit", "0 <= number <= 1", "number <= 1"),
+    ("_check_unit", "0 <= number <= 1", "0 < number <= 1"),
+    ("_check_unit", "0 <= number <= 1", "0 <= number < 1"),
+    ("_check_clip_range", "not clip_range > 0", "not clip_range >= 0"),
+    ("_check_clip_range", "not clip_range > 0", "clip_range <= 0"),
+    # E3
+    ("token_log_probs", ".log_softmax(dim=-1)", ".softmax(dim=-1)"),
+    ("token_log_probs", ".log_softmax(dim=-1)", ".log_softmax(dim=1)"),
+    ("token_log_probs", ".log_softmax(dim=-1)", ""),
+    ("token_log_probs", "_blank(tokens, padding).long()", "_blank(tokens, padding).long().roll(1, 1)"),
+    ("token_log_probs", "_blank(tokens, padding)", "tokens"),
+    ("token_log_probs", "_blank_logits(logits, padding)", "logits"),
+    ("token_log_probs", ".long()", ""),
+    ("token_log_probs", "return _blank(chosen, padding)", "return chosen"),
+    ("token_log_probs", "return _blank(chosen, padding)", "return -_blank(chosen, padding)"),
+    ("token_log_probs", "return _blank(chosen, padding)", "return _blank(chosen.detach(), padding)"),
+    ("token_log_probs", "logits.shape[:-1], integer=True", "tokens.shape, integer=True"),
+    ("sequence_log_prob", ".sum(dim=1)", ".mean(dim=1)"),
+    ("sequence_log_prob", ".sum(dim=1)", ".sum(dim=0)"),
+    ("sequence_log_prob", "_blank(token_log_probs, _padding(mask, token_log_probs.shape))", "token_log_probs"),
+    ("sequence_log_prob", ".sum(dim=1)", ".sum(dim=1) / mask.sum(dim=1)"),
+    # E1, E4
+    ("expected_reward", "rewards.mean()", "rewards.sum()"),
+    ("expected_reward", "rewards.mean()", "-rewards.mean()"),
+    ("expected_reward", "rewards.mean()", "rewards.median()"),
+    ("expected_reward", '_check_dims("rewards", rewards, "(batch,)")', "pass"),
+    ("cumulative_reward", ".sum(dim=1)", ".mean(dim=1)"),
+    ("cumulative_reward", ".sum(dim=1)", ".sum(dim=1) / mask.sum(dim=1)"),
+    ("cumulative_reward", "_blank(rewards, _padding(mask, rewards.shape))", "rewards"),
+    ("cumulative_reward", ".sum(dim=1)", "[:, :-1].sum(dim=1)"),
+    ("reward_to_go", "discount * total", "total"),
+    ("reward_to_go", "rewards[:, t] + discount * total", "discount * (rewards[:, t] + total)"),
+    ("reward_to_go", "rewards[:, t] + discount * total", "rewards[:, t] - discount * total"),
+    ("reward_to_go", "in reversed(range(rewards.shape[1]))", "in range(rewards.shape[1])"),
+    ("reward_to_go", "result[:, t] = total", "result[:, t - 1] = total"),
+    ("reward_to_go", "result[:, t] = total", "result[:, t] = total - rewards[:, t]"),
+    ("reward_to_go", "rewards = _blank(rewards, padding)", "pass"),
+    ("reward_to_go", '_check_unit("discount", discount)', "pass"),
+    ("reward_to_go", "discount: float = 1.0", "discount: float = 0.99"),
+    ("prefix_difference", "rewards - previous", "previous - rewards"),
+    ("prefix_difference", "rewards - previous", "rewards"),
+    ("prefix_difference", "rewards - previous", "rewards + previous"),
+    ("prefix_difference", "[:, :-1]", "[:, 1:]"),
+    ("prefix_difference", "(rewards.shape[0], 1), initial)", "(rewards.shape[0], 1), 0.0)"),
+    ("prefix_difference", "initial[:, None].to(rewards)", "initial[:, None].to(rewards) * 0"),
+    ("prefix_difference", "return _blank(rewards - previous, padding)", "return rewards - previous"),
+    ("prefix_difference", "rewards = _blank(rewards, padding)", "pass"),
+    ("prefix_difference", "initial: float | Tensor = 0.0", "initial: float | Tensor = 0.5"),
+    # E2, E5
+    ("reinforce_loss", "return -(reward", "return (reward"),
+    ("reinforce_loss", "reward.detach() * log_prob", "reward * log_prob"),
+    ("reinforce_loss", "reward.detach() * log_prob", "reward.detach() * log_prob.exp()"),
+    ("reinforce_loss", ".mean()", ".sum()"),
+    ("reinforce_loss", ".mean()", ".sum() / mask.sum()"),
+    ("reinforce_loss", "reward - baseline", "reward + baseline"),
+    ("reinforce_loss", "reward = reward - baseline", "pass"),
+    ("reinforce_loss", "baseline.dim() > 0", "False"),
+    ("reinforce_loss", "sequence_log_prob(token_log_probs, mask)", "sequence_log_prob(token_log_probs, mask) / mask.sum(1)"),
+    ("per_token_reinforce_loss", "return -terms", "return terms"),
+    ("per_token_reinforce_loss", "weights.detach()", "weights"),
+    ("per_token_reinforce_loss", ".sum(dim=1).mean()", ".mean()"),
+    ("per_token_reinforce_loss", ".sum(dim=1).mean()", ".sum()"),
+    ("per_token_reinforce_loss", "terms.sum(dim=1).mean()", "terms.sum() / mask.sum()"),
+    ("per_token_reinforce_loss", "terms.sum(dim=1).mean()", "(terms.sum(dim=1) / mask.sum(dim=1)).mean()"),
+    ("per_token_reinforce_loss", "_blank(weights.detach(), padding)", "weights.detach()"),
+    ("per_token_reinforce_loss", "* _blank(token_log_probs, padding)", "* token_log_probs"),
+    ("per_token_reinforce_loss", "* _blank(token_log_probs, padding)", "* _blank(token_log_probs, padding).roll(1, 1)"),
+    ("per_token_reinforce_loss", "_blank(weights.detach(), padding)", "_blank(weights.detach(), padding).roll(-1, 1)"),
+    # E7, E8
+    ("mse_reward_loss", "(predicted - score.detach()).square().mean()", "(predicted - score.detach()).square().sum()"),
+    ("mse_reward_loss", "(predicted - score.detach()).square()", "(predicted + score.detach()).square()"),
+    ("mse_reward_loss", "(predicted - score.detach()).square()", "(predicted - score.detach()).abs()"),
+    ("mse_reward_loss", "(predicted - score.detach()).square()", "(predicted - score).square()"),
+    ("mse_reward_loss", "score.detach()[:, None]", "score[:, None]"),
+    ("mse_reward_loss", "predicted - score.detach()[:, None]", "predicted + score.detach()[:, None]"),
+    ("mse_reward_loss", "_blank(predicted - score.detach()[:, None], padding)", "(predicted - score.detach()[:, None])"),
+    ("mse_reward_loss", "(~padding).sum().clamp(min=1)", "padding.numel()"),
+    ("mse_reward_loss", "(~padding).sum().clamp(min=1)", "(~padding).sum()"),
+    ("mse_reward_loss", "(~padding).sum().clamp(min=1)", "len(padding)"),
+    (
+        "mse_reward_loss",
+        "errors.square().sum() / (~padding).sum().clamp(min=1)",
+        "(errors.square().sum(1) / (~padding).sum(1).clamp(min=1)).mean()",
+    ),
+    ("ranking_loss", "better - worse", "worse - better"),
+    ("ranking_loss", "better - worse", "better + worse"),
+    ("ranking_loss", "better - worse", "2 * (better - worse)"),
+    ("ranking_loss", "return -logsigmoid", "return logsigmoid"),
+    ("ranking_loss", ".mean()", ".sum()"),
+    ("ranking_loss", "logsigmoid(better - worse)", "(better - worse).sigmoid()"),
+    ("ranking_loss", "logsigmoid(better - worse)", "(better - worse).sigmoid().log()"),
+    # KL, entropy
+    ("_log_ratio", "_blank(log_probs, padding) - _blank", "_blank(log_probs, padding) + _blank"),
+    ("_log_ratio", "return _blank(log_probs, padding)", "return log_probs"),
+    ("_log_ratio", "- _blank(reference_log_probs, padding)", "- reference_log_probs"),
+    ("kl_k1", "return _log_ratio", "return -_log_ratio"),
+    ("kl_k1", "return _log_ratio(log_probs, reference_log_probs, mask)", "return kl_k2(log_probs, reference_log_probs, mask)"),
+    ("kl_k2", "0.5 * ", ""),
+    ("kl_k2", ".square()", ".abs()"),
+    ("kl_k3", "= -_log_ratio", "= _log_ratio"),
+    ("kl_k3", "torch.expm1(log_ratio) - log_ratio", "torch.expm1(log_ratio) + log_ratio"),
+    ("kl_k3", "torch.expm1(log_ratio) - log_ratio", "torch.expm1(log_ratio)"),
+    ("kl_k3", "torch.expm1(log_ratio)", "log_ratio.exp()"),
+    ("kl_k3", "torch.expm1(log_ratio)", "(log_ratio.exp() - 1)"),
+    ("exact_token_kl", "(log_p - log_q)", "(log_q - log_p)"),
+    ("exact_token_kl", "log_p.exp()", "log_q.exp()"),
+    ("exact_token_kl", ".sum(dim=-1)", ".mean(dim=-1)"),
+    ("exact_token_kl", ".sum(dim=-1)", ".sum(dim=1)"),
+    ("exact_token_kl", ".masked_fill(log_p == -torch.inf, 0)", ""),
+    ("exact_token_kl", "log_p == -torch.inf", "log_q == -torch.inf"),
+    ("exact_token_kl", "_blank_logits(logits, padding)", "logits"),
+    ("exact_token_kl", "_blank_logits(reference_logits, padding)", "reference_logits"),
+    ("mean_sequence_kl", "exact_token_kl(logits, reference_logits, mask)", "exact_token_kl(reference_logits, logits, mask)"),
+    ("mean_sequence_kl", "exact_token_kl(logits, reference_logits, mask)", "exact_token_kl(logits, reference_logits)"),
+    ("mean_sequence_kl", ".sum(dim=1).mean()", ".mean()"),
+    ("mean_sequence_kl", ".sum(dim=1).mean()", ".sum()"),
+    ("mean_sequence_kl", ".sum(dim=1).mean()", ".sum() / mask.sum()"),
+    ("entropy", "_blank(-(", "_blank(("),
+    ("entropy", ".sum(dim=-1)", ".mean(dim=-1)"),
+    ("entropy", "log_p.masked_fill(log_p == -torch.inf, 0)", "log_p"),
+    ("entropy", "log_p.exp() * ", ""),
+    ("entropy", ".sum(dim=-1), padding)", ".sum(dim=-1), None)"),
+    ("entropy", "_blank_logits(logits, padding)", "logits"),
+    # GAE
+    ("generalized_advantage", "rewards + discount * next_values - values", "rewards + next_values - values"),
+    ("generalized_advantage", "rewards + discount * next_values - values", "rewards + discount * values - next_values"),
+    ("generalized_advantage", "rewards + discount * next_values - values", "rewards + discount * next_values + values"),
+    ("generalized_advantage", "rewards + discount * next_values - values", "rewards - values"),
+    ("generalized_advantage", "discount * gae_lambda", "gae_lambda"),
+    ("generalized_advantage", "discount * gae_lambda", "discount"),
+    ("generalized_advantage", "[:, 1:]", "[:, :-1]"),
+    ("generalized_advantage", "torch.zeros_like(values[:, :1])", "values[:, -1:]"),
+    ("generalized_advantage", "_blank(values, padding)", "values"),
+    ("generalized_advantage", "rewards, values = _blank(rewards, padding),", "rewards, values = rewards,"),
+    ("generalized_advantage", '_check_unit("gae_lambda", gae_lambda)', "pass"),
+    ("generalized_advantage", '_check_unit("discount", discount)', "pass"),
+    # PPO, TRPO
+    ("ppo_policy_loss", "torch.minimum", "torch.maximum"),
+    ("ppo_policy_loss", "torch.minimum(ratio * advantages, clipped * advantages)", "(clipped * advantages)"),
+    ("ppo_policy_loss", "torch.minimum(ratio * advantages, clipped * advantages)", "(ratio * advantages)"),
+    ("ppo_policy_loss", "1 - clip_range, 1 + clip_range", "1 + clip_range, 1 - clip_range"),
+    ("ppo_policy_loss", "1 - clip_range, 1 + clip_range", "1 - clip_range, 1 + 2 * clip_range"),
+    ("ppo_policy_loss", "1 - clip_range, 1 + clip_range", "1 / (1 + clip_range), 1 + clip_range"),
+    ("ppo_policy_loss", "ratio.clamp(1 - clip_range, 1 + clip_range)", "ratio.clamp(max=1 + clip_range)"),
+    ("ppo_policy_loss", "return -torch", "return torch"),
+    ("ppo_policy_loss", ".sum(dim=1).mean()", ".mean()"),
+    ("ppo_policy_loss", ".sum(dim=1).mean()", ".sum() / mask.sum()"),
+    ("ppo_policy_loss", "_check_clip_range(clip_range)", "pass"),
+    ("ppo_value_loss", "torch.maximum", "torch.minimum"),
+    ("ppo_value_loss", "0.5 * errors", "errors"),
+    ("ppo_value_loss", ".sum(dim=1).mean()", ".mean()"),
+    ("ppo_value_loss", ".sum(dim=1).mean()", ".sum() / mask.sum()"),
+    ("ppo_value_loss", "old_values + (values - old_values)", "values + (values - old_values)"),
+    ("ppo_value_loss", "(values - old_values).clamp(-clip_range, clip_range)", "(values - old_values).clamp(max=clip_range)"),
+    ("ppo_value_loss", "(values - old_values).clamp(-clip_range, clip_range)", "(values - old_values)"),
+    ("ppo_value_loss", "(values - old_values).clamp", "(old_values - values).clamp"),
+    ("ppo_value_loss", "old_values.detach()", "old_values"),
+    ("ppo_value_loss", "returns.detach()", "returns"),
+    ("ppo_value_loss", "values = _blank(values, padding)", "pass"),
+    ("ppo_value_loss", "_blank(old_values.detach(), padding)", "old_values.detach()"),
+    ("ppo_value_loss", "_blank(returns.detach(), padding)", "returns.detach()"),
+    ("ppo_value_loss", "_check_clip_range(clip_range)", "pass"),
+    ("trpo_surrogate", "return -(", "return ("),
+    ("trpo_surrogate", ".sum(dim=1).mean()", ".mean()"),
+    ("trpo_surrogate", "ratio * advantages", "ratio.clamp(0.8, 1.2) * advantages"),
+    ("trpo_surrogate", "ratio * advantages", "ratio.log() * advantages"),
+    ("_ratio_and_advantages", "- _blank(old_log_probs.detach(), padding)", "+ _blank(old_log_probs.detach(), padding)"),
+    ("_ratio_and_advantages", "old_log_probs.detach()", "old_log_probs"),
+    ("_ratio_and_advantages", "advantages.detach()", "advantages"),
+    ("_ratio_and_advantages", "log_ratio.exp()", "(-log_ratio).exp()"),
+    ("_ratio_and_advantages", "log_ratio.exp()", "1 + log_ratio"),
+    ("_ratio_and_advantages", "_blank(log_probs, padding)", "log_probs"),
+    ("_ratio_and_advantages", "_blank(old_log_probs.detach(), padding)", "old_log_probs.detach()"),
+    ("_ratio_and_advantages", "_blank(advantages.detach(), padding)", "advantages.detach()"),
+]  # fmt: skip
+
+
+def mutate(source: str, function: str, old: str, new: str) -> str:
+    """The source with the slip in one function. Raises ValueError unless `old` occurs there exactly once."""
+    found = re.search(rf"^def {function}\(.*?(?=^(?:def |# E\d)|\Z)", source, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise ValueError(f"mutants.py: no function {function} in equations.py")
+    body = found.group()
+    docstring = re.search(r'r?""".*?"""', body, re.DOTALL)
+    code = body.replace(docstring.group(), "\0") if docstring else body
+    if code.count(old) != 1:
+        raise ValueError(f"mutants.py: {function}: expected {old!r} once, found it {code.count(old)} times")
+    code = code.replace(old, new)
+    changed = source.replace(body, code.replace("\0", docstring.group()) if docstring else code)
+    compile(changed, "equations.py", "exec")
+    return changed
+
+
+def passes(source: str) -> bool:
+    """Whether all tests pass with this source as equations.py, in a copy of the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copytree(ROOT / "minirlhf", copy / "minirlhf", ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "minirlhf" / "equations.py").write_text(source, encoding="utf-8")
+        (copy / "tests").mkdir()
+        for name in ["small_worlds.py", *sum(STAGES, [])]:
+            shutil.copy(ROOT / "tests" / name, copy / "tests")
+        environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PYTHONWARNINGS"] = "ignore"
+        for stage in STAGES:
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+            command += [f"tests/{name}" for name in stage]
+            run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+            if run.returncode == 1:
+                return False
+            if run.returncode != 0:  # no test has failed: the tests did not run
+                raise RuntimeError(run.stdout[-2000:] + run.stderr[-2000:])
+    return True
+
+
+def main(functions: list[str]) -> int:
+    source = (ROOT / "minirlhf" / "equations.py").read_text(encoding="utf-8")
+    chosen = [m for m in MUTANTS if not functions or m[0] in functions]
+    sources = [mutate(source, *mutant) for mutant in chosen]
+    every = set(re.findall(r"^def (\w+)\(", source, re.MULTILINE))
+    missing = every - {function for function, _, _ in MUTANTS}
+    if missing:
+        raise ValueError(f"mutants.py: no mutant of {', '.join(sorted(missing))}")
+    if not passes(source):
+        raise RuntimeError("the tests fail without any mutation")
+    killed = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for (function, old, new), survived in zip(chosen, pool.map(passes, sources)):
+            killed += not survived
+            print(f"{'SURVIVED' if survived else 'killed  '} {function}: {old!r} -> {new!r}", flush=True)
+    print(f"{killed} of {len(chosen)} mutants killed ({killed / len(chosen):.1%}), {len(every)} functions")
+    return 0 if killed >= NEEDED * len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
