@@ -3,12 +3,6 @@
 Each mutant is one small slip in one function: a turned sign, a dropped mask, t shifted by one, better and worse swapped.
 The tests run against a copy of the package with that slip; a mutant is killed if a test fails. Exits with 1 if fewer
 than 95% are killed. About ten minutes on two cores.
-
-Left out, since they change nothing (equivalent mutants):
-- `generalized_advantage` without blanking at its end: reward_to_go blanks the same entries.
-- `reward_to_go` without the last `_blank`, when the mask is a run of ones from column 0: the sum behind it is empty.
-- `entropy`, `exact_token_kl`: `masked_fill(log_p == -inf, 0)` on exp(log_p) instead: the product is 0 either way.
-- `torch.expm1(x)` as `x.exp() - 1` only loses digits; it is in the list, since a test looks at the digits.
 """
 
 from __future__ import annotations
@@ -90,6 +84,7 @@ MUTANTS = [
     ("reward_to_go", "result[:, t] = total", "result[:, t - 1] = total"),
     ("reward_to_go", "result[:, t] = total", "result[:, t] = total - rewards[:, t]"),
     ("reward_to_go", "rewards = _blank(rewards, padding)", "pass"),
+    ("reward_to_go", "return _blank(result, padding)", "return result"),
     ("reward_to_go", '_check_unit("discount", discount)', "pass"),
     ("reward_to_go", "discount: float = 1.0", "discount: float = 0.99"),
     ("prefix_difference", "rewards - previous", "previous - rewards"),

@@ -144,7 +144,7 @@ def test_shuffled_words_are_not_an_opening():
             assert rubric(topic, " ".join(words)) <= 2.0, (topic.topic, words)
             text = " ".join(words).lower().rstrip(".,;:")
             tidied.append(rubric(topic, compose.capitalised(text) + "."))
-    # With a capital and a full stop put back at most 1 in 100 passes for a middling text, none for a good one.
+    # With a capital and a full stop put back: at most 1 in 100 passes as middling, none as good.
     assert statistics.fmean(tidied) < 1.1 and sum(score > 2 for score in tidied) <= 20 and max(tidied) < 3.75
 
 
@@ -181,7 +181,7 @@ def test_junk_after_an_excellent_opening_costs(junk):
 
 
 def test_two_half_phrases_stuck_together_cost():
-    """The start of an effect that runs into the end of an example is worth less than the whole effect alone."""
+    """The start of an effect that runs into the end of an example is worth less than the whole effect."""
     for topic in TOPICS:
         start = topic.effects[0].split()
         joined = " ".join(start[: len(start) // 2] + topic.examples[0].split()[-4:])

@@ -51,7 +51,7 @@ def seeded(seed: int, device: str = "cpu") -> torch.Generator:
 def rows_of(
     prompts: list[list[int]], texts: list[list[int]], filler: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt and text back to back, padded behind with `filler`: (batch, prompt + text), and the prompts' lengths."""
+    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts' lengths."""
     rows = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(map(len, rows))
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
@@ -79,7 +79,7 @@ def log_probs_without_batch(policy: Policy, prompt: list[int], text: list[int]) 
 
 
 def check_shape_of(samples: Samples, max_new_tokens: int) -> None:
-    """What holds for all samples: the mask is a prefix, nothing stands behind it, END ends a text and only there."""
+    """What holds for all samples: the mask is a prefix, nothing stands behind it, END only ends a text."""
     batch, time = samples.tokens.shape
     assert samples.mask.shape == samples.log_probs.shape == (batch, time) and samples.ended.shape == (batch,)
     assert samples.mask.dtype == samples.ended.dtype == torch.bool and samples.tokens.dtype == torch.long
@@ -371,7 +371,7 @@ LOGITS = [1.3, -0.4, 0.0, 2.1, -3.0, 0.7, 1.9, -1.2]
 
 
 def exact_distribution(logits, temperature=1.0, top_k=None, top_p=None) -> list[float]:
-    """Temperature, then the k likeliest, then the smallest set of the rest whose mass reaches p; in plain Python."""
+    """Temperature, then the k likeliest, then the smallest set of these whose mass reaches p."""
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     order = sorted(range(len(logits)), key=lambda token: -weights[token])[:top_k]
     if top_p is not None:
@@ -407,7 +407,7 @@ def exact_distribution(logits, temperature=1.0, top_k=None, top_p=None) -> list[
     ],
 )
 def test_draw_frequencies(temperature, top_k, top_p, support):
-    """200,000 draws: each token's share within 5 standard errors, chi-square within 5 of its standard deviations."""
+    """200,000 draws: each share within 5 standard errors, chi-square within 5 of its standard deviations."""
     exact = exact_distribution(LOGITS, temperature, top_k, top_p)
     assert sum(p > 0 for p in exact) == support
     draws = 200_000
@@ -464,7 +464,7 @@ def test_draw_takes_each_row_by_its_own_logits():
 
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (4, 0.9)])
 def test_draw_never_takes_what_was_cut(top_k, top_p):
-    """Half a million draws over 512 tokens: no token outside the cut, and no log-probability of minus infinity."""
+    """100,000 draws over 512 tokens: no token outside the cut, no log-probability of minus infinity."""
     logits = torch.randn(512, generator=seeded(1)) * 3
     allowed = torch.tensor(exact_distribution(logits.tolist(), 1.0, top_k, top_p)) > 0
     generator = seeded(4)
@@ -508,7 +508,7 @@ def test_prompt_and_text_may_fill_the_context():
 
 
 def bf16_gap(device: str) -> tuple[float, float]:
-    """Mean and largest gap in nats between log-probs sampled under bf16 autocast and float32 ones of the same texts."""
+    """Mean and largest gap (nats) between log-probs sampled under bf16 autocast and float32 ones."""
     policy = policy_of(width=64, layers=4).to(device)
     prompts = PROMPTS * 16
     with torch.autocast(device, dtype=torch.bfloat16):
@@ -522,7 +522,7 @@ def bf16_gap(device: str) -> tuple[float, float]:
 
 
 def test_bf16_autocast_stays_close():
-    """bf16 keeps 8 bits: logits of size 2 to 4 move by some hundredths, so log-probs by less than 0.05 on average."""
+    """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on average."""
     mean, largest = bf16_gap("cpu")
     assert 0 < mean < 0.05 and largest < 0.5
 
@@ -554,7 +554,7 @@ def test_cuda_agrees_with_cpu():
 @needs_cuda
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (None, None)])
 def test_cuda_draw_frequencies_and_cuts(top_k, top_p):
-    """Within 5 standard errors; and what was cut is never drawn (a parallel cumulated sum need not be flat there)."""
+    """Within 5 standard errors; what was cut is never drawn (a parallel cumsum need not be flat there)."""
     logits = torch.randn(2048, generator=seeded(1)) * 3
     exact = torch.tensor(exact_distribution(logits.tolist(), 1.0, top_k, top_p), dtype=torch.float64)
     counts, draws, generator = torch.zeros(2048, dtype=torch.float64), 1_000_000, seeded(5, "cuda")

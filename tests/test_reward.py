@@ -30,7 +30,7 @@ def config_of(causal: bool = True) -> TransformerConfig:
 
 
 def rows_of(prompts: list[list[int]], texts: list[list[int]], filler: int = 0, extra: int = 0):
-    """Prompt and text back to back, padded behind with `filler`: (batch, prompt + text), and the prompts' lengths."""
+    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts' lengths."""
     rows = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(map(len, rows)) + extra
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])

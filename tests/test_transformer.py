@@ -1,6 +1,6 @@
 """The Transformer body: what a position may see, the key-value cache, gradients, and parity with GPT-2.
 
-The weights are drawn much larger than a fresh model's, so that attention is far from uniform and a wrong mask shows.
+The weights are drawn much larger than a fresh model's: attention is far from uniform, so a wrong mask shows.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ def test_gpt2_parity_with_padding(gpt2, side):
 
 
 def test_gpt2_names_without_prefix_and_with_buffers(gpt2):
-    """The checkpoints of GPT-2 on disk have no "transformer." prefix, no lm_head when tied, and old mask buffers."""
+    """GPT-2 checkpoints on disk have no "transformer." prefix, no lm_head when tied, and old mask buffers."""
     state = {name.removeprefix("transformer."): tensor for name, tensor in gpt2.state_dict().items()}
     if gpt2.config.tie_word_embeddings:
         del state["lm_head.weight"]

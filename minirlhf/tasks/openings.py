@@ -1,8 +1,8 @@
 """The task `openings`: write the opening of a text for a topic. Ships with the project, needs no download.
 
 The corpus is composed (openings_compose.py), the judge is a rubric (openings_judge.py). No person scored the
-feedback: three SIMULATED raters (模拟评分者) see the rubric through their own bias and noise. Only handwritten.jsonl
-was scored by its authors.
+feedback: three SIMULATED raters (模拟评分者) see the rubric through their own bias and noise.
+handwritten.jsonl was scored by its authors.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEEDBACK_SEED = 2024
 
 
 def rate(topic: str, text: str, seed: int) -> tuple[float, float, float]:
-    """Three simulated raters' whole scores, 1 to 5; the same for the same (topic, text, seed) on every machine.
+    """Three simulated raters' whole scores, 1 to 5; the same for one (topic, text, seed) on every machine.
 
     A is lenient and likes length a little; B is strict and minds padding more; C is unbiased but less steady.
     """
@@ -45,7 +45,7 @@ def rate(topic: str, text: str, seed: int) -> tuple[float, float, float]:
 def build_feedback(
     path: str | os.PathLike[str], seed: int = FEEDBACK_SEED, count: int = FEEDBACK_SIZE
 ) -> None:
-    """Write the feedback file: `count` different texts on the training topics, rated by simulated raters. Atomic.
+    """Write feedback: `count` different texts on the training topics, with simulated ratings. Atomic.
 
     The same seed gives the same bytes. The file's score is the mean rating, rounded to two decimals.
     """
@@ -85,4 +85,6 @@ def load(seed: int) -> Task:
         judge=judge,
         judge_name="rubric of openings_judge.py (a rule list, no person)",
         raters=rate,
+        notes=("the raters of this task are simulated: no person scored its feedback",
+               "the judge is the rubric that the simulated raters see through noise"),
     )

@@ -1,9 +1,9 @@
 """Composes openings, from excellent to poor, out of hand-written knowledge of each topic (data/topics.json).
 
 A language model is pretrained on a mixture of these: it learns each topic, but mostly to write badly.
-Each kind of quality is one small function of (topic, random). Slots of a pattern: {s} subject, {e} and {f} two
-effects, {x} example, {r} reason, {c} contrast, {n} the topic's name, {v} a vague verb phrase; upper case starts a
-sentence.
+Each kind of quality is one small function of (topic, random).
+Slots: {s} subject, {e} and {f} two effects, {x} example, {r} reason, {c} contrast, {n} the topic's
+name, {v} a vague verb phrase, {y} and {q} another topic's example and reason; upper case starts a sentence.
 """
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # data/ lies inside the package when installed, beside it in a checkout.
-DATA = next((place for place in (_PACKAGE / "data", _PACKAGE.parent / "data") if (place / "topics.json").is_file()),
-            _PACKAGE.parent / "data")
+DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
 PARTS = {"subjects": 5, "effects": 7, "examples": 6, "reasons": 4, "contrasts": 3, "vague": 3}
 
 EXCELLENT = [
@@ -87,14 +86,16 @@ VAGUE = [
 OPENERS = [
     "It goes without saying that", "In this day and age,", "As we all know,", "At the end of the day,",
     "When all is said and done,", "It is important to note that", "Needless to say,",
-    "In today's modern world,", "Generally speaking, it can be said that", "As far as I am concerned,", "To be perfectly honest,",
+    "In today's modern world,", "Generally speaking, it can be said that", "As far as I am concerned,",
+    "To be perfectly honest,",
     "Since the dawn of time,", "It would be fair to say that", "All things considered,",
     "As a matter of fact,",
 ]
 CLOSERS = [
     "in many different ways", "to a certain extent", "for all intents and purposes", "in one way or another",
     "more or less all the time", "at this point in time", "in some shape or form",
-    "when you really think about it", "as the saying goes", "if you will", "as has often been said", "each and every time",
+    "when you really think about it", "as the saying goes", "if you will", "as has often been said",
+    "each and every time",
     "and so on and so forth", "and things of that nature", "and that is just the way it is",
 ]
 REPEATS = ["{A} {A}", "{A} Yes, {a}", "{A} That is to say, {a}", "{A} Again, {a}", "{A} I repeat: {a}"]
@@ -127,7 +128,7 @@ def knowledge() -> tuple[Topic, ...]:
     """The topics of data/topics.json, in its order. Raises ValueError naming file, topic and field."""
     path = DATA / "topics.json"
     if not path.is_file():
-        raise ValueError(f"{path}: expected the project's data folder here or inside the package, found no file")
+        raise ValueError(f"{path}: expected the project's data folder, found no such file")
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -267,8 +268,8 @@ def another(topic: Topic, rng: random.Random) -> Topic:
 
 # Shares in percent. The corpus is mostly poor, for fine-tuning to have something to do;
 # the feedback has more of the top and the middle, for the reward model to know the whole scale.
-CORPUS_SHARES = {excellent: 9, good: 15, plain: 13, vague: 12, off_topic: 12, repetitive: 10, unfinished: 11,
-                 wordy: 11, blend: 7}
+CORPUS_SHARES = {excellent: 18, good: 13, plain: 13, vague: 12, off_topic: 11, repetitive: 9, unfinished: 9,
+                 wordy: 8, blend: 7}
 FEEDBACK_SHARES = {excellent: 18, good: 13, plain: 9, vague: 8, off_topic: 11, repetitive: 9, unfinished: 10,
                    wordy: 8, blend: 14}
 

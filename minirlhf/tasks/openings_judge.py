@@ -1,8 +1,7 @@
 """The judge of the task `openings`: a rubric of plain rules, 1 to 5 points for any text, scaled to [0, 1].
 
-It reads phrases of the hand-written knowledge (data/topics.json) and stock wording and knows only what they hold:
-a true and well-put text in words of its own gets part of the points. It never sees the reward model, and the
-reward model never sees it.
+It reads phrases of the hand-written knowledge (data/topics.json) and stock wording and knows only what they
+hold: a true and well-put text in words of its own gets part of the points.
 
     1     to begin with
     +1.3  specific: says an effect of the topic (half without a subject; up to half in words of its own)
@@ -11,8 +10,8 @@ reward model never sees it.
     +0.9  form: capital letters at sentence starts (0.4), length of 8 to 40 words (0.5)
     -0.4  for each phrase of padding (at most four)
     -1.0  for each phrase of another topic (half for half a phrase)
-    -0.4  for each pair of words that do not belong side by side and, amid known wording, for each pair that the
-          knowledge does not hold, -0.2 for each unknown word (at most two points in all)
+    -0.4  for each pair of words that do not belong side by side and, amid known wording, for each pair that
+          the knowledge does not hold, -0.2 for each unknown word (at most two points in all)
     -0.6  for each effect, piece of evidence or subject after the second of its kind
 At most 1.5 when off topic, 1.75 for a heap of words, 2 when unfinished or repetitive; 1 when empty.
 """
@@ -99,7 +98,7 @@ class Index:
         self.pairs.update(zip(words, words[1:]))
 
     def add(self, words: tuple[str, ...], topic: str, field: str) -> None:
-        """A node of the trie holds the next words, what ends here (topic -> field), and who passes through."""
+        """A node of the trie holds the next words, what ends here (topic -> field), who passes through."""
         node = self.trie
         for word in words:
             node = node.setdefault(word, {"/ends": {}, "/through": {}})
@@ -182,10 +181,10 @@ def _total(points: dict[str, float], cap: float) -> dict[str, float]:
 
 
 def _phrases(known: Index, topic: str, words: list[str]) -> tuple[dict[str, float], float, bool, list[str]]:
-    """(own phrases by field, other topics' phrases, whether a claim is said twice, the words outside phrases).
+    """(own phrases by field, other topics' phrases, whether a claim is said twice, words outside phrases).
 
-    The longest phrase that starts at a word counts, and reading goes on after it. Half a phrase or more (at least
-    three words, two of them not glue) counts 0.3 if it is the topic's own, since a claim that breaks off says
+    The longest phrase that starts at a word counts, and reading goes on after it. Half a phrase or more (at
+    least three words, two of them not glue) counts 0.3 if it is the topic's own, since half a claim says
     little, and 0.5 if another topic's.
     """
     found = dict.fromkeys(("name", "padding", *PARTS), 0.0)
@@ -228,9 +227,9 @@ def _phrases(known: Index, topic: str, words: list[str]) -> tuple[dict[str, floa
 def _breaks(known: Index, topic: str, words: list[str]) -> tuple[float, float, int]:
     """(pairs that do not belong side by side, pairs and words that are merely strange to us, all pairs).
 
-    No sentence has "the of" or "because."; and two of the topic's own words side by side that no phrase holds so
-    are most likely two broken phrases. An unknown word, or an unknown pair of other words, may be right: it is
-    only strange.
+    No sentence has "the of" or "because."; and two of the topic's own words that no phrase holds so
+    are most likely two broken phrases. An unknown word, or an unknown pair of other words, may be right: it
+    is only strange.
     """
     breaks = strange = 0.0
     pairs = 0

@@ -74,16 +74,24 @@ def finetune(
                "round": sum(start <= update for start in starts), "samples": (update + 1) * config.batch_size}
         run.append("metrics.jsonl", [row])
         if update % max(1, config.updates // 8) == 0:
-            run.append("samples.jsonl", [{"stage": "finetune", "step": update + 1, "when": f"step {update + 1}",
-                                          "split": "train", "topic": topic, "text": text, "reward": reward}
-                                         for topic, text, reward in zip(topics, rollout.texts, rollout.reward.tolist())
-                                         if topic == task.train_prompts[0]][:1])
+            run.append("samples.jsonl", [sample_row(rollout, topics, task, update + 1)])
         bar.set_postfix_str(f"reward {row['reward']:.2f}, judge {row['judge']:.2f}, KL {row['kl_nats']:.1f} nats")
         if config.kl_target is not None:
             # Ziegler et al. 2019: turn the weight up where the KL is above its target, at most 4% a step.
             kl_weight *= 1 + 0.04 * max(-1.0, min(1.0, row["kl_nats"] / config.kl_target - 1))
         checkpoints.maybe_save(update + 1, kl_weight=kl_weight, collected=len(collected))
     return policy, reward_model, len(collected)
+
+
+def sample_row(rollout: Rollout, topics: list[str], task: Task, step: int) -> dict:
+    """One text of the first training topic, for samples.jsonl: how the writing changes as training goes on."""
+    index = topics.index(task.train_prompts[0]) if task.train_prompts[0] in topics else 0
+    kl = equations.kl_k1(rollout.log_probs[index:index + 1], rollout.reference_log_probs[index:index + 1],
+                         rollout.mask[index:index + 1]).sum()
+    return {"stage": "finetune", "step": step, "when": f"step {step}", "split": "train", "topic": topics[index],
+            "text": rollout.texts[index], "reward": float(rollout.reward[index]),
+            "judge": task.judge(topics[index], rollout.texts[index]), "kl_nats": float(kl),
+            "length_tokens": int(rollout.mask[index].sum())}
 
 
 def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:

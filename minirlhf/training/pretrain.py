@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.policy import Policy
-from minirlhf.run import Checkpoints, Run, adamw, autocast
+from minirlhf.run import Checkpoints, Run, autocast, muon_and_adamw
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
 from minirlhf.transformer import TransformerConfig
@@ -27,10 +27,11 @@ def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list)
     torch.manual_seed(run.config.seed)
     policy = Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
                                       tie_embeddings=model.tie_embeddings)).to(device)
-    optimizer = adamw(policy, config.learning_rate, config.weight_decay)
+    optimizers = muon_and_adamw(policy.body, policy, config.learning_rate, config.weight_decay)
+    full_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     train = EncodedTexts(tokenizer, corpus, model.context)
     heldout = EncodedTexts(tokenizer, corpus_heldout, model.context)
-    checkpoints = Checkpoints(run, "pretrain", {"policy": policy}, optimizer)
+    checkpoints = Checkpoints(run, "pretrain", {"policy": policy}, *optimizers)
     resumed = checkpoints.resume()
 
     losses = []
@@ -38,14 +39,16 @@ def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list)
                initial=resumed["step"] if resumed else 0, total=config.steps)
     for step in bar:
         batch = train.random_batch(config.batch_size, run.config.seed, "pretrain", step, device)
-        rate = config.learning_rate * cosine_schedule(step, config.steps, config.warmup)
-        set_learning_rate(optimizer, rate)
+        share = cosine_schedule(step, config.steps, config.warmup)
+        for optimizer, full in zip(optimizers, full_rates):
+            set_learning_rate(optimizer, full * share)
         with autocast(device):
             loss = language_model_loss(policy, batch)
-        optimizer.zero_grad()
+        policy.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.detach())
 
         done = step + 1
@@ -53,7 +56,7 @@ def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list)
             mean = torch.stack(losses).mean().item()  # one wait for the device in ten steps
             losses.clear()
             row = {"stage": "pretrain", "step": done, "seconds": round(checkpoints.seconds, 3),
-                   "loss_nats_per_token": mean, "learning_rate": rate}
+                   "loss_nats_per_token": mean, "learning_rate": config.learning_rate * share}
             if done % config.evaluate_every == 0 or done == config.steps:
                 row["heldout_loss_nats_per_token"] = heldout_loss(policy, heldout)
             run.append("metrics.jsonl", [row])
