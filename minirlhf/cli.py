@@ -238,12 +238,17 @@ def data(arguments: Data) -> None:
         print(f"wrote {path}")
 
 
+# Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
+SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run. Bad input: one line on standard error (or one a fault), exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["demo"]:
+        arguments = [SHORT.get(word, word) for word in arguments]
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")

@@ -4,14 +4,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
-
-
-def _short(name: str):
-    """Let `demo` accept the short flag too: --credit beside --finetune.credit."""
-    return tyro.conf.arg(aliases=[f"--{name}"])
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ class PretrainConfig:
 class RewardConfig:
     """Reward model: regression of human scores (E7)."""
 
-    target: Annotated[Literal["every-prefix", "final"], _short("target")] = "every-prefix"
+    target: Literal["every-prefix", "final"] = "every-prefix"
     """Learn the score at every prefix of a text, or for whole texts only."""
     start: Literal["pretrained", "fresh"] = "pretrained"
     """Body copied from the pretrained policy, or with random weights."""
@@ -69,11 +62,9 @@ class RewardConfig:
 class FinetuneConfig:
     """Policy gradient on the reward model's scores (sections 4.1 to 4.3), repeated in rounds (step 4 of section 3.2)."""
 
-    credit: Annotated[
-        Literal["sequence", "per-token", "reward-to-go", "prefix-difference"], _short("credit")
-    ] = "sequence"
+    credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
     """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1)."""
-    baseline: Annotated[Literal["none", "batch-mean"], _short("baseline")] = "batch-mean"
+    baseline: Literal["none", "batch-mean"] = "batch-mean"
     updates: int = 120
     batch_size: int = 128
     """Texts sampled for an update."""

@@ -371,8 +371,7 @@ def generalized_advantage(
     _check_like("values", values, "(batch, time)", rewards.shape)
     _check_unit("discount", discount)
     _check_unit("gae_lambda", gae_lambda)
-    padding = _padding(mask, rewards.shape)
-    rewards, values = _blank(rewards, padding), _blank(values, padding)
+    values = _blank(values, _padding(mask, values.shape))  # so that V = 0 after the last token
     next_values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)[:, 1:]  # (batch, time)
     deltas = rewards + discount * next_values - values
     return reward_to_go(deltas, mask, discount * gae_lambda)

@@ -38,7 +38,7 @@ def test_help(command, capsys):
     printed = capsys.readouterr().out
     assert "usage: minirlhf" in printed
     if command == ["demo"]:
-        assert "--credit" in printed and "--target" in printed and "--feedback" in printed
+        assert "--finetune.credit" in printed and "--reward.target" in printed and "--feedback" in printed
 
 
 def test_stages_one_by_one_and_sample(tmp_path, capsys):

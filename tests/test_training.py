@@ -74,7 +74,7 @@ def test_language_model_loss_equals_loop_over_texts(tokenizer, policy):
         row = tokenizer.encode_prompt(topic) + ids
         log_probs = policy(torch.tensor([row])).log_softmax(-1)[0]
         for t, token in enumerate(ids):
-            total -= float(log_probs[len(row) - len(ids) + t - 1, token])
+            total -= float(log_probs[len(row) - len(ids) + t - 1, token].detach())
             count += 1
     loss = language_model_loss(policy, texts.batch(torch.arange(4), CPU))
     assert abs(float(loss) - total / count) < 1e-5  # the loss is taken in float32
