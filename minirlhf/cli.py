@@ -30,7 +30,9 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
-        return self.runs / self.run
+        from minirlhf.run import run_path
+
+        return run_path(self.runs, self.run)
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,12 @@ def print_summary(path: Path) -> None:
 
 def sample(arguments: Sample) -> None:
     from minirlhf import stages
-    from minirlhf.run import Run, step_generator
+    from minirlhf.run import Run, run_path, step_generator
     from minirlhf.tokenizer import Tokenizer
 
     if not 1 <= arguments.count <= 1000:
         raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
-    run = Run.open(arguments.runs / arguments.run)
+    run = Run.open(run_path(arguments.runs, arguments.run))
     if not stages.is_done(run, "finetune"):
         raise ValueError(f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune --run {arguments.run}")
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")

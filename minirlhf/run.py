@@ -141,6 +141,13 @@ def muon_and_adamw(body: nn.Module, module: nn.Module, learning_rate: float, wei
                               fused=rest[0].device.type in ("cpu", "cuda"))]
 
 
+def run_path(runs: Path, name: str) -> Path:
+    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
+    return runs / name
+
+
 class Run:
     """A run folder. `device` is where its models live."""
 
@@ -154,9 +161,6 @@ class Run:
 
         Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
         """
-        name = path.name
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
         if resume and (path / "config.json").exists():
             return cls.open(path)
         if path.exists() and any(path.iterdir()):

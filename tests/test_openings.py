@@ -117,7 +117,7 @@ def test_kinds_come_out_in_the_right_order():
 
 
 def test_corpus_is_mostly_poor():
-    assert 0.33 <= statistics.fmean(judge(*pair) for pair in compose.corpus(20_000, seed=0)) <= 0.40
+    assert 0.35 <= statistics.fmean(judge(*pair) for pair in compose.corpus(20_000, seed=0)) <= 0.45
 
 
 def test_hand_computed_points():
