@@ -34,7 +34,7 @@ def sample_and_judge(
     device, rows = policy.head.weight.device, []
     longest = policy.config.context - max_new_tokens
     asked = [topics[index % len(topics)] for index in range(count)]
-    size = 256  # texts at a time
+    size = 128  # texts at a time
     for start in tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
         part = asked[start:start + size]
         prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
