@@ -127,13 +127,13 @@ def peak_rss_mb() -> float | None:
     return peak / (1e6 if platform.system() == "Darwin" else 1e3)
 
 
-def muon_and_adamw(body: nn.Module, module: nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """For pretraining: Muon (Jordan et al. 2024) on the matrices of the body's blocks, AdamW on all else.
+def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """For pretraining: Muon (Jordan et al. 2024) on the matrices of `module.body`'s blocks, AdamW on all else.
 
     Muon makes each step of a matrix orthogonal, so that all its directions learn at one pace. On this task it reaches the loss
     of AdamW with less than half of the texts.
     """
-    matrices = [p for p in body.blocks.parameters() if p.dim() == 2]
+    matrices = [p for p in module.body.blocks.parameters() if p.dim() == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in chosen]
     return [torch.optim.Muon(matrices, lr=MUON_RATE * learning_rate, weight_decay=weight_decay),

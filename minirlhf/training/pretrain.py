@@ -27,7 +27,7 @@ def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list)
     torch.manual_seed(run.config.seed)
     policy = Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
                                       tie_embeddings=model.tie_embeddings)).to(device)
-    optimizers = muon_and_adamw(policy.body, policy, config.learning_rate, config.weight_decay)
+    optimizers = muon_and_adamw(policy, config.learning_rate, config.weight_decay)
     full_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     train = EncodedTexts(tokenizer, corpus, model.context)
     heldout = EncodedTexts(tokenizer, corpus_heldout, model.context)
