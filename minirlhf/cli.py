@@ -124,6 +124,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
                             arguments.model, arguments.pretrain)
         resuming = folder.resume and (folder.path / "config.json").exists()
         if not resuming:
+            config.finetune.check()
             stages.task_of(_Settings(config))  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
@@ -134,6 +135,8 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
                              f"python -m minirlhf {missing[0]} --run {folder.run}")
         if not folder.resume:
+            if isinstance(arguments, Finetune):
+                arguments.finetune.check()
             later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
             if later and not folder.overwrite:
                 raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
@@ -241,7 +244,8 @@ def data(arguments: Data) -> None:
 
 
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
-SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target"}
+SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
+         "--target": "--reward.target"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample}
 

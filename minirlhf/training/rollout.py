@@ -28,6 +28,17 @@ class Rollout:
     reward: Tensor  # (batch,): r_phi(x, y) of the whole text
     texts: list[str]
 
+    def select(self, index: Tensor) -> Rollout:
+        """The texts at `index` (batch,), cut to the longest of them."""
+        lengths = self.mask[index].sum(1)
+        time, columns = int(lengths.max()), int((self.prompt_lengths[index] + lengths).max())
+        token_columns = (tensor[index, :time] for tensor in (
+            self.tokens, self.mask, self.log_probs, self.reference_log_probs, self.prefix_rewards))
+        tokens, mask, log_probs, reference_log_probs, prefix_rewards = token_columns
+        return Rollout(self.rows[index, :columns], self.prompt_lengths[index], tokens, mask, self.ended[index], log_probs,
+                       reference_log_probs, prefix_rewards, self.initial_reward[index], self.reward[index],
+                       [self.texts[row] for row in index.tolist()])
+
 
 def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
