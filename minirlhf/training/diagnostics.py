@@ -22,8 +22,8 @@ def diagnose(rows: list[dict], config: FinetuneConfig) -> dict[str, str]:
         found["not finite"] = f"{', '.join(broken)}: NaN or inf; lower {slower}"
     if row["entropy_nats_per_token"] < limits.entropy_floor:
         bonus = " or --finetune.ppo.entropy-weight" if config.algorithm == "ppo" else ""
-        found["entropy"] = (f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below {limits.entropy_floor:g}: the texts "
-                            f"are becoming one; raise --finetune.kl-weight{bonus}")
+        found["entropy"] = (f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below {limits.entropy_floor:g}: all "
+                            f"texts become one; raise --finetune.kl-weight{bonus}")
     if row["kl_nats"] > limits.kl_ceiling:
         found["kl"] = (f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has left its reference; "
                        f"raise --finetune.kl-weight, set --finetune.kl-target or lower {slower}")

@@ -45,8 +45,8 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
     The objective is E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of the token
     that led there, so it enters as a reward-to-go of the estimator k1 (unbiased; tests/test_exact_kl.py).
     RLOO and GRPO compare whole texts of one prompt, which stand in a row, with the KL of the whole text as part of the reward.
-    (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another KL, and averages over each text's
-    own tokens, which favours short good texts: tests/test_exact_kl.py and test_exact_policy_gradient.py show both.)
+    (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another KL, and averages over the
+    tokens of each text, which is another objective: tests/test_exact_kl.py and test_exact_policy_gradient.py show both.)
     """
     mask = rollout.mask
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)
