@@ -92,6 +92,8 @@ class Sample:
     run: str = "demo"
     runs: Path = Path("runs")
     count: int = 3
+    best_of: int = 1
+    """Write this many for each text shown, and show the one that the reward model likes best."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
     temperature: float = 1.0
@@ -200,22 +202,27 @@ def sample(arguments: Sample) -> None:
     from minirlhf import stages
     from minirlhf.run import Run, run_path, step_generator
     from minirlhf.tokenizer import Tokenizer
+    from minirlhf.training.rollout import collect
 
     if not 1 <= arguments.count <= 1000:
         raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
+    if not 1 <= arguments.best_of <= 4096 // arguments.count:
+        raise ValueError(f"--best-of: expected at least 1 and at most 4096 texts in all, found {arguments.best_of}")
     run = Run.open(run_path(arguments.runs, arguments.run))
     if not stages.is_done(run, "finetune"):
         raise ValueError(f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune --run {arguments.run}")
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    reward_model = stages.load_reward_model(run, "reward_final.safetensors", tokenizer)
     longest = run.config.finetune.max_new_tokens
     prompt = tokenizer.encode_prompt(arguments.topic)[-(run.config.model.context - longest):]
 
     def texts(tuned: bool) -> list[str]:
-        samples = stages.model_for_sampling(run, tokenizer, tuned).sample(
-            [prompt] * arguments.count, longest, end_id=tokenizer.end_id, temperature=arguments.temperature,
-            top_k=arguments.top_k, top_p=arguments.top_p,
-            generator=step_generator(arguments.seed, "sample", 0, run.device))
-        return [tokenizer.decode_text(ids) for ids in samples.texts()]
+        policy = stages.model_for_sampling(run, tokenizer, tuned)
+        rollout = collect(policy, policy, reward_model, tokenizer, [prompt] * (arguments.count * arguments.best_of), longest,
+                          step_generator(arguments.seed, "sample", 0, run.device), temperature=arguments.temperature,
+                          top_k=arguments.top_k, top_p=arguments.top_p)
+        best = rollout.reward.view(arguments.count, arguments.best_of).argmax(1).tolist()
+        return [rollout.texts[index * arguments.best_of + place] for index, place in enumerate(best)]
 
     if not arguments.compare:
         print("\n".join(texts(tuned=True)))

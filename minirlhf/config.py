@@ -64,7 +64,7 @@ class PPOConfig:
 
     learning_rate: float = 2e-4
     """Of the policy and the value function."""
-    epochs: int = 4
+    epochs: int = 2
     """Times that each sampled text is learned from."""
     minibatch_size: int = 32
     """Texts a step."""

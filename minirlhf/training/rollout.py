@@ -51,15 +51,15 @@ def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.de
 @torch.no_grad()
 def collect(
     policy: Policy, reference: Policy, reward_model: RewardModel, tokenizer: Tokenizer, prompts: list[list[int]],
-    max_new_tokens: int, generator: torch.Generator,
+    max_new_tokens: int, generator: torch.Generator, **sampling,
 ) -> Rollout:
-    """Sample one text a prompt and score all its prefixes in one pass.
+    """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
     """
     device = policy.head.weight.device
     with autocast(device):
-        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator)
+        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         # The sampler's tensors are inference tensors, which autograd refuses; a clone is an ordinary one.
