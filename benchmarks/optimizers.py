@@ -1,10 +1,10 @@
 """REINFORCE, RLOO, GRPO, PPO, TRPO and best-of-n side by side on `openings`: judge against texts, against KL, against step size.
 
-    python benchmarks/optimizers.py --seeds 5 --workers 2
+    python -m benchmarks.optimizers --seeds 5 --workers 2      (from the project's folder)
 
 For each seed one run is pretrained and gets a reward model; every algorithm starts from a copy of it and samples the same number
-of texts under its default settings (minirlhf/config.py). A second sweep repeats the first seeds with the step size changed by four
-factors, 30 apart in all (the learning rate; for TRPO delta, whose root is the length of a step). Every run is a run folder under
+of texts under its default settings (minirlhf/config.py). A second sweep repeats the first seeds with four step sizes, a
+factor of 30 apart in all (the learning rate; for TRPO delta, whose root is the length of a step). Every run is a run folder under
 --runs; what is finished there is not done again, what was interrupted goes on at its checkpoint.
 Writes optimizers.json, .png and .md to --output.
 """
@@ -93,7 +93,7 @@ def prepare(path: Path, config: Config) -> None:
         task, tokenizer = stages.task_of(run), stages.tokenizer_of(run, stages.task_of(run))
         policy = stages.load_policy(run, stages.RESULT["pretrain"], tokenizer).eval()
         reward_model = stages.load_reward_model(run, stages.RESULT["reward"], tokenizer)
-        most, groups = max(BEST_OF), 4 * len(task.train_prompts)
+        most, groups = max(BEST_OF), math.ceil(config.evaluate.samples / 4)
         topics = [topic for topic in task.train_prompts for _ in range(most)]  # those of one topic in a row
         rows = sample_and_judge(policy, policy, reward_model, tokenizer, task, topics, most * groups,
                                 config.finetune.max_new_tokens, config.seed, "best of n")

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minirlhf import equations, stages
 from minirlhf.cli import main
 from minirlhf.config import FinetuneConfig, PPOConfig, TRPOConfig, WarnConfig, from_json, to_json
+from minirlhf.evaluate import best_of_n
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
 from minirlhf.run import Checkpoints, Run, adamw, load_tensors
@@ -550,3 +551,25 @@ def test_the_loop_warns_once_on_standard_error_and_in_the_log(tmp_path, capsys, 
     warned = [row["step"] for row in run.read("metrics.jsonl") if "warnings" in row]
     assert warned == [1]
 
+
+
+# Best of n ------------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_takes_the_reward_models_choice_of_each_group():
+    rows = [{"reward": reward, "judge": index} for index, reward in enumerate([0.1, 0.9, 0.5, 0.3, 0.2, 0.4, 0.8])]
+    assert [row["judge"] for row in best_of_n(rows, 3)] == [1, 5]  # the last row makes no group
+    assert best_of_n(rows, 1) == rows
+
+
+def test_sampled_best_of_n_agrees_with_its_exact_distribution(tiny):
+    """Share of texts whose chosen reward is above a level: 1 - F^n, F the share of single texts below it (4 standard errors)."""
+    policy, reward_model, _ = tiny
+    single = roll(policy, reward_model, 0, count=4000).reward
+    n, groups = 4, 1000
+    rows = [{"reward": reward} for reward in roll(policy, reward_model, 1, count=n * groups).reward.tolist()]
+    chosen = torch.tensor([row["reward"] for row in best_of_n(rows, n)])
+    below = (single <= 0.125).float().mean()
+    wanted = 1 - below**n
+    error = (wanted * (1 - wanted) / groups + (n * below ** (n - 1)) ** 2 * below * (1 - below) / 4000).sqrt()
+    assert 0.05 < wanted < 0.95 and abs((chosen > 0.125).float().mean() - wanted) < 4 * error
