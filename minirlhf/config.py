@@ -93,14 +93,16 @@ class PPOConfig:
 class TRPOConfig:
     """Trust region policy optimisation (TRPO, 信赖域策略优化): the natural gradient, as far as a KL bound allows."""
 
-    delta: float = 0.05
+    delta: float = 0.3
     """Bound of the mean KL(old || new) of one update, nats per text: it takes the place of a learning rate."""
-    cg_steps: int = 10
+    cg_steps: int = 5
     """Steps of conjugate gradient: how well the Fisher matrix is inverted."""
-    damping: float = 0.1
-    """Added to the diagonal of the Fisher matrix."""
+    damping: float = 10.0
+    """Added to the diagonal of the Fisher matrix: distrust of directions in which few texts show any curvature."""
     fisher_texts: int = 32
     """Texts of the batch from which the Fisher matrix is taken (the bound itself is checked on all)."""
+    credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "prefix-difference"
+    """As `credit` of REINFORCE. The bound allows long steps, so it needs weights of little variance."""
     backtracks: int = 10
     """Steps tried, each half of the one before, until an update is given up."""
 
@@ -125,7 +127,7 @@ class FinetuneConfig:
     """PPO and TRPO are those of section 3.2; RLOO and GRPO compare the texts of one prompt with each other."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
     """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
-    For REINFORCE and TRPO."""
+    For REINFORCE; TRPO has its own."""
     baseline: Literal["none", "batch-mean"] = "batch-mean"
     """For REINFORCE and TRPO."""
     group_size: int = 4

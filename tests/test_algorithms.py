@@ -283,7 +283,8 @@ def state_kl(old: Policy, new: Policy, rollout: Rollout) -> float:
 @pytest.mark.parametrize("delta, damping", [(0.02, 0.1), (0.2, 0.01)])
 def test_every_accepted_step_of_trpo_keeps_the_kl_bound_and_gains(delta, damping):
     policy, reward_model = world()
-    config = FinetuneConfig(algorithm="trpo", trpo=TRPOConfig(delta=delta, damping=damping, fisher_texts=16))
+    settings = TRPOConfig(delta=delta, damping=damping, fisher_texts=16, credit="sequence")
+    config = FinetuneConfig(algorithm="trpo", trpo=settings)
     accepted, shares = [], []
     for update in range(12):
         rollout = roll(policy, reward_model, update, count=64)
@@ -331,7 +332,7 @@ def test_trpo_direction_is_the_natural_gradient():
     gradient = flat(torch.autograd.grad(loss, parameters))
     wanted = torch.linalg.solve(fisher, -gradient)
     before = flat(parameters).detach().clone()
-    metrics = trpo(policy, rollout, weights, TRPOConfig(delta=1e-3, cg_steps=100, fisher_texts=16))
+    metrics = trpo(policy, rollout, weights, TRPOConfig(delta=1e-3, cg_steps=100, fisher_texts=16, damping=0.1))
     moved = flat(parameters).detach() - before
     assert float(metrics["accepted_step"]) > 0
     assert torch.cosine_similarity(moved, wanted, dim=0) > 0.999
@@ -346,7 +347,7 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
     policy, reward_model = world()
     name, _, kind = algorithm.partition("-")
     config = FinetuneConfig(algorithm=name, ppo=PPOConfig(learning_rate=3e-3, value=kind or "separate"),
-                            trpo=TRPOConfig(delta=0.1))
+                            trpo=TRPOConfig(delta=0.1, damping=0.1, credit="sequence"))
     value, optimizer, _ = ppo_setup(policy, reward_model, value=config.ppo.value, learning_rate=3e-3 if name == "ppo" else 1e-2)
     shares = []
     for update in range(30):

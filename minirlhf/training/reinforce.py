@@ -55,7 +55,8 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
         group_advantage = {"rloo": equations.leave_one_out_advantage,
                            "grpo": equations.group_normalized_advantage}[config.algorithm]
         return group_advantage(groups).view(-1, 1).expand(mask.shape)
-    weights = token_credit(rollout, config.credit) - kl_weight * equations.reward_to_go(kl, mask)
+    credit = config.trpo.credit if config.algorithm == "trpo" else config.credit
+    weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
     return weights - column_mean(weights, mask) if config.baseline == "batch-mean" else weights
 
 
