@@ -1,4 +1,4 @@
-"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample."""
+"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample | rate | feedback."""
 from __future__ import annotations
 
 import dataclasses
@@ -107,6 +107,36 @@ class Data:
     what: tyro.conf.Positional[Literal["reviews", "openings"]]
     output: Path | None = None
     """Where `openings` writes (default: the shipped file, data/openings.jsonl)."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Give feedback yourself: score texts of a run, or compare them, one key each."""
+
+    run: str = "demo"
+    runs: Path = Path("runs")
+    mode: Literal["single", "pair"] = "single"
+    """Score one text from 1 to 5, or say which of two is better."""
+    output: Path | None = None
+    """JSONL file that the answers are added to (default: ratings.jsonl or comparisons.jsonl in the run folder)."""
+    rater: str = "me"
+    """Your name in the file."""
+    count: int = 50
+    """Questions."""
+    repeats: float = 0.1
+    """Share of the questions asked twice, to measure your own consistency."""
+    seed: int = 0
+    """Raters with the same seed get the same texts, each in an order of their own."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What is in a file of scores or comparisons: counts, agreement between raters, noise ceiling."""
+
+    what: tyro.conf.Positional[Literal["summary"]]
+    file: tyro.conf.Positional[Path]
+    score_range: tuple[float, float] = (1.0, 5.0)
+    """Lowest and highest score in the file."""
 
 
 def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> None:
@@ -240,10 +270,35 @@ def data(arguments: Data) -> None:
         print(f"wrote {path}")
 
 
+def rate(arguments: Rate) -> None:
+    from minirlhf.rate import open_session
+    from minirlhf.rate_screens import rate_in_terminal
+    from minirlhf.run import Run, run_path
+
+    if not 1 <= arguments.count <= 10_000:
+        raise ValueError(f"--count: expected 1 to 10000, found {arguments.count}")
+    run = Run.open(run_path(arguments.runs, arguments.run))
+    pairs = arguments.mode == "pair"
+    path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
+    session = open_session(run, path, pairs, arguments.count, arguments.rater, arguments.repeats, arguments.seed)
+    rate_in_terminal(session)
+
+
+def feedback(arguments: Feedback) -> None:
+    from minirlhf import agreement
+    from minirlhf.feedback import holds_comparisons, read_comparisons, read_triples
+
+    if holds_comparisons(arguments.file):
+        summary = agreement.summarise_comparisons(read_comparisons(arguments.file))
+    else:
+        summary = agreement.summarise_scores(read_triples(arguments.file, arguments.score_range), arguments.score_range)
+    print(agreement.in_words(summary))
+
+
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
 SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
-            "evaluate": Evaluate, "sample": Sample}
+            "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -255,7 +310,7 @@ def main(arguments: list[str] | None = None) -> None:
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")
     try:
-        {Sample: sample, Data: data}.get(type(command), run_stages)(command)
+        {Sample: sample, Data: data, Rate: rate, Feedback: feedback}.get(type(command), run_stages)(command)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         if os.environ.get("MINIRLHF_DEBUG"):
