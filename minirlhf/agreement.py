@@ -1,4 +1,4 @@
-"""How far can the feedback be trusted? Agreement between raters (评分者一致性), and the best that a reward model can reach on it."""
+"""How far can feedback be trusted? Agreement between raters (评分者一致性), and the best that a reward model can reach."""
 from __future__ import annotations
 
 import math
@@ -89,11 +89,10 @@ def summarise_scores(triples: Sequence[Triple], score_range: tuple[float, float]
     repeats = [ratings for raters in texts.values() for ratings in raters.values() if len(ratings) > 1]
     ratings = [rating for raters in texts.values() for values in raters.values() for rating in values]
     several = any(len(unit) > 1 for unit in units)
-    values, counts = np.unique(np.round(ratings), return_counts=True)
     return {
         "kind": "scores", "lines": len(triples), "ratings": len(ratings), "texts": len(texts),
         "topics": len({triple.topic for triple in triples}), **_who(triples),
-        "histogram": {f"{value:g}": int(count) for value, count in zip(values, counts)},
+        "histogram": histogram(ratings, score_range),
         "mean": float(np.mean(ratings)), "ratings_a_text": len(ratings) / len(texts),
         "alpha_interval": krippendorff_alpha(units, "interval"), "alpha_ordinal": krippendorff_alpha(units, "ordinal"),
         "repeats": {"n": len(repeats), "same": float(np.mean([a[0] == a[1] for a in repeats])),
@@ -101,6 +100,15 @@ def summarise_scores(triples: Sequence[Triple], score_range: tuple[float, float]
         # One rater alone can be measured against themselves: then the ceiling is for predicting that rater.
         "ceiling": noise_ceiling(units if several else repeats), "ceiling_from": "raters" if several else "repeats",
     }
+
+
+def histogram(ratings: Sequence[float], score_range: tuple[float, float]) -> dict[str, int]:
+    """How often each value occurs; in ten equal bins, each under its middle, if there are more than ten values."""
+    values, counts = np.unique(ratings, return_counts=True)
+    if len(values) > 10:
+        counts, edges = np.histogram(ratings, bins=10, range=score_range)
+        values = (edges[1:] + edges[:-1]) / 2
+    return {f"{value:.3g}": int(count) for value, count in zip(values, counts)}
 
 
 def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict:
@@ -148,14 +156,16 @@ def in_words(summary: dict) -> str:
     def number(value: float | None) -> str:
         return "not defined (too few ratings of the same texts)" if value is None else f"{value:.3f}"
 
-    lines = [", ".join(f"{summary[key]:,} {key}" for key in ("lines", "ratings", "questions", "texts", "topics") if key in summary),
+    counted = ("lines", "ratings", "questions", "texts", "topics")
+    lines = [", ".join(f"{summary[key]:,} {key}" for key in counted if key in summary),
              "Given by: " + ", ".join(f"{name} {count:,}" for name, count in summary["provenance"].items()),
              "Raters: " + ", ".join(f"{name} {count:,}" for name, count in summary["raters"].items())]
     if summary["kind"] == "scores":
         most = max(summary["histogram"].values())
         lines += [f"{value:>6} {count:7,} {'#' * math.ceil(40 * count / most)}" for value, count in summary["histogram"].items()]
         lines += [f"Mean {summary['mean']:.2f}, {summary['ratings_a_text']:.1f} ratings a text",
-                  f"Krippendorff's alpha: interval {number(summary['alpha_interval'])}, ordinal {number(summary['alpha_ordinal'])}"]
+                  f"Krippendorff's alpha: interval {number(summary['alpha_interval'])}, "
+                  f"ordinal {number(summary['alpha_ordinal'])}"]
     else:
         lines.append(f"Ties: {summary['ties']:,}")
         lines += [f"Cohen's kappa of {pair}: {number(value['kappa'])} ({value['n']} questions in common, "
@@ -166,8 +176,8 @@ def in_words(summary: dict) -> str:
         lines.append(f"Same rater, same question again: {repeats['n']} times, same answer {repeats['same']:.0%}{apart}")
     if summary["kind"] == "scores":
         ceiling = summary["ceiling"]
-        lines.append("Noise ceiling: not known (no text has two ratings)" if ceiling is None else
+        source = {"raters": "raters", "repeats": "answers of one rater"}[summary["ceiling_from"]]
+        lines.append("Noise ceiling: not known (no two texts have several ratings)" if ceiling is None else
                      f"Noise ceiling, the best r that any reward model can expect ({ceiling['n']:,} texts with several "
-                     f"{'raters' if summary['ceiling_from'] == 'raters' else 'answers of one rater'}): {ceiling['one_rater']:.3f} "
-                     f"against one rating, {ceiling['mean']:.3f} against their mean")
+                     f"{source}): {ceiling['one_rater']:.3f} against one rating, {ceiling['mean']:.3f} against their mean")
     return "\n".join(lines)

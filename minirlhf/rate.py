@@ -4,8 +4,8 @@ A session is a queue of items, each one text to score or two to compare, in rand
 what. Some items come back once, far from their first showing (two texts then change places), so that `feedback summary` can say
 how well the rater agrees with themselves.
 
-Each answer is on the disk before the next item is shown, one JSON object a line, as `--feedback` reads it. A session that is begun
-again leaves out what its rater has answered already.
+Each answer is on the disk before the next item is shown, one JSON object a line, as `--feedback` reads it. A session that
+is begun again leaves out what its rater has answered already.
 """
 from __future__ import annotations
 

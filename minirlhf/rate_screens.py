@@ -29,7 +29,7 @@ def read_key() -> str:
     file = sys.stdin.fileno()
     settings = termios.tcgetattr(file)
     try:
-        tty.setcbreak(file)  # keys come at once; Ctrl-C still interrupts
+        tty.setcbreak(file, termios.TCSADRAIN)  # keys come at once, none is lost; Ctrl-C still interrupts
         return sys.stdin.read(1) or QUIT
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, settings)
