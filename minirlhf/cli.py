@@ -296,7 +296,8 @@ def feedback(arguments: Feedback) -> None:
 
 
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
-SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target"}
+SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target",
+         "--loss": "--reward.loss"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback}
 

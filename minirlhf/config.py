@@ -38,8 +38,12 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Reward model: regression of human scores (E7)."""
+    """Reward model: regression of human scores (E7), or ranking of texts by them (E8)."""
 
+    loss: Literal["mse", "ranking"] = "mse"
+    """Learn scores, or which of two texts on a topic is better."""
+    min_gap: float = 0.125
+    """For ranking by scores: how far apart (0 to 1) two scores must lie to make a comparison; with 0, equal scores are ties."""
     target: Literal["every-prefix", "final"] = "every-prefix"
     """Learn the score at every prefix of a text, or for whole texts only."""
     start: Literal["pretrained", "fresh"] = "pretrained"

@@ -194,6 +194,59 @@ def split_triples(
     return train, heldout
 
 
+def split_comparisons(
+    comparisons: Sequence[Comparison], heldout_share: float, seed: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Split at random into (train, heldout) so that no (topic, text) is on both sides; each in the order given.
+
+    Texts that are linked by comparisons stay together: what is drawn is a whole group of them. Raises ValueError as
+    `split_triples` does.
+    """
+    if not 0 <= heldout_share < 1:
+        raise ValueError(f"heldout_share: expected at least 0 and under 1, found {heldout_share}")
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(text: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(text, text) != text:
+            parent[text] = text = parent[parent[text]]
+        return text
+
+    for one in comparisons:
+        first, second = sorted((root((one.topic, one.better)), root((one.topic, one.worse))))
+        parent[second] = first  # so a group's root is the first of its texts, whatever the order of the comparisons
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, one in enumerate(comparisons):
+        groups.setdefault(root((one.topic, one.better)), []).append(index)
+    if heldout_share == 0:
+        return list(comparisons), []
+    if len(groups) < 2:
+        raise ValueError(f"comparisons: expected at least 2 groups of linked texts to split, found {len(groups)}")
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    wanted, heldout = heldout_share * len(comparisons), set()
+    for group in order[:-1]:  # at least one group stays
+        if heldout and len(heldout) + len(groups[group]) / 2 > wanted:
+            continue  # it would go further over than it now falls short
+        heldout.update(groups[group])
+    return ([one for index, one in enumerate(comparisons) if index not in heldout],
+            [one for index, one in enumerate(comparisons) if index in heldout])
+
+
+def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:
+    """Each text with the share of its comparisons that it won as its score: (wins + ties / 2 + 1/2) / (comparisons + 1).
+
+    The half win and half loss that are added keep a text that was compared once from being perfect or worthless.
+    """
+    wins: dict[tuple[str, str], list[float]] = {}
+    source = {}
+    for one in comparisons:
+        for text, won in ((one.better, 1.0), (one.worse, 0.0)):
+            wins.setdefault((one.topic, text), []).append(0.5 if one.tie else won)
+            source[one.topic, text] = one.provenance
+    return [Triple(topic, text, (sum(won) + 0.5) / (len(won) + 1), (), source[topic, text])
+            for (topic, text), won in wins.items()]
+
+
 def _checked_range(score_range: tuple[float, float]) -> tuple[float, float]:
     low, high = score_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):

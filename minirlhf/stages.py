@@ -85,7 +85,8 @@ def reward_stage(run: Run, task: Task) -> None:
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
     context = run.config.model.context
-    train, heldout = (ScoredTexts(tokenizer, part, context) for part in (train_triples, heldout_triples))
+    train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
+    heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
     model = RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
     model = fit_reward(run, model.to(run.device), train, heldout, run.config.reward)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,19 +12,25 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import RewardConfig
-from minirlhf.feedback import Triple
+from minirlhf.feedback import Comparison, Triple
 from minirlhf.reward import RewardModel
 from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.ranking import Pairs, pair_batch, pairs_as_given, pairs_from_scores, ranking_reward_loss, tied_ranking_loss
 
 
 class ScoredTexts(EncodedTexts):
-    """Encoded texts with their scores (n,) in [0, 1]."""
+    """Encoded texts with their scores (n,) in [0, 1], and comparisons between them if people compared."""
 
-    def __init__(self, tokenizer: Tokenizer, triples: list[Triple], context: int):
+    def __init__(self, tokenizer: Tokenizer, triples: list[Triple], context: int, comparisons: Sequence[Comparison] = ()):
         super().__init__(tokenizer, [(triple.topic, triple.text) for triple in triples], context)
         self.scores = torch.tensor([triple.score for triple in triples], dtype=torch.float32)
+        self.triples, self.comparisons = triples, comparisons
+
+    def pairs(self, min_gap: float) -> Pairs:
+        """The comparisons given, or else those that the scores make within a topic."""
+        return pairs_as_given(self.triples, self.comparisons) if self.comparisons else pairs_from_scores(self.triples, min_gap)
 
 
 def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -> Tensor:
@@ -60,6 +67,8 @@ def fit_reward(
     optimizer = adamw(model, config.learning_rate, config.weight_decay)
     best_model = copy.deepcopy(model).requires_grad_(False)
     best = {"loss": float("inf"), "bad": 0}
+    ranking = config.loss == "ranking"
+    pairs, heldout_pairs = (part.pairs(config.min_gap) if ranking else None for part in (train, heldout))
     start, logged = 0, stage == "reward"
     if logged:
         checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, optimizer)
@@ -69,12 +78,19 @@ def fit_reward(
     losses = []
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
     for step in bar:
-        batch = train.random_batch(config.batch_size, seed, stage, step, device)
+        if ranking:
+            drawn = pairs.random(config.batch_size // 2, seed, stage, step)
+            batch = pair_batch(train, drawn, device)
+        else:
+            batch = train.random_batch(config.batch_size, seed, stage, step, device)
         if config.dropout:
             batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{stage} dropout", step))
         set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
         with autocast(device):
-            loss = reward_loss(model, batch, train.scores[batch.index.cpu()].to(device), config.target)
+            if ranking:
+                loss = ranking_reward_loss(model, batch, drawn.tie.to(device), config.target)
+            else:
+                loss = reward_loss(model, batch, train.scores[batch.index.cpu()].to(device), config.target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -85,8 +101,9 @@ def fit_reward(
         if done % config.evaluate_every == 0 or done == config.steps:
             predicted = predict(model, heldout)
             heldout_mse = equations.mse_reward_loss(predicted, heldout.scores).item()
-            if heldout_mse < best["loss"]:
-                best = {"loss": heldout_mse, "bad": 0}
+            heldout_loss = heldout_ranking_loss(predicted, heldout_pairs) if ranking else heldout_mse
+            if heldout_loss < best["loss"]:
+                best = {"loss": heldout_loss, "bad": 0}
                 load_weights(best_model, weights(model), "best")
             else:
                 best["bad"] += 1
@@ -95,13 +112,29 @@ def fit_reward(
             if logged:
                 run.append("metrics.jsonl", [{
                     "stage": stage, "step": done, "seconds": round(checkpoints.seconds, 3),
-                    "loss_mse": torch.stack(losses).mean().item(), "heldout_mse": heldout_mse, "heldout_pearson": r}])
+                    "loss_ranking_nats" if ranking else "loss_mse": torch.stack(losses).mean().item(),
+                    "heldout_mse": heldout_mse, "heldout_pearson": r,
+                    **({"heldout_ranking_nats": heldout_loss} if ranking else {})}])
                 checkpoints.maybe_save(done, best=best)
             losses.clear()
             if best["bad"] >= config.patience:
                 break
     load_weights(model, weights(best_model), "best")
+    if ranking:
+        centre(model, train)
     return model
+
+
+def heldout_ranking_loss(predicted: Tensor, pairs: Pairs) -> float:
+    """E8 of whole texts, from their scores (n,)."""
+    logits = torch.logit(predicted.double(), eps=1e-9)
+    return tied_ranking_loss(logits[pairs.better], logits[pairs.worse], pairs.tie).item()
+
+
+@torch.no_grad()
+def centre(model: RewardModel, texts: EncodedTexts) -> None:
+    """Shift all logits alike so that their mean over `texts` is 0: comparisons leave the level of the scores open."""
+    model.score.bias -= torch.logit(predict(model, texts).double(), eps=1e-9).mean().to(model.score.bias)
 
 
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
