@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig, check_config
 
 # torch is imported only when a command runs, so that --help answers at once.
 
@@ -65,6 +65,10 @@ class Reward:
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     reward: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
+    report: bool = False
+    """Write the report card: is the reward model good enough to train on? One that is fitted already stays as it is."""
+    curve: bool = True
+    """Draw the card's learning curve, which fits three more reward models."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
                             arguments.model, arguments.pretrain)
         resuming = folder.resume and (folder.path / "config.json").exists()
         if not resuming:
+            check_config(config)
             stages.task_of(_Settings(config))  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
@@ -163,14 +168,17 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         if missing:
             raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
                              f"python -m minirlhf {missing[0]} --run {folder.run}")
-        if not folder.resume:
+        reports = isinstance(arguments, Reward) and arguments.report
+        if not folder.resume and not (reports and stages.is_done(run, stage) and not folder.overwrite):
             later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
             if later and not folder.overwrite:
                 raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
+            config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
+            check_config(config)
             for s in later:
                 (run.path / stages.RESULT[s]).unlink()
             (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
-            run.replace_config(dataclasses.replace(run.config, **{stage: getattr(arguments, stage)}))
+            run.replace_config(config)
     task = stages.task_of(run)
     try:
         for stage in wanted:
@@ -181,7 +189,13 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         place = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
         print(f"\nStopped. Go on with: python -m minirlhf {command} --run {folder.run}{place} --resume", file=sys.stderr)
         sys.exit(130)
-    if "evaluate" in wanted:
+    if isinstance(arguments, Reward) and arguments.report:
+        from minirlhf.report_card import report_card
+
+        for check in report_card(run, task, arguments.curve)["checks"]:
+            print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
+        print(f"Report card: {run.path / 'reward_card.html'}")
+    elif "evaluate" in wanted:
         print_summary(run.path)
     else:
         print(f"done: {wanted[0]} -> {run.path / stages.RESULT[wanted[0]]}")
@@ -297,7 +311,7 @@ def feedback(arguments: Feedback) -> None:
 
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
 SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target",
-         "--loss": "--reward.loss"}
+         "--loss": "--reward.loss", "--ensemble": "--reward.ensemble"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback}
 

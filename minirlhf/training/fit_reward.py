@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import RewardConfig
+from minirlhf.ensemble import RewardEnsemble, members_of
 from minirlhf.feedback import Comparison, Triple
 from minirlhf.reward import RewardModel
 from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
@@ -44,8 +45,10 @@ def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -
 
 
 @torch.inference_mode()
-def predict(model: RewardModel, texts: EncodedTexts) -> Tensor:
-    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU."""
+def predict(model: RewardModel | RewardEnsemble, texts: EncodedTexts) -> Tensor:
+    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU. Of an ensemble always the plain mean."""
+    if isinstance(model, RewardEnsemble):
+        return torch.stack([predict(member, texts) for member in model.members]).mean(0)
     device = model.score.weight.device
     result = torch.empty(len(texts))
     for batch in texts.in_order(256, device):
@@ -57,9 +60,10 @@ def predict(model: RewardModel, texts: EncodedTexts) -> Tensor:
 
 
 def fit_reward(
-    run: Run, model: RewardModel, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig, stage: str = "reward"
-) -> RewardModel:
-    """Train `model` in place; stop early on the held-out loss of whole texts; keep the best weights seen.
+    run: Run, model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig,
+    stage: str = "reward",
+) -> RewardModel | RewardEnsemble:
+    """Train `model` (or all members of an ensemble, side by side) in place; stop early on the held-out loss of whole texts; keep the best weights seen.
 
     `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
     """
@@ -77,25 +81,28 @@ def fit_reward(
 
     losses = []
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
+    members = members_of(model)
     for step in bar:
-        if ranking:
-            drawn = pairs.random(config.batch_size // 2, seed, stage, step)
-            batch = pair_batch(train, drawn, device)
-        else:
-            batch = train.random_batch(config.batch_size, seed, stage, step, device)
-        if config.dropout:
-            batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{stage} dropout", step))
         set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
-        with autocast(device):
-            if ranking:
-                loss = ranking_reward_loss(model, batch, drawn.tie.to(device), config.target)
-            else:
-                loss = reward_loss(model, batch, train.scores[batch.index.cpu()].to(device), config.target)
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for number, member in enumerate(members):
+            name = stage if number == 0 else f"{stage} member {number}"  # batches of its own
+            if ranking:
+                drawn = pairs.random(config.batch_size // 2, seed, name, step)
+                batch = pair_batch(train, drawn, device)
+            else:
+                batch = train.random_batch(config.batch_size, seed, name, step, device)
+            if config.dropout:
+                batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{name} dropout", step))
+            with autocast(device):
+                if ranking:
+                    loss = ranking_reward_loss(member, batch, drawn.tie.to(device), config.target)
+                else:
+                    loss = reward_loss(member, batch, train.scores[batch.index.cpu()].to(device), config.target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+            losses.append(loss.detach())
         optimizer.step()
-        losses.append(loss.detach())
 
         done = step + 1
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -121,7 +128,8 @@ def fit_reward(
                 break
     load_weights(model, weights(best_model), "best")
     if ranking:
-        centre(model, train)
+        for member in members:
+            centre(member, train)
     return model
 
 
@@ -165,7 +173,7 @@ def ranks(values: Tensor) -> Tensor:
     return (first + (counts - 1) / 2).double()[inverse]
 
 
-def quality(model: RewardModel, train: ScoredTexts, heldout: ScoredTexts) -> dict:
+def quality(model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts) -> dict:
     """How good the reward model is on feedback that it never saw: errors, correlations, calibration."""
     predicted, scores = predict(model, heldout), heldout.scores
     return {
