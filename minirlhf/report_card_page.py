@@ -72,10 +72,15 @@ def _body(card: dict) -> str:
          "–" if row["falls_with_judge"] is None else
          f"{_share(row['falls_with_judge'])} [{_share(row['low'])}, {_share(row['high'])}]"]
         for row in card["sensitivity"]], "numbers")
-    html += "<h2>The ten worst mistakes</h2>" + _table(["topic", "text", "scored", "predicted"], [
-        [escape(row["topic"]), f"<div class=text>{escape(row['text'])}</div>", _number(row["score"]), _number(row["predicted"])]
-        for row in card["worst"]])
+    html += "<h2>The ten worst mistakes</h2>" + _table(["topic", "text"], [
+        [escape(row["topic"]), f"<div class=text>{escape(row['text'])}</div><small>{_facts(row)}</small>"]
+        for row in card["worst"]], "samples")
     return html
+
+
+def _facts(row: dict) -> str:
+    ratings = ", ".join(f"{rating:g}" for rating in row["ratings"])
+    return f"scored {row['score']:.2f} · predicted {row['predicted']:.2f}" + (f" · ratings {ratings}" if ratings else "")
 
 
 def _share(value: float | None) -> str:

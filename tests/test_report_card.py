@@ -99,8 +99,10 @@ def test_ece_is_0_for_calibrated_predictions_and_the_shift_for_shifted_ones():
     predicted = np.linspace(0.1, 0.8, 1000)
     assert measures(predicted, predicted, None)["ece"] == pytest.approx(0, abs=1e-9)
     assert measures(predicted + 0.15, predicted, None)["ece"] == pytest.approx(0.15)
-    groups = [{"n": 3, "predicted": 0.2, "observed": 0.5}, {"n": 1, "predicted": 0.9, "observed": 0.8}]
-    assert expected_calibration_error(groups) == pytest.approx((3 * 0.3 + 0.1) / 4)
+    # Equal predictions are one group, whatever the order of the texts: 3 * |.2 - .5| and 1 * |.9 - .8|, over 4.
+    scores = np.array([0.1, 0.9, 0.5, 0.8])
+    assert expected_calibration_error(np.array([0.2, 0.2, 0.2, 0.9]), scores) == pytest.approx((3 * 0.3 + 0.1) / 4)
+    assert expected_calibration_error(np.full(4, 0.5), scores) == pytest.approx(abs(0.5 - scores.mean()))
 
 
 def test_gain_interval_covers_the_truth():

@@ -63,7 +63,8 @@ def fit_reward(
     run: Run, model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig,
     stage: str = "reward",
 ) -> RewardModel | RewardEnsemble:
-    """Train `model` (or all members of an ensemble, side by side) in place; stop early on the held-out loss of whole texts; keep the best weights seen.
+    """Train `model` in place, all members of an ensemble side by side; stop early on the held-out loss of whole texts; keep the
+    best weights seen.
 
     `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
     """
