@@ -178,6 +178,8 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             for s in later:
                 (run.path / stages.RESULT[s]).unlink()
             (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
+            if stage == "reward":
+                (run.path / stages.ENCODER).unlink(missing_ok=True)
             run.replace_config(config)
     task = stages.task_of(run)
     try:

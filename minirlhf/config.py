@@ -49,7 +49,13 @@ class RewardConfig:
     ensemble: int = 1
     """Reward models to fit, each on batches of its own; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
-    """Body copied from the pretrained policy, or with random weights."""
+    """Body copied from the pretrained policy (an encoder: pretrained by filling in hidden tokens), or with random weights."""
+    body: Literal["causal", "encoder"] = "causal"
+    """Causal as the policy's, or bidirectional as BERT's, which needs a pass for each prefix that it scores."""
+    masking: Literal["dynamic", "static"] = "dynamic"
+    """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
+    mlm_steps: int = 1500
+    mlm_learning_rate: float = 1e-3
     steps: int = 500
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -120,6 +126,8 @@ def check_config(config: Config) -> None:
     """Raise ValueError, one line, for settings that do not go together."""
     if config.reward.ensemble < 1:
         raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
+    if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
+        raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 

@@ -35,6 +35,10 @@ class RewardEnsemble(nn.Module):
         """The first member's head: it says on which device the ensemble is."""
         return self.members[0].score
 
+    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """As `RewardModel.text_scores`: (batch,), in [0, 1]."""
+        return self._careful(torch.stack([member.text_scores(rows, lengths) for member in self.members]))
+
     def prefix_scores(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """As `RewardModel.prefix_scores`: (batch,) and (batch, time), in [0, 1]."""
         bare, scores = zip(*(member.prefix_scores(rows, prompt_lengths, time) for member in self.members))

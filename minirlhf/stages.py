@@ -4,6 +4,7 @@ A stage whose result is already in the folder is not done again; one that was in
 """
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import to_json
+from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, split_triples
@@ -23,13 +25,15 @@ from minirlhf.run import Run, atomic_write
 from minirlhf.tasks import Task, load_task, own
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
-from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, predict, quality, ranks
+from minirlhf.training.fit_reward import AnyReward, ScoredTexts, correlation, fit_reward, predict, quality, ranks
 from minirlhf.training.pretrain import pretrain
+from minirlhf.training.pretrain_mlm import class_id, encoder_config, pretrain_mlm
 from minirlhf.transformer import TransformerConfig
 
 RESULT = {"pretrain": "pretrained.safetensors", "reward": "reward.safetensors", "finetune": "policy.safetensors",
           "evaluate": "summary.json"}
 STAGES = tuple(RESULT)
+ENCODER = "encoder.safetensors"
 
 
 def task_of(run: Run) -> Task:
@@ -59,22 +63,41 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     return run.load_model(name, Policy(config))
 
 
-def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
-    model, count = run.config.model, run.config.reward.ensemble
-    config = TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads)
-    return run.load_model(name, _one_or_ensemble([RewardModel(config) for _ in range(count)], conservatism))
+def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
+    return run.load_model(name, _one_or_ensemble([empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
+                                                 conservatism))
 
 
-def _one_or_ensemble(models: list[RewardModel], conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
+def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderReward:
+    """A reward model with random weights."""
+    if run.config.reward.body == "encoder":
+        return EncoderReward(Encoder(encoder_config(run, tokenizer)), class_id(tokenizer))
+    model = run.config.model
+    return RewardModel(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads))
+
+
+def _one_or_ensemble(models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0) -> AnyReward:
     return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
 
 
-def new_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | RewardEnsemble:
-    """The reward model before it has learned from feedback, on the run's device."""
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    models = [RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
-              for _ in range(run.config.reward.ensemble)]
+def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
+    """The reward model before it has learned from feedback, on the run's device. An encoder is pretrained here if need be."""
+    models = [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)]
+    if run.config.reward.start == "pretrained":
+        if run.config.reward.body == "encoder":
+            body = masked_language_model(run, tokenizer, task).body
+        else:
+            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+        for model in models:
+            model.body = copy.deepcopy(body)
     return _one_or_ensemble(models).to(run.device)
+
+
+def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
+    """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
+    if not (run.path / ENCODER).exists():
+        run.save_model(ENCODER, pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward))
+    return run.load_model(ENCODER, MaskedLanguageModel(encoder_config(run, tokenizer)))
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
@@ -100,7 +123,7 @@ def reward_stage(run: Run, task: Task) -> None:
     context = run.config.model.context
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
-    model = fit_reward(run, new_reward_model(run, tokenizer), train, heldout, run.config.reward)
+    model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
     facts["handwritten_spearman"] = None
     if task.handwritten:
