@@ -4,6 +4,7 @@ A stage whose result is already in the folder is not done again; one that was in
 """
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import to_json
+from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
+from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, split_triples
 from minirlhf.policy import Policy
@@ -22,13 +25,15 @@ from minirlhf.run import Run, atomic_write
 from minirlhf.tasks import Task, load_task, own
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
-from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, predict, quality, ranks
+from minirlhf.training.fit_reward import AnyReward, ScoredTexts, correlation, fit_reward, predict, quality, ranks
 from minirlhf.training.pretrain import pretrain
+from minirlhf.training.pretrain_mlm import class_id, encoder_config, pretrain_mlm
 from minirlhf.transformer import TransformerConfig
 
 RESULT = {"pretrain": "pretrained.safetensors", "reward": "reward.safetensors", "finetune": "policy.safetensors",
           "evaluate": "summary.json"}
 STAGES = tuple(RESULT)
+ENCODER = "encoder.safetensors"
 
 
 def task_of(run: Run) -> Task:
@@ -58,10 +63,41 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     return run.load_model(name, Policy(config))
 
 
-def load_reward_model(run: Run, name: str, tokenizer: Tokenizer) -> RewardModel:
+def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
+    return run.load_model(name, _one_or_ensemble([empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
+                                                 conservatism))
+
+
+def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderReward:
+    """A reward model with random weights."""
+    if run.config.reward.body == "encoder":
+        return EncoderReward(Encoder(encoder_config(run, tokenizer)), class_id(tokenizer))
     model = run.config.model
-    config = TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads)
-    return run.load_model(name, RewardModel(config))
+    return RewardModel(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads))
+
+
+def _one_or_ensemble(models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0) -> AnyReward:
+    return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
+
+
+def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
+    """The reward model before it has learned from feedback, on the run's device. An encoder is pretrained here if need be."""
+    models = [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)]
+    if run.config.reward.start == "pretrained":
+        if run.config.reward.body == "encoder":
+            body = masked_language_model(run, tokenizer, task).body
+        else:
+            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+        for model in models:
+            model.body = copy.deepcopy(body)
+    return _one_or_ensemble(models).to(run.device)
+
+
+def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
+    """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
+    if not (run.path / ENCODER).exists():
+        run.save_model(ENCODER, pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward))
+    return run.load_model(ENCODER, MaskedLanguageModel(encoder_config(run, tokenizer)))
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
@@ -85,10 +121,9 @@ def reward_stage(run: Run, task: Task) -> None:
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
     context = run.config.model.context
-    train, heldout = (ScoredTexts(tokenizer, part, context) for part in (train_triples, heldout_triples))
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    model = RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
-    model = fit_reward(run, model.to(run.device), train, heldout, run.config.reward)
+    train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
+    heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
+    model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
     facts["handwritten_spearman"] = None
     if task.handwritten:
@@ -103,7 +138,7 @@ def finetune_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    reward_model = load_reward_model(run, RESULT["reward"], tokenizer)
+    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, run.config.finetune.conservatism)
     train_triples, heldout_triples = split_feedback(run, task)
     policy, reward_model, collected = finetune(run, task, tokenizer, policy, reward_model, train_triples, heldout_triples)
     run.save_model("reward_final.safetensors", reward_model)
@@ -117,7 +152,7 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     config = run.config
     tokenizer = tokenizer_of(run, task)
     reference, policy = (load_policy(run, RESULT[stage], tokenizer).eval() for stage in ("pretrain", "finetune"))
-    reward_model = load_reward_model(run, "reward_final.safetensors", tokenizer)
+    reward_model = load_reward_model(run, "reward_final.safetensors", tokenizer, config.finetune.conservatism)
     splits, rows = {}, []
     for split, topics in (("train", task.train_prompts), ("heldout", task.heldout_prompts)):
         judged = {}
