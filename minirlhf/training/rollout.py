@@ -62,13 +62,11 @@ def collect(
         samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
-        # The sampler's tensors are inference tensors, which autograd refuses; a clone is an ordinary one.
-        tokens, mask, ended = samples.tokens.clone(), samples.mask.clone(), samples.ended.clone()
+        tokens, mask, ended = samples.tokens, samples.mask, samples.ended
         reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens).float()
         initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
     last = mask.sum(1, keepdim=True) - 1
     prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)
     reward = prefix.gather(1, last).squeeze(1)
-    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs.clone(),
-                   reference_log_probs * mask,
-                   prefix, initial, reward, [tokenizer.decode_text(row) for row in ids])
+    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs, reference_log_probs * mask, prefix, initial,
+                   reward, [tokenizer.decode_text(row) for row in ids])
