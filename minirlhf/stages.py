@@ -169,8 +169,8 @@ def evaluate_stage(run: Run, task: Task) -> dict:
         "device": str(run.device), "hardware": hardware(run.device), "judge_name": task.judge_name,
         "seconds": progress["seconds"] | {"total": round(sum(progress["seconds"].values()), 2)},
         "peak_rss_mb": progress.get("peak_rss_mb"),
-        "ratings": {"shipped": len(task.feedback) + len(task.heldout_feedback), "collected": progress.get("collected", 0),
-                    "raters": task.feedback[0].provenance},
+        "ratings": {"shipped": len(task.feedback) + len(task.heldout_feedback), "raters": task.feedback[0].provenance,
+                    "collected": progress.get("collected_first", 0) + progress.get("collected", 0)},
         "reward_model": progress["reward_model"], **splits, "reward_hacking": is_reward_hacking(*splits.values()),
         "notes": list(task.notes), "config": to_json(config),
     }

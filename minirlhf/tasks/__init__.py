@@ -25,6 +25,7 @@ class Task:
     judge: Callable[[str, str], float]
     judge_name: str
     raters: Callable[[str, str, int], tuple[float, ...]] | None = None
+    raters_are: str = "simulated"  # provenance of what `raters` say
     rating_range: tuple[float, float] = (1.0, 5.0)
     heldout_feedback: list[Triple] = field(default_factory=list)  # empty: a share of `feedback` is held out instead
     comparisons: list[Comparison] = field(default_factory=list)  # between texts of `feedback`, where people compared

@@ -21,7 +21,7 @@ from minirlhf.run import Checkpoints, Run, adamw
 from minirlhf.tasks import Task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import set_learning_rate
-from minirlhf.training.fit_reward import ScoredTexts, fit_reward, refit_config
+from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, refit_config
 from minirlhf.training.reinforce import reinforce
 from minirlhf.training.rollout import Rollout, collect
 
@@ -112,7 +112,7 @@ def ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, i
     for topic, text in zip(topics, rollout.texts):
         ratings = task.raters(topic, text, run.config.seed)
         low, high = task.rating_range
-        triples.append(Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), tuple(ratings), "simulated"))
+        triples.append(Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), tuple(ratings), task.raters_are))
     return triples
 
 
@@ -123,4 +123,8 @@ def summarise(rollout: Rollout, topics: list[str], task: Task, metrics: dict[str
               "length_tokens": rollout.mask.sum(1).float().mean(), "ended": rollout.ended.float().mean(), **metrics}
     numbers = dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
     judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
-    return numbers | {"judge": statistics.fmean(judged), "distinct": len(set(rollout.texts)) / len(judged)}
+    # How far the reward model is off on the policy's own texts, which is where it will be exploited.
+    reward, judge = rollout.reward.float().cpu(), torch.tensor(judged)
+    return numbers | {"judge": statistics.fmean(judged), "distinct": len(set(rollout.texts)) / len(judged),
+                      "reward_judge_mse": (reward - judge).square().mean().item(),
+                      "reward_judge_pearson": correlation(reward, judge)}
