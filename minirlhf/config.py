@@ -11,12 +11,12 @@ from typing import Literal
 class ModelConfig:
     """Size of the policy and of the reward model, which share one shape."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     """Tokens that byte-pair encoding may learn, the 256 bytes included."""
     context: int = 96
     """Longest row, topic and text together, in tokens."""
-    width: int = 128
-    layers: int = 4
+    width: int = 192
+    layers: int = 2
     heads: int = 4
     tie_embeddings: bool = True
 
@@ -25,14 +25,18 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 1500
+    steps: int = 600
     batch_size: int = 32
     """Texts a step."""
-    learning_rate: float = 3e-3
-    """Of AdamW (embeddings, norms); Muon, which has the other matrices, takes 20/3 of it."""
+    learning_rate: float = 1.4e-2
+    """Of AdamW, which has the embeddings, norms and biases."""
+    muon_learning_rate: float = 0.02
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.01
     warmup: int = 50
-    """Steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
+    match_weight: float = 1.0
+    """Beside the loss of the next token: how much "is this topic the text's own?" counts (nats); 0 leaves it out."""
     evaluate_every: int = 100
 
 
@@ -56,9 +60,14 @@ class RewardConfig:
     """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
     mlm_steps: int = 1500
     mlm_learning_rate: float = 1e-3
+    own_texts: int = 2000
+    """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
     steps: int = 500
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    """Of AdamW, which has the embeddings, norms, biases and the head."""
+    muon_learning_rate: float = 0.01
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
     dropout: float = 0.0

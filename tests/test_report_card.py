@@ -227,7 +227,8 @@ def test_the_card_measures_what_the_stage_measured(finished_run, fitted_run, sma
     assert len(card["curve"]) == 1
 
 
-def test_report_leaves_a_fitted_model_as_it_is(fitted_run, capsys):
+def test_report_leaves_a_fitted_model_as_it_is(fitted_run, small_task, capsys, monkeypatch):
+    monkeypatch.setattr(stages, "task_of", lambda run: small_task)
     before = (fitted_run.path / "reward.safetensors").read_bytes()
     main(["reward", "--run", "card", "--runs", str(fitted_run.path.parent), "--report", "--no-curve"])
     printed = capsys.readouterr().out
