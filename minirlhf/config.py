@@ -11,12 +11,12 @@ from typing import Literal
 class ModelConfig:
     """Size of the policy and of the reward model, which share one shape."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     """Tokens that byte-pair encoding may learn, the 256 bytes included."""
     context: int = 96
     """Longest row, topic and text together, in tokens."""
-    width: int = 128
-    layers: int = 4
+    width: int = 192
+    layers: int = 2
     heads: int = 4
     tie_embeddings: bool = True
 
@@ -25,28 +25,49 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 1500
+    steps: int = 600
     batch_size: int = 32
     """Texts a step."""
-    learning_rate: float = 3e-3
-    """Of AdamW (embeddings, norms); Muon, which has the other matrices, takes 20/3 of it."""
+    learning_rate: float = 1.4e-2
+    """Of AdamW, which has the embeddings, norms and biases."""
+    muon_learning_rate: float = 0.02
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.01
     warmup: int = 50
-    """Steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
+    match_weight: float = 1.0
+    """Beside the loss of the next token: how much "is this topic the text's own?" counts (nats); 0 leaves it out."""
     evaluate_every: int = 100
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Reward model: regression of human scores (E7)."""
+    """Reward model: regression of human scores (E7), or ranking of texts by them (E8)."""
 
+    loss: Literal["mse", "ranking"] = "mse"
+    """Learn scores, or which of two texts on a topic is better."""
+    min_gap: float = 0.125
+    """For ranking by scores: how far apart (0 to 1) two scores must lie to make a comparison; with 0, equal scores are ties."""
     target: Literal["every-prefix", "final"] = "every-prefix"
     """Learn the score at every prefix of a text, or for whole texts only."""
+    ensemble: int = 1
+    """Reward models to fit, each on batches of its own; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
-    """Body copied from the pretrained policy, or with random weights."""
+    """Body copied from the pretrained policy (an encoder: pretrained by filling in hidden tokens), or with random weights."""
+    body: Literal["causal", "encoder"] = "causal"
+    """Causal as the policy's, or bidirectional as BERT's, which needs a pass for each prefix that it scores."""
+    masking: Literal["dynamic", "static"] = "dynamic"
+    """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
+    mlm_steps: int = 1500
+    mlm_learning_rate: float = 1e-3
+    own_texts: int = 2000
+    """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
     steps: int = 500
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    """Of AdamW, which has the embeddings, norms, biases and the head."""
+    muon_learning_rate: float = 0.01
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
     dropout: float = 0.0
@@ -141,6 +162,8 @@ class FinetuneConfig:
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
     """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
+    conservatism: float = 0.0
+    """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
     rounds: int = 3
@@ -197,6 +220,16 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError, one line, for settings that do not go together."""
+    if config.reward.ensemble < 1:
+        raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
+    if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
+        raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
+    if config.reward.ensemble == 1 and config.finetune.conservatism:
+        raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
 
 def to_json(config: Config) -> dict:

@@ -22,11 +22,11 @@ from minirlhf.feedback import Triple
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
 from minirlhf.run import Checkpoints, Run, adamw, autocast
-from minirlhf.tasks import Task
+from minirlhf.tasks import Task, rated
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, set_learning_rate
 from minirlhf.training.diagnostics import diagnose
-from minirlhf.training.fit_reward import ScoredTexts, fit_reward, refit_config
+from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, refit_config
 from minirlhf.training.ppo import ValueModel, ppo
 from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.reinforce import advantages, gradient_step, reinforce
@@ -149,12 +149,7 @@ def ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, i
     topics = draw_topics(task.train_prompts, config.ratings_per_round, run.generator("rated topics", index))
     rollout = collect(policy, reference, reward_model, tokenizer, [prompts[topic] for topic in topics],
                       config.max_new_tokens, run.generator("rated texts", index, run.device))
-    triples = []
-    for topic, text in zip(topics, rollout.texts):
-        ratings = task.raters(topic, text, run.config.seed)
-        low, high = task.rating_range
-        triples.append(Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), tuple(ratings), "simulated"))
-    return triples
+    return [rated(task, topic, text, run.config.seed) for topic, text in zip(topics, rollout.texts)]
 
 
 def summarise(rollout: Rollout, topics: list[str], task: Task, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -164,4 +159,8 @@ def summarise(rollout: Rollout, topics: list[str], task: Task, metrics: dict[str
               "length_tokens": rollout.mask.sum(1).float().mean(), "ended": rollout.ended.float().mean(), **metrics}
     numbers = dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
     judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
-    return numbers | {"judge": statistics.fmean(judged), "distinct": len(set(rollout.texts)) / len(judged)}
+    # How far the reward model is off on the policy's own texts, which is where it will be exploited.
+    reward, judge = rollout.reward.float().cpu(), torch.tensor(judged)
+    return numbers | {"judge": statistics.fmean(judged), "distinct": len(set(rollout.texts)) / len(judged),
+                      "reward_judge_mse": (reward - judge).square().mean().item(),
+                      "reward_judge_pearson": correlation(reward, judge)}
