@@ -24,13 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minirlhf import distributed
 from minirlhf.config import Config, from_json, to_json
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write text so that a reader finds either the old file or the whole new one."""
+    """Write text so that a reader finds either the old file or the whole new one. Of several processes only rank 0 writes."""
+    if distributed.rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -40,12 +43,16 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and a JSON header as one safetensors file, atomically."""
+    """Write tensors and a JSON header as one safetensors file, atomically. Of several processes only rank 0 writes."""
+    if distributed.rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={"minirlhf": json.dumps(header)})
         os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(None, str(error)[:100], str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -202,6 +209,8 @@ class Run:
     # One JSON object a line --------------------------------------------------------------------------------------
 
     def append(self, name: str, rows: Iterable[dict]) -> None:
+        if distributed.rank() > 0:
+            return
         with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -226,6 +235,8 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": {}}
 
     def finish_stage(self, stage: str, seconds: float, **facts) -> None:
+        if distributed.rank() > 0:
+            return
         progress = self.progress() | facts
         progress["seconds"][stage] = round(seconds, 2)
         if (peak := peak_rss_mb()) is not None:
