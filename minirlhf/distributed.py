@@ -1,6 +1,6 @@
 """More than one process: each samples and learns from its share of the texts of an update (data parallelism, 数据并行).
 
-    torchrun --nproc-per-node 2 -m minirlhf finetune --run demo
+    torchrun --nproc-per-node 2 -m -- minirlhf finetune --run demo      # without "--" torchrun takes --run for its own
 
 Every process holds all weights. Its share of the texts is sampled, scored and then shown to all, so that baselines, logs and the
 KL see the whole batch; each takes the gradient of its own share, and the mean of the gradients is that of the whole batch. The

@@ -42,6 +42,23 @@ def atomic_write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> object:
+    """What a JSON file holds. Raises ValueError, one line, if it is malformed; FileNotFoundError is left to the caller."""
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} more than once")
+        return content
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, found: {str(error)[:100]}") from None
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and a JSON header as one safetensors file, atomically. Of several processes only rank 0 writes."""
     if distributed.rank() > 0:
@@ -192,11 +209,9 @@ class Run:
         """The run in this folder. Raises ValueError if there is none or its config.json is malformed."""
         file = path / "config.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except FileNotFoundError:
             raise ValueError(f"{path}: no run here (no config.json)") from None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: expected JSON, found: {str(error)[:100]}") from None
         return cls(path, from_json(content, str(file)))
 
     def replace_config(self, config: Config) -> None:
@@ -232,7 +247,10 @@ class Run:
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and what stages want to pass on."""
         path = self.path / "progress.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": {}}
+        content = read_json(path) if path.exists() else {"seconds": {}}
+        if not isinstance(content, dict) or not isinstance(content.get("seconds"), dict):
+            raise ValueError(f"{path}: expected a JSON object with the seconds of each stage")
+        return content
 
     def finish_stage(self, stage: str, seconds: float, **facts) -> None:
         if distributed.rank() > 0:
@@ -276,13 +294,17 @@ class Checkpoints:
         header = None
         if self.path.exists():
             tensors, found = load_tensors(self.path)
-            if found.get("stage") == self.stage:
+            if not isinstance(found, dict) or not {"stage", "step", "seconds"} <= found.keys():
+                raise ValueError(f"{self.path}: header: expected the stage, step and seconds of a checkpoint")
+            if found["stage"] == self.stage:
                 header = found
                 for key, module in self.modules.items():
                     part = {n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")}
                     load_weights(module, part, f"{self.path}: {key}")
+                if len(tensors) != found.get("tensors"):
+                    raise ValueError(f"{self.path}: expected {found.get('tensors')} tensors, found {len(tensors)}")
                 for index, optimizer in enumerate(self.optimizers):
-                    load_optimizer(optimizer, tensors, f"optimizer{index}/")
+                    load_optimizer(optimizer, tensors, f"optimizer{index}/", str(self.path))
                 self.started -= header["seconds"]
         done = header["step"] if header else 0
         for name in ("metrics.jsonl", "samples.jsonl"):
@@ -299,7 +321,7 @@ class Checkpoints:
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer{number}/{index}/{name}": value for name, value in state.items()}
-        header |= {"stage": self.stage, "step": step, "seconds": self.seconds}
+        header |= {"stage": self.stage, "step": step, "seconds": self.seconds, "tensors": len(tensors)}
         save_tensors(self.path, tensors, header)
         self.saved = time.perf_counter()
 
@@ -309,11 +331,19 @@ class Checkpoints:
             self.save(step, **header)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
+    """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay.
+
+    Raises ValueError naming `where` and the first moment that is of another shape than its weight or not finite.
+    """
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             index, key = name.removeprefix(prefix).split("/")
+            wanted = parameters[int(index)].shape if tensor.dim() else tensor.shape  # a count of steps has no shape
+            if tensor.shape != wanted or not tensor.isfinite().all():
+                raise ValueError(f"{where}: {name}: expected finite numbers of shape {tuple(wanted)}, found "
+                                 + (f"shape {tuple(tensor.shape)}" if tensor.shape != wanted else "NaN or inf"))
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -45,8 +45,8 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     folders = {name: copy_of(ready, tmp_path, name) for name in ("one", "two")}
     subprocess.run([sys.executable, *command(tmp_path, "one", *extra)], check=True, capture_output=True, env=environment)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, *command(tmp_path, "two", *extra)], check=True, capture_output=True, text=True,
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    done = subprocess.run([*torchrun, *command(tmp_path, "two", *extra)[1:]], check=True, capture_output=True, text=True,
                           env=environment)
     assert done.stdout.count("done: finetune") == 1  # one of them speaks
 
