@@ -25,7 +25,7 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 600
+    steps: int = 800
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -35,8 +35,10 @@ class PretrainConfig:
     weight_decay: float = 0.01
     warmup: int = 50
     """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
-    match_weight: float = 1.0
-    """Beside the loss of the next token: how much "is this topic the text's own?" counts (nats); 0 leaves it out."""
+    match_weight: float = 4.0
+    """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
+    match_share: float = 0.6
+    """Share of the steps in which that weight falls to 0."""
     evaluate_every: int = 100
 
 
@@ -62,11 +64,11 @@ class RewardConfig:
     mlm_learning_rate: float = 1e-3
     own_texts: int = 2000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 500
+    steps: int = 400
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
-    muon_learning_rate: float = 0.01
+    muon_learning_rate: float = 0.015
     """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
@@ -153,7 +155,7 @@ class FinetuneConfig:
     """For REINFORCE and TRPO."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 120
+    updates: int = 48
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 4e-4
@@ -166,11 +168,12 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 3
+    rounds: int = 4
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
-    ratings_per_round: int = 400
+    ratings_per_round: int = 500
     """Texts rated between two rounds."""
-    refit_steps: int = 60
+    refit_steps: int = 40
+    """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)

@@ -9,6 +9,7 @@
 """
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from minirlhf import equations
 from minirlhf.feedback import Triple
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast
+from minirlhf.run import Checkpoints, Run, adamw, autocast, step_seed
 from minirlhf.tasks import Task, rated
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, set_learning_rate
@@ -70,7 +71,9 @@ def finetune(
             collected += ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index)
             run.rewrite("collected.jsonl", [vars(triple) for triple in collected])
             context = run.config.model.context
-            fit_reward(run, reward_model, ScoredTexts(tokenizer, feedback + collected, context),
+            draw = random.Random(step_seed(run.config.seed, "old feedback", index))
+            old = draw.sample(feedback, min(len(feedback), len(collected)))
+            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + collected, context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
             refits = index
