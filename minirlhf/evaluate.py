@@ -40,16 +40,22 @@ def sample_and_judge(
         prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
         rollout = collect(policy, reference, reward_model, tokenizer, prompts, max_new_tokens,
                           step_generator(seed, label, start, device))
-        time = rollout.mask.shape[1]
         with autocast(device):
-            logits, reference_logits = (model.text_logits(rollout.rows, rollout.prompt_lengths, time).float()
-                                        for model in (policy, reference))
-        kl = equations.exact_token_kl(logits, reference_logits, rollout.mask).sum(1)
+            logits, reference_logits = (model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()[None]
+                                        for model in (policy, reference))  # (1, tokens, vocab)
+        kl = torch.zeros(rollout.mask.shape, device=device).masked_scatter(
+            rollout.mask, equations.exact_token_kl(logits, reference_logits)).sum(1)
         for topic, text, reward, nats, length in zip(part, rollout.texts, rollout.reward.tolist(), kl.tolist(),
                                                      rollout.mask.sum(1).tolist()):
             rows.append({"topic": topic, "text": text, "judge": task.judge(topic, text), "reward": reward,
                          "kl_nats": nats, "length_tokens": length})
     return rows
+
+
+def best_of_n(rows: list[dict], n: int) -> list[dict]:
+    """Of each n rows that stand together (texts on one topic), the one that the reward model likes best: better texts with no
+    training, at n times the price. How far that leads from the policy: `equations.best_of_n_kl_bound`."""
+    return [max(rows[start:start + n], key=lambda row: row["reward"]) for start in range(0, len(rows) - n + 1, n)]
 
 
 def summarise(before: list[dict], after: list[dict]) -> dict:

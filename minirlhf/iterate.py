@@ -9,18 +9,14 @@ So N rounds ask for ratings N times, --ratings-per-round each time: the first ti
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable
 
 from minirlhf import stages
 from minirlhf.answer_file import AnswerFile
-from minirlhf.feedback import Triple, read_triples, write_triples
-from minirlhf.rate import SCORES, Item, RatingSession, sample_texts
+from minirlhf.rate import SCORES, Item, RatingSession
 from minirlhf.rate_screens import QUIT, question, read_key
 from minirlhf.run import Run
 from minirlhf.tasks import Task
-
-FIRST = "first_ratings.jsonl"
 
 
 class PersonRaters:
@@ -61,34 +57,12 @@ def iterate(run: Run, task: Task, person: str | None = None) -> None:
         task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=(float(SCORES[0]), float(SCORES[-1])))
     if task.raters is None:
         raise ValueError(f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME")
-    train, heldout = stages.split_feedback(run, task)
-    first = first_ratings(run, task)
-    # The held-out texts stay those of the task, so that runs with other rounds are tested on the same.
-    known = dataclasses.replace(task, feedback=train + first, heldout_feedback=heldout)
+    # The pretrained policy's texts are rated as many times as those of each later round.
+    run.replace_config(dataclasses.replace(run.config, reward=dataclasses.replace(run.config.reward,
+                                                                                 own_texts=config.ratings_per_round)))
     if not stages.is_done(run, "reward"):
-        stages.reward_stage(run, known)
-        run.finish_stage("reward", run.progress()["seconds"]["reward"], collected_first=len(first))
+        stages.reward_stage(run, task)
     if not stages.is_done(run, "finetune"):
-        stages.finetune_stage(run, known)
+        stages.finetune_stage(run, task)
     if not stages.is_done(run, "evaluate"):
         stages.evaluate_stage(run, task)
-
-
-def first_ratings(run: Run, task: Task) -> list[Triple]:
-    """Ratings of the pretrained policy's texts, kept in first_ratings.jsonl."""
-    path, config = run.path / FIRST, run.config.finetune
-    if not path.exists():
-        tokenizer = stages.tokenizer_of(run, task)
-        policy = stages.model_for_sampling(run, tokenizer, tuned=False)
-        texts = sample_texts({"before": policy}, tokenizer, task.train_prompts, 2 * config.ratings_per_round,
-                             config.max_new_tokens, run.config.seed)
-        whole = list(dict.fromkeys((topic, text) for topic, text, _ in texts if text.strip()))[:config.ratings_per_round]
-        if not whole:
-            raise ValueError(f"{run.path}: the policy wrote no whole text to rate; train it longer")
-        low, high = task.rating_range
-        triples = []
-        for topic, text in whole:
-            ratings = task.raters(topic, text, run.config.seed)
-            triples.append(Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), ratings, task.raters_are))
-        write_triples(path, triples, task.rating_range)
-    return read_triples(path, task.rating_range)

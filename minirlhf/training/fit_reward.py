@@ -16,9 +16,9 @@ from minirlhf.encoder import EncoderReward
 from minirlhf.ensemble import RewardEnsemble, members_of
 from minirlhf.feedback import Comparison, Triple
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
+from minirlhf.run import Checkpoints, Run, autocast, load_weights, muon_and_adamw, weights
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 from minirlhf.training.ranking import Pairs, pair_batch, pairs_as_given, pairs_from_scores, ranking_reward_loss, tied_ranking_loss
 
 AnyReward = RewardModel | EncoderReward | RewardEnsemble
@@ -38,10 +38,15 @@ class ScoredTexts(EncodedTexts):
 
 
 def reward_loss(model: RewardModel | EncoderReward, batch: Batch, scores: Tensor, target: str) -> Tensor:
-    """E7 over every prefix, each with the text's final score as its target, or over whole texts only."""
+    """E7 over whole texts ("final"), or over every prefix too, each with the text's final score as its target.
+
+    A text has one end and some 25 other prefixes. So that its end, the one score that all is about, is not lost among them, the
+    two means count alike; at each prefix the best prediction is the mean final score all the same.
+    """
     if target == "every-prefix" and model.config.causal:
         _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, batch.tokens.shape[1])  # (batch, time)
-        return equations.mse_reward_loss(prefix, scores, batch.mask)
+        whole = prefix.gather(1, batch.mask.sum(1, keepdim=True) - 1).squeeze(1)  # (batch,)
+        return equations.mse_reward_loss(prefix, scores, batch.mask) + equations.mse_reward_loss(whole, scores)
     return equations.mse_reward_loss(model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1)), scores)
 
 
@@ -69,14 +74,14 @@ def fit_reward(
     `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
     """
     device, seed = run.device, run.config.seed
-    optimizer = adamw(model, config.learning_rate, config.weight_decay)
+    optimizers = muon_and_adamw(model, config.learning_rate, config.muon_learning_rate, config.weight_decay)
     best_model = copy.deepcopy(model).requires_grad_(False)
     best = {"loss": float("inf"), "bad": 0}
     ranking = config.loss == "ranking"
     pairs, heldout_pairs = (part.pairs(config.min_gap) if ranking else None for part in (train, heldout))
     start, logged = 0, stage == "reward"
     if logged:
-        checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, optimizer)
+        checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, *optimizers)
         if resumed := checkpoints.resume():
             start, best = resumed["step"], resumed["best"]
 
@@ -84,8 +89,8 @@ def fit_reward(
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
     members = members_of(model)
     for step in bar:
-        set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
-        optimizer.zero_grad()
+        scale_learning_rates(optimizers, linear_schedule(step, config.steps, config.warmup))
+        model.zero_grad()
         for number, member in enumerate(members):
             name = stage if number == 0 else f"{stage} member {number}"  # batches of its own
             if ranking:
@@ -105,7 +110,8 @@ def fit_reward(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
             losses.append(loss.detach())
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
         done = step + 1
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -167,7 +173,7 @@ def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tenso
 def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
     """A short run from the present weights: half the learning rate, one evaluation at the end."""
     return dataclasses.replace(config, steps=steps, learning_rate=config.learning_rate / 2, warmup=min(10, steps),
-                               evaluate_every=max(1, steps // 2))
+                               muon_learning_rate=config.muon_learning_rate / 2, evaluate_every=max(1, steps // 2))
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -16,7 +16,7 @@ from minirlhf.config import RewardConfig
 from minirlhf.encoder import EncoderConfig, MaskedLanguageModel
 from minirlhf.run import Checkpoints, Run, adamw, autocast
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, set_learning_rate
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 COPIES = 10  # different masks of each text under static masking, as BERT's data had
@@ -92,7 +92,7 @@ def pretrain_mlm(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: l
     bar = tqdm(range(start, config.mlm_steps), desc="masked-lm", unit="step", initial=start, total=config.mlm_steps)
     for step in bar:
         batch = train.random_batch(32, seed, "masked-lm", step, device)
-        set_learning_rate(optimizer, config.mlm_learning_rate * cosine_schedule(step, config.mlm_steps, WARMUP))
+        set_learning_rate(optimizer, config.mlm_learning_rate * linear_schedule(step, config.mlm_steps, WARMUP))
         with autocast(device):
             loss = masked_lm_loss(model, batch, masks, step, tokenizer)
         optimizer.zero_grad()
