@@ -19,8 +19,9 @@ import torch
 from matplotlib.figure import Figure
 
 from minirlhf import stages
+from minirlhf.equations import best_of_n_kl_bound
 from minirlhf.feedback import Triple
-from minirlhf.overoptimization import best_of_n_kl, best_of_n_scores, fit_form
+from minirlhf.overoptimization import best_of_n_scores, fit_form
 from minirlhf.run import Run, run_path, step_generator
 from minirlhf.tasks import Task
 from minirlhf.training.finetune import finetune
@@ -43,7 +44,7 @@ def best_of_n(run: Run, task: Task, tokenizer, policy, reward_model, prompts: in
         gold[row] = [task.judge(topic, text) if ended else 0.0 for text, ended in zip(rollout.texts, rollout.ended.tolist())]
     points = []
     for n in (2**power for power in range(int(np.log2(texts)) + 1)):
-        points.append(dict(zip(("proxy", "gold"), best_of_n_scores(proxy, gold, n))) | {"n": n, "kl": best_of_n_kl(n)})
+        points.append(dict(zip(("proxy", "gold"), best_of_n_scores(proxy, gold, n))) | {"n": n, "kl": best_of_n_kl_bound(n)})
     return points
 
 
@@ -130,8 +131,8 @@ def main() -> None:
             turn = ("never turns" if gold["turn"] is None else
                     f"turns at d = {gold['turn']:.2f} (KL {gold['turn'] ** 2:.1f} nats)")
             print(f"{size:6,} triples (r {np.mean(rs):.2f})  {kind:9s}  judge: alpha {gold['alpha']:.4f}, "
-                  f"beta {gold['beta']:.4f}, R^2 {gold['r_squared']:.2f}, {turn}; reward model: alpha {form['proxy']['alpha']:.4f}, "
-                  f"beta {form['proxy']['beta']:.4f}")
+                  f"beta {gold['beta']:.4f}, R^2 {gold['r_squared']:.2f}, {turn}; "
+                  f"reward model: alpha {form['proxy']['alpha']:.4f}, beta {form['proxy']['beta']:.4f}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"results": results, "fits": fitted}, indent=1) + "\n", encoding="utf-8")

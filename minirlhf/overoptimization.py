@@ -14,13 +14,6 @@ import math
 import numpy as np
 
 
-def best_of_n_kl(n: int) -> float:
-    """KL in nats of best-of-n to the policy sampled from: ln n - (n - 1) / n (exact if no two texts score alike)."""
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, found {n}")
-    return math.log(n) - (n - 1) / n
-
-
 def best_of_n_scores(proxy: np.ndarray, gold: np.ndarray, n: int) -> tuple[float, float]:
     """Mean (proxy, gold) of the proxy's favourite among n texts, over all choices of n out of the m given.
 

@@ -1,13 +1,13 @@
-"""Best-of-n by enumeration, its KL by exact sums, the functional forms on points that lie on them."""
+"""Best-of-n by enumeration, the functional forms on points that lie on them."""
 from __future__ import annotations
 
 import math
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from minirlhf.overoptimization import best_of_n_kl, best_of_n_scores, fit_form
+from minirlhf.overoptimization import best_of_n_scores, fit_form
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
@@ -24,19 +24,6 @@ def test_best_of_n_equals_all_choices(n):
 def test_best_of_n_of_many_texts_stays_finite():
     scores = np.linspace(0, 1, 4096)[None]
     assert best_of_n_scores(scores, scores, 2048)[0] == pytest.approx(1, abs=1e-3)
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 7])
-def test_kl_of_best_of_n_is_the_limit_of_exact_sums(n):
-    """m equally likely texts, no two alike: the best of n draws is text i with probability (i/m)^n - ((i-1)/m)^n."""
-    m = 20_000
-    chosen = (np.arange(1, m + 1) / m) ** n - (np.arange(m) / m) ** n
-    assert best_of_n_kl(n) == pytest.approx((chosen * np.log(chosen * m)).sum(), abs=1e-3)
-    if n == 2:  # and by counting draws
-        counts = np.bincount([max(pair) for pair in product(range(50), repeat=2)], minlength=50) / 2500
-        assert (counts * np.log(counts * 50)).sum() == pytest.approx(best_of_n_kl(2), abs=0.01)
-    with pytest.raises(ValueError, match="n: expected at least 1"):
-        best_of_n_kl(0)
 
 
 @pytest.mark.parametrize("kind", ["best-of-n", "rl"])
