@@ -231,6 +231,8 @@ def check_config(config: Config) -> None:
         raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
     if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
+    if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, whose body sees the tokens to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
