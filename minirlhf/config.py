@@ -232,7 +232,7 @@ def check_config(config: Config) -> None:
     if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
     if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
-        raise ValueError("--finetune.ppo.value: expected shared with an encoder, whose body sees what is to come; found separate")
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
