@@ -25,7 +25,7 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 800
+    steps: int = 700
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -74,7 +74,7 @@ class RewardConfig:
     warmup: int = 30
     dropout: float = 0.0
     """Share of the text's tokens hidden at random in training (against learning by heart)."""
-    heldout_share: float = 0.1
+    heldout_share: float = 0.05
     """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
     evaluate_every: int = 50
     patience: int = 4
@@ -155,12 +155,12 @@ class FinetuneConfig:
     """For REINFORCE and TRPO."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 48
+    updates: int = 64
     batch_size: int = 128
     """Texts sampled for an update."""
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     """Of REINFORCE, RLOO and GRPO."""
-    kl_weight: float = 0.03
+    kl_weight: float = 0.02
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
     """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
@@ -168,9 +168,9 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 4
+    rounds: int = 6
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
-    ratings_per_round: int = 500
+    ratings_per_round: int = 600
     """Texts rated between two rounds."""
     refit_steps: int = 40
     """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
@@ -232,7 +232,7 @@ def check_config(config: Config) -> None:
     if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
     if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
-        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, whose body sees what is to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
