@@ -62,7 +62,8 @@ def coloured_text(pieces: Sequence[str], values: Sequence[float], low: float, hi
     colours = plt.get_cmap("RdYlGn")
     spans = []
     for piece, value in zip(pieces, values):
-        red, green, blue, _ = colours(min(1.0, max(0.0, (value - low) / (high - low))), bytes=True)
+        full = colours(min(1.0, max(0.0, (value - low) / (high - low))))
+        red, green, blue = (round(255 * (0.35 + 0.65 * part)) for part in full[:3])  # paler, for dark letters on it
         spans.append(f'<span style="display:inline-block;text-align:center;margin:1px;padding:1px 3px;border-radius:3px;'
                      f'background:rgb({red},{green},{blue});color:#111;white-space:pre">{escape(piece)}<br>'
                      f'<small style="color:#111">{value:.2f}</small></span>')
