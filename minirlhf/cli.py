@@ -92,6 +92,8 @@ class Sample:
     run: str = "demo"
     runs: Path = Path("runs")
     count: int = 3
+    best_of: int = 1
+    """Write this many for each text shown, and show the one that the reward model likes best."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
     temperature: float = 1.0
@@ -124,6 +126,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
                             arguments.model, arguments.pretrain)
         resuming = folder.resume and (folder.path / "config.json").exists()
         if not resuming:
+            config.finetune.check()
             stages.task_of(_Settings(config))  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
@@ -134,6 +137,8 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
                              f"python -m minirlhf {missing[0]} --run {folder.run}")
         if not folder.resume:
+            if isinstance(arguments, Finetune):
+                arguments.finetune.check()
             later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
             if later and not folder.overwrite:
                 raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
@@ -197,22 +202,27 @@ def sample(arguments: Sample) -> None:
     from minirlhf import stages
     from minirlhf.run import Run, run_path, step_generator
     from minirlhf.tokenizer import Tokenizer
+    from minirlhf.training.rollout import collect
 
     if not 1 <= arguments.count <= 1000:
         raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
+    if not 1 <= arguments.best_of <= 4096 // arguments.count:
+        raise ValueError(f"--best-of: expected at least 1 and at most 4096 texts in all, found {arguments.best_of}")
     run = Run.open(run_path(arguments.runs, arguments.run))
     if not stages.is_done(run, "finetune"):
         raise ValueError(f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune --run {arguments.run}")
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    reward_model = stages.load_reward_model(run, "reward_final.safetensors", tokenizer)
     longest = run.config.finetune.max_new_tokens
     prompt = tokenizer.encode_prompt(arguments.topic)[-(run.config.model.context - longest):]
 
     def texts(tuned: bool) -> list[str]:
-        samples = stages.model_for_sampling(run, tokenizer, tuned).sample(
-            [prompt] * arguments.count, longest, end_id=tokenizer.end_id, temperature=arguments.temperature,
-            top_k=arguments.top_k, top_p=arguments.top_p,
-            generator=step_generator(arguments.seed, "sample", 0, run.device))
-        return [tokenizer.decode_text(ids) for ids in samples.texts()]
+        policy = stages.model_for_sampling(run, tokenizer, tuned)
+        rollout = collect(policy, policy, reward_model, tokenizer, [prompt] * (arguments.count * arguments.best_of), longest,
+                          step_generator(arguments.seed, "sample", 0, run.device), temperature=arguments.temperature,
+                          top_k=arguments.top_k, top_p=arguments.top_p)
+        best = rollout.reward.view(arguments.count, arguments.best_of).argmax(1).tolist()
+        return [rollout.texts[index * arguments.best_of + place] for index, place in enumerate(best)]
 
     if not arguments.compare:
         print("\n".join(texts(tuned=True)))
@@ -241,7 +251,8 @@ def data(arguments: Data) -> None:
 
 
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
-SHORT = {"--credit": "--finetune.credit", "--baseline": "--finetune.baseline", "--target": "--reward.target"}
+SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
+         "--target": "--reward.target"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample}
 

@@ -59,16 +59,84 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class PPOConfig:
+    """Proximal policy optimisation (PPO, 近端策略优化): several clipped steps for each batch of texts."""
+
+    learning_rate: float = 2e-4
+    """Of the policy and the value function."""
+    epochs: int = 2
+    """Times that each sampled text is learned from."""
+    minibatch_size: int = 32
+    """Texts a step."""
+    clip_range: float = 0.2
+    """How far a token's probability ratio new/old may leave 1 before its gradient is cut."""
+    kl_stop: float = 1.0
+    """Nats of KL(old || new) per text at which the remaining steps of an update are dropped; inf: never."""
+    value: Literal["separate", "shared"] = "separate"
+    """Value function: a body of its own that starts as the reward model's, or a linear layer on the policy's body."""
+    value_weight: float = 0.5
+    """Of the value loss beside the policy loss; matters most where the body is shared."""
+    value_clip: float = float("inf")
+    """How far a value may move in one update, in reward units; inf: as far as it likes."""
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    """1: reward-to-go minus value (no bias); 0: the value function's word alone (least variance)."""
+    whiten: bool = True
+    """Give the advantages of a batch mean 0 and standard deviation 1."""
+    entropy_weight: float = 0.0
+    """Bonus for each nat of entropy of the next-token distributions of a text."""
+    pretraining_weight: float = 0.0
+    """PPO-ptx: weight of the pretraining loss (nats a token), on as many unscored texts, in each step."""
+
+
+@dataclass(frozen=True)
+class TRPOConfig:
+    """Trust region policy optimisation (TRPO, 信赖域策略优化): the natural gradient, as far as a KL bound allows."""
+
+    delta: float = 0.3
+    """Bound of the mean KL(old || new) of one update, nats per text: it takes the place of a learning rate."""
+    cg_steps: int = 5
+    """Steps of conjugate gradient: how well the Fisher matrix is inverted."""
+    damping: float = 10.0
+    """Added to the diagonal of the Fisher matrix: distrust of directions in which few texts show any curvature."""
+    fisher_texts: int = 32
+    """Texts of the batch from which the Fisher matrix is taken (the bound itself is checked on all)."""
+    credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "prefix-difference"
+    """As `credit` of REINFORCE. The bound allows long steps, so it needs weights of little variance."""
+    backtracks: int = 10
+    """Steps tried, each half of the one before, until an update is given up."""
+
+
+@dataclass(frozen=True)
+class WarnConfig:
+    """When fine-tuning says, once for each kind, that something goes wrong and which knob to turn."""
+
+    entropy_floor: float = 0.2
+    """Nats per token: below, all texts are becoming one."""
+    kl_ceiling: float = 30.0
+    """Nats per text: above, the policy has left the language of its reference."""
+    window: int = 10
+    """Updates whose mean is compared when looking for a reward that rises while the judge falls."""
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Policy gradient on the reward model's scores (sections 4.1 to 4.3), repeated in rounds (step 4 of section 3.2)."""
 
+    algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo"] = "reinforce"
+    """PPO and TRPO are those of section 3.2; RLOO and GRPO compare the texts of one prompt with each other."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
-    """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1)."""
+    """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
+    For REINFORCE; TRPO has its own."""
     baseline: Literal["none", "batch-mean"] = "batch-mean"
+    """For REINFORCE and TRPO."""
+    group_size: int = 4
+    """Texts sampled for each prompt of an update, by RLOO and GRPO."""
     updates: int = 120
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 4e-4
+    """Of REINFORCE, RLOO and GRPO."""
     kl_weight: float = 0.03
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
@@ -80,6 +148,29 @@ class FinetuneConfig:
     ratings_per_round: int = 400
     """Texts rated between two rounds."""
     refit_steps: int = 60
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    trpo: TRPOConfig = field(default_factory=TRPOConfig)
+    warn: WarnConfig = field(default_factory=WarnConfig)
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting and what was expected."""
+        if self.algorithm in ("rloo", "grpo") and (self.group_size < 2 or self.batch_size % self.group_size):
+            raise ValueError(f"group_size: expected at least 2 and a divisor of batch_size={self.batch_size}, "
+                             f"found {self.group_size}")
+        for name in ("epochs", "minibatch_size"):
+            if getattr(self.ppo, name) < 1:
+                raise ValueError(f"ppo.{name}: expected at least 1, found {getattr(self.ppo, name)}")
+        for name in ("clip_range", "value_clip", "kl_stop"):
+            if not getattr(self.ppo, name) > 0:
+                raise ValueError(f"ppo.{name}: expected a number above 0, found {getattr(self.ppo, name)}")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self.ppo, name) <= 1:
+                raise ValueError(f"ppo.{name}: expected a number in [0, 1], found {getattr(self.ppo, name)}")
+        if not self.trpo.delta > 0:
+            raise ValueError(f"trpo.delta: expected a number above 0, found {self.trpo.delta}")
+        for name in ("cg_steps", "fisher_texts", "backtracks"):
+            if getattr(self.trpo, name) < 1:
+                raise ValueError(f"trpo.{name}: expected at least 1, found {getattr(self.trpo, name)}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ Conventions that hold everywhere in this file:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -65,6 +67,12 @@ def _blank_logits(logits: Tensor, padding: Tensor | None) -> Tensor:
 def _check_unit(name: str, number: float) -> None:
     if not 0 <= number <= 1:
         raise ValueError(f"{name}: expected a number in [0, 1], got {number}")
+
+
+def _check_group(name: str, tensor: Tensor) -> None:
+    _check_dims(name, tensor, "(prompts, samples)")
+    if tensor.shape[1] < 2:
+        raise ValueError(f"{name}: expected at least 2 samples a prompt, got {tensor.shape[1]}")
 
 
 def _check_clip_range(clip_range: float) -> None:
@@ -377,6 +385,88 @@ def generalized_advantage(
     return reward_to_go(deltas, mask, discount * gae_lambda)
 
 
+def kl_penalized_rewards(reward: Tensor, kl: Tensor, mask: Tensor, kl_weight: float) -> Tensor:
+    r"""The reward of each token: minus the KL it cost, and the text's reward on its last. E9, section 3.2.
+
+    $$\tilde r_t = [t = T]\, r_\phi(x, y) - \beta\, k_{1,t}, \qquad
+    \mathbb{E}\Big[\sum_t \tilde r_t\Big] = J(\theta) - \beta\, \mathrm{KL}(p_\theta \,\|\, q)$$
+
+    The form of PPO for language models (Ziegler et al., 2019; Ouyang et al., 2022). A text without a token
+    has no last one and gets nothing.
+
+    reward: (batch,). kl: k1 of each token, mask: (batch, time). kl_weight: beta, reward units a nat.
+    Returns (batch, time), 0 behind the mask.
+    """
+    _check_dims("reward", reward, "(batch,)")
+    _check_dims("kl", kl, "(batch, time)")
+    _check_like("reward", reward, "(batch,)", kl.shape[:1])
+    padding = _padding(mask, kl.shape)
+    real = (~padding).long()
+    last = (real.flip(1).cumsum(dim=1).flip(1) == 1) & ~padding  # no real token comes after
+    return _blank(torch.where(last, reward[:, None], 0) - kl_weight * _blank(kl, padding), padding)
+
+
+def leave_one_out_advantage(rewards: Tensor) -> Tensor:
+    r"""REINFORCE leave-one-out (RLOO): the baseline is the mean of the prompt's other texts. E9, section 3.2.
+
+    $$\hat A_i = r_i - \frac1{k-1} \sum_{j \ne i} r_j$$
+
+    The other texts do not depend on y_i, so the gradient stays exact (Kool et al., 2019; Ahmadian et al., 2024).
+
+    rewards: (prompts, samples), k samples of one prompt in a row, k >= 2. Returns (prompts, samples).
+    """
+    _check_group("rewards", rewards)
+    k = rewards.shape[1]
+    return (rewards - rewards.mean(dim=1, keepdim=True)) * (k / (k - 1))
+
+
+def group_normalized_advantage(rewards: Tensor) -> Tensor:
+    r"""Advantages of GRPO: standard scores within the texts of one prompt. E9, section 3.2 (Shao et al., 2024).
+
+    $$\hat A_i = \frac{r_i - \bar r}{s}, \qquad s^2 = \frac1{k-1} \sum_j (r_j - \bar r)^2$$
+
+    No longer the gradient of J: each prompt is weighed by about 1 / s. With k = 2 only the *order* of the two
+    rewards is left. Texts that all got one reward get 0.
+
+    rewards: (prompts, samples), k samples of one prompt in a row, k >= 2. Returns (prompts, samples).
+    """
+    _check_group("rewards", rewards)
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    std = rewards.std(dim=1, keepdim=True)
+    # Rounding leaves equal rewards a spread of a few units in the last place, which must not be blown up to 1.
+    noise = 8 * torch.finfo(rewards.dtype).eps * rewards.abs().amax(dim=1, keepdim=True)
+    return torch.where(std > noise, centred / std, 0)
+
+
+def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
+    r"""Advantages with mean 0 and standard deviation 1 over all tokens of the batch; PPO's habit. E9, section 3.2.
+
+    $$\frac{\hat A_t - \mu}{\sigma + 10^{-8}}$$
+
+    Taking off the mean is a baseline; dividing makes the step size independent of the unit of the reward.
+
+    advantages, mask: (batch, time). Returns (batch, time), 0 behind the mask.
+    """
+    _check_dims("advantages", advantages, "(batch, time)")
+    centred, variance = _centred(advantages, _padding(mask, advantages.shape))
+    return centred / (variance.sqrt() + 1e-8)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    r"""How much of the returns a value function foresees, over all tokens; a diagnostic of PPO.
+
+    $$1 - \frac{\mathrm{Var}(\hat R_t - V_t)}{\mathrm{Var}(\hat R_t)}$$
+
+    1: all of it; 0: no more than a constant; below 0: worse than a constant. NaN if the returns are all equal.
+
+    values, returns, mask: (batch, time). Returns a scalar.
+    """
+    _check_dims("values", values, "(batch, time)")
+    _check_like("returns", returns, "(batch, time)", values.shape)
+    padding = _padding(mask, values.shape)
+    return 1 - _centred(returns - values, padding)[1] / _centred(returns, padding)[1]
+
+
 def ppo_policy_loss(
     log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
 ) -> Tensor:
@@ -436,6 +526,26 @@ def trpo_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor,
     """
     ratio, advantages = _ratio_and_advantages(log_probs, old_log_probs, advantages, mask)
     return -(ratio * advantages).sum(dim=1).mean()
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    r"""Upper bound of the KL to the policy of its best of n samples, by any score. E9, section 3.2.
+
+    $$\mathrm{KL}(p_{\text{best of } n} \,\|\, p) \le \log n - \frac{n-1}{n}$$
+
+    Reached where no two texts have the same score and each single text is improbable (Stiennon et al., 2020;
+    Beirami et al., 2024, prove that it is a bound). n: at least 1. Returns nats a text.
+    """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n}")
+    return math.log(n) - (n - 1) / n
+
+
+def _centred(tensor: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    """The tensor minus its mean over real tokens (0 behind the mask), and its variance, a scalar."""
+    tensor, count = _blank(tensor, padding), (~padding).sum().clamp(min=1)
+    centred = _blank(tensor - tensor.sum() / count, padding)
+    return centred, centred.square().sum() / count
 
 
 def _ratio_and_advantages(

@@ -52,6 +52,12 @@ def sample_and_judge(
     return rows
 
 
+def best_of_n(rows: list[dict], n: int) -> list[dict]:
+    """Of each n rows that stand together (texts on one topic), the one that the reward model likes best: better texts with no
+    training, at n times the price. How far that leads from the policy: `equations.best_of_n_kl_bound`."""
+    return [max(rows[start:start + n], key=lambda row: row["reward"]) for start in range(0, len(rows) - n + 1, n)]
+
+
 def summarise(before: list[dict], after: list[dict]) -> dict:
     """The summary of one split (training or held-out topics): see the run folder's summary.json."""
     result = {}

@@ -61,6 +61,8 @@ def test_stages_one_by_one_and_sample(tmp_path, capsys):
     main(["sample", "Keeping a diary", *runs, "--compare"])
     printed = capsys.readouterr().out
     assert "BEFORE" in printed and "AFTER" in printed
+    main(["sample", "Keeping a diary", *runs, "--best-of", "4", "--count", "1"])
+    assert "at most 4096 texts" in fails(capsys, "sample", "x", *runs, "--best-of", "2000")
     assert "expected a number in (0, 1]" in fails(capsys, "sample", "x", *runs, "--top-p", "1.5")
 
 

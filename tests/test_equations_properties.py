@@ -33,6 +33,10 @@ FUNCTIONS = {
         lambda d, m: eq.generalized_advantage(d["rewards"], d["values"], m, 0.9, 0.8),
         "batch, time",
     ),
+    "kl_penalized_rewards": (
+        lambda d, m: eq.kl_penalized_rewards(d["reward"], d["rewards"], m, 0.3),
+        "batch, time",
+    ),
     "ppo_policy_loss": (
         lambda d, m: eq.ppo_policy_loss(d["log_probs"], d["old_log_probs"], d["weights"], m, 0.2),
         "mean",

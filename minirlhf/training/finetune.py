@@ -3,27 +3,35 @@
     for each update:
         sample texts from the policy            (rollout.py)
         score every prefix, measure the KL      (rollout.py)
-        policy gradient, Adam                   (reinforce.py)
+        one update of the policy                (reinforce.py, ppo.py or trpo.py)
+        log it, warn if something goes wrong    (diagnostics.py)
     between rounds: have new texts rated, refit the reward model, go on
 """
 from __future__ import annotations
 
 import statistics
+import sys
+from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.feedback import Triple
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw
+from minirlhf.run import Checkpoints, Run, adamw, autocast
 from minirlhf.tasks import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import set_learning_rate
+from minirlhf.training.batches import EncodedTexts, set_learning_rate
+from minirlhf.training.diagnostics import diagnose
 from minirlhf.training.fit_reward import ScoredTexts, fit_reward, refit_config
-from minirlhf.training.reinforce import reinforce
+from minirlhf.training.ppo import ValueModel, ppo
+from minirlhf.training.pretrain import language_model_loss
+from minirlhf.training.reinforce import advantages, gradient_step, reinforce
 from minirlhf.training.rollout import Rollout, collect
+from minirlhf.training.trpo import trpo
 
 
 def finetune(
@@ -33,45 +41,63 @@ def finetune(
     """Fine-tune `policy` in place; return it, the reward model (refitted where raters could be asked) and how many new
     texts were rated. `feedback` and `heldout` are the reward model's training and held-out triples."""
     config, device = run.config.finetune, run.device
+    config.check()
     reference = policy.frozen_copy()
-    optimizer = adamw(policy, config.learning_rate, weight_decay=0.0)
-    checkpoints = Checkpoints(run, "finetune", {"policy": policy, "reward_model": reward_model}, optimizer)
-    state = checkpoints.resume() or {"step": 0, "kl_weight": config.kl_weight, "collected": 0}
-    kl_weight = state["kl_weight"]
+    models = {"policy": policy, "reward_model": reward_model}
+    if config.algorithm == "ppo":
+        models["value"] = (ValueModel(policy.config.width).to(device) if config.ppo.value == "shared" else
+                           ValueModel.from_reward_model(reward_model))
+    learner = nn.ModuleList(model for name, model in models.items() if name != "reward_model")
+    learning_rate = config.ppo.learning_rate if config.algorithm == "ppo" else config.learning_rate
+    optimizer = adamw(learner, learning_rate, weight_decay=0.0)  # TRPO takes no step with it
+    pretraining_loss = mixed_in(run, task, tokenizer, policy)
+    checkpoints = Checkpoints(run, "finetune", models, optimizer)
+    state = checkpoints.resume() or {"step": 0, "kl_weight": config.kl_weight, "collected": 0, "refits": 0}
+    kl_weight, refits = state["kl_weight"], state["refits"]
     collected = [Triple(row["topic"], row["text"], row["score"], tuple(row["ratings"]), row["provenance"])
                  for row in run.read("collected.jsonl")[: state["collected"]]]
     rounds = config.rounds if task.raters else 1
     starts = [round(index * config.updates / rounds) for index in range(rounds)]  # first update of each round
     longest = run.config.model.context - config.max_new_tokens
     prompts = {topic: tokenizer.encode_prompt(topic)[-longest:] for topic in task.train_prompts}
+    group = config.group_size if config.algorithm in ("rloo", "grpo") else 1  # texts of one prompt, in a row
+    history = [row for row in run.read("metrics.jsonl") if row["stage"] == "finetune"]
 
     bar = tqdm(range(state["step"], config.updates), desc="finetune", unit="update", initial=state["step"],
                total=config.updates)
     for update in bar:
-        if update in starts[1:]:
-            index = starts.index(update)
+        if update in starts[1:] and (index := starts.index(update)) > refits:  # not if resumed right after it
             collected += ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index)
             run.rewrite("collected.jsonl", [vars(triple) for triple in collected])
             context = run.config.model.context
             fit_reward(run, reward_model, ScoredTexts(tokenizer, feedback + collected, context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
-            checkpoints.save(update, kl_weight=kl_weight, collected=len(collected))
+            refits = index
+            checkpoints.save(update, kl_weight=kl_weight, collected=len(collected), refits=refits)
 
-        topics = draw_topics(task.train_prompts, config.batch_size, run.generator("topics", update))
+        drawn = draw_topics(task.train_prompts, config.batch_size // group, run.generator("topics", update))
+        topics = [topic for topic in drawn for _ in range(group)]
         rollout = collect(policy, reference, reward_model, tokenizer, [prompts[topic] for topic in topics],
                           config.max_new_tokens, run.generator("rollout", update, device))
-        loss, metrics = reinforce(policy, rollout, config, kl_weight)
-        optimizer.zero_grad()
-        loss.backward()
-        metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
-        warmup = min(1.0, (update + 1) / 5)
-        set_learning_rate(optimizer, config.learning_rate * warmup * (1 - 0.9 * update / config.updates))
-        optimizer.step()
+        set_learning_rate(optimizer, learning_rate * min(1.0, (update + 1) / 5) * (1 - 0.9 * update / config.updates))
+        if config.algorithm == "trpo":
+            metrics = trpo(policy, rollout, advantages(rollout, config, kl_weight), config.trpo)
+        elif config.algorithm == "ppo":
+            metrics = ppo(policy, models["value"], optimizer, rollout, config, kl_weight, run.generator("ppo", update),
+                          pretraining_loss and (lambda number: pretraining_loss(update, number)))
+        else:
+            loss, metrics = reinforce(policy, rollout, config, kl_weight)
+            metrics["gradient_norm"] = gradient_step(loss, optimizer, [policy], config.gradient_clip)
 
         row = {"stage": "finetune", "step": update + 1, "seconds": round(checkpoints.seconds, 3),
                **summarise(rollout, topics, task, metrics), "kl_weight": kl_weight,
                "round": sum(start <= update for start in starts), "samples": (update + 1) * config.batch_size}
+        history.append(row)
+        if warnings := diagnose(history, config):
+            row["warnings"] = warnings
+            for message in warnings.values():
+                tqdm.write(f"warning at update {update + 1}: {message}", file=sys.stderr)
         run.append("metrics.jsonl", [row])
         if update % max(1, config.updates // 8) == 0:
             run.append("samples.jsonl", [sample_row(rollout, topics, task, update + 1)])
@@ -79,8 +105,23 @@ def finetune(
         if config.kl_target is not None:
             # Ziegler et al. 2019: turn the weight up where the KL is above its target, at most 4% a step.
             kl_weight *= 1 + 0.04 * max(-1.0, min(1.0, row["kl_nats"] / config.kl_target - 1))
-        checkpoints.maybe_save(update + 1, kl_weight=kl_weight, collected=len(collected))
+        checkpoints.maybe_save(update + 1, kl_weight=kl_weight, collected=len(collected), refits=refits)
     return policy, reward_model, len(collected)
+
+
+def mixed_in(run: Run, task: Task, tokenizer: Tokenizer, policy: Policy) -> Callable[[int, int], Tensor] | None:
+    """The pretraining loss of PPO-ptx as a function of (update, minibatch), or None where its weight is 0."""
+    settings = run.config.finetune.ppo
+    if run.config.finetune.algorithm != "ppo" or settings.pretraining_weight == 0:
+        return None
+    texts = EncodedTexts(tokenizer, task.corpus, run.config.model.context)
+
+    def loss(update: int, number: int) -> Tensor:
+        batch = texts.random_batch(settings.minibatch_size, run.config.seed, f"pretraining mix {update}", number, run.device)
+        with autocast(run.device):
+            return language_model_loss(policy, batch)
+
+    return loss
 
 
 def sample_row(rollout: Rollout, topics: list[str], task: Task, step: int) -> dict:

@@ -1,8 +1,11 @@
-"""REINFORCE (sections 4.1 and 4.2): push up the log-probability of each token by the weight that it earned."""
+"""REINFORCE (sections 4.1 and 4.2): push up the log-probability of each token by the weight that it earned.
+
+RLOO and GRPO are the same update with another weight: they compare the texts of one prompt with each other.
+"""
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import FinetuneConfig
@@ -36,24 +39,52 @@ def column_mean(weights: Tensor, mask: Tensor) -> Tensor:
     return (weights * mask).sum(0, keepdim=True) / mask.sum(0, keepdim=True).clamp(min=1)
 
 
-def reinforce(policy: Policy, rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one update and what to log of it.
+def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Tensor:
+    """The weight of each token (batch, time): credit minus the cost of the KL, minus a baseline.
 
     The objective is E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of the token
     that led there, so it enters as a reward-to-go of the estimator k1 (unbiased; tests/test_exact_kl.py).
+    RLOO and GRPO compare whole texts of one prompt, which stand in a row, with the KL of the whole text as part of the reward.
+    (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another KL, and averages over the
+    tokens of each text, which is another objective: tests/test_exact_kl.py and test_exact_policy_gradient.py show both.)
     """
     mask = rollout.mask
-    weights = token_credit(rollout, config.credit)
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)
-    weights = weights - kl_weight * equations.reward_to_go(kl, mask)
-    if config.baseline == "batch-mean":
-        weights = weights - column_mean(weights, mask)
+    if config.algorithm in ("rloo", "grpo"):
+        groups = (rollout.reward - kl_weight * kl.sum(1)).view(-1, config.group_size)  # (prompts, samples)
+        group_advantage = {"rloo": equations.leave_one_out_advantage,
+                           "grpo": equations.group_normalized_advantage}[config.algorithm]
+        return group_advantage(groups).view(-1, 1).expand(mask.shape)
+    credit = config.trpo.credit if config.algorithm == "trpo" else config.credit
+    weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
+    return weights - column_mean(weights, mask) if config.baseline == "batch-mean" else weights
 
+
+def reinforce(
+    policy: Policy, rollout: Rollout, config: FinetuneConfig, kl_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one update of REINFORCE, RLOO or GRPO, and what to log of it."""
+    mask = rollout.mask
     with autocast(mask.device):
         logits = policy.text_logits(rollout.rows, rollout.prompt_lengths, mask.shape[1])  # (batch, time, vocab)
     logits = logits.float()
-    log_probs = equations.token_log_probs(logits, rollout.tokens)
-    loss = equations.per_token_reinforce_loss(log_probs, weights, mask)
+    log_probs = equations.token_log_probs(logits, rollout.tokens, mask)
+    loss = equations.per_token_reinforce_loss(log_probs, advantages(rollout, config, kl_weight), mask)
     with torch.no_grad():
         entropy = equations.entropy(logits, mask).sum() / mask.sum()
-    return loss, {"entropy_nats_per_token": entropy}
+        # 1 but for rounding: the policy that learns is the one that sampled.
+        ratio_max = (log_probs - rollout.log_probs).max().exp()
+    return loss, {"entropy_nats_per_token": entropy, "ratio_max": ratio_max}
+
+
+def gradient_step(loss: Tensor, optimizer: torch.optim.Optimizer, modules: list[nn.Module], clip: float) -> Tensor:
+    """One step of Adam down the loss, each module's gradient clipped to norm `clip`; returns the first one's norm before that.
+
+    A gradient that is not finite is not followed: it would turn every weight into NaN. diagnostics.py warns of it.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    norms = torch.stack([nn.utils.clip_grad_norm_(module.parameters(), clip) for module in modules])
+    if norms.isfinite().all():
+        optimizer.step()
+    return norms[0]

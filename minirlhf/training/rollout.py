@@ -28,6 +28,17 @@ class Rollout:
     reward: Tensor  # (batch,): r_phi(x, y) of the whole text
     texts: list[str]
 
+    def select(self, index: Tensor) -> Rollout:
+        """The texts at `index` (batch,), cut to the longest of them."""
+        lengths = self.mask[index].sum(1)
+        time, columns = int(lengths.max()), int((self.prompt_lengths[index] + lengths).max())
+        token_columns = (tensor[index, :time] for tensor in (
+            self.tokens, self.mask, self.log_probs, self.reference_log_probs, self.prefix_rewards))
+        tokens, mask, log_probs, reference_log_probs, prefix_rewards = token_columns
+        return Rollout(self.rows[index, :columns], self.prompt_lengths[index], tokens, mask, self.ended[index], log_probs,
+                       reference_log_probs, prefix_rewards, self.initial_reward[index], self.reward[index],
+                       [self.texts[row] for row in index.tolist()])
+
 
 def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
@@ -40,15 +51,15 @@ def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.de
 @torch.no_grad()
 def collect(
     policy: Policy, reference: Policy, reward_model: RewardModel, tokenizer: Tokenizer, prompts: list[list[int]],
-    max_new_tokens: int, generator: torch.Generator,
+    max_new_tokens: int, generator: torch.Generator, **sampling,
 ) -> Rollout:
-    """Sample one text a prompt and score all its prefixes in one pass.
+    """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
     """
     device = policy.head.weight.device
     with autocast(device):
-        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator)
+        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         # The sampler's tensors are inference tensors, which autograd refuses; a clone is an ordinary one.
