@@ -1,4 +1,4 @@
-"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample."""
+"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample | rate | feedback."""
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig, check_config
 
 # torch is imported only when a command runs, so that --help answers at once.
 
@@ -65,6 +65,10 @@ class Reward:
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     reward: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
+    report: bool = False
+    """Write the report card: is the reward model good enough to train on? One that is fitted already stays as it is."""
+    curve: bool = True
+    """Draw the card's learning curve, which fits three more reward models."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,36 @@ class Data:
     """Where `openings` writes (default: the shipped file, data/openings.jsonl)."""
 
 
+@dataclass(frozen=True)
+class Rate:
+    """Give feedback yourself: score texts of a run, or compare them, one key each."""
+
+    run: str = "demo"
+    runs: Path = Path("runs")
+    mode: Literal["single", "pair"] = "single"
+    """Score one text from 1 to 5, or say which of two is better."""
+    output: Path | None = None
+    """JSONL file that the answers are added to (default: ratings.jsonl or comparisons.jsonl in the run folder)."""
+    rater: str = "me"
+    """Your name in the file."""
+    count: int = 50
+    """Questions."""
+    repeats: float = 0.1
+    """Share of the questions asked twice, to measure your own consistency."""
+    seed: int = 0
+    """Raters with the same seed get the same texts, each in an order of their own."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What is in a file of scores or comparisons: counts, agreement between raters, noise ceiling."""
+
+    what: tyro.conf.Positional[Literal["summary"]]
+    file: tyro.conf.Positional[Path]
+    score_range: tuple[float, float] = (1.0, 5.0)
+    """Lowest and highest score in the file."""
+
+
 def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> None:
     """Do the stages that the command stands for, from run folder to run folder."""
     from minirlhf import stages
@@ -127,6 +161,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         resuming = folder.resume and (folder.path / "config.json").exists()
         if not resuming:
             config.finetune.check()
+            check_config(config)
             stages.task_of(_Settings(config))  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
@@ -136,16 +171,19 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         if missing:
             raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
                              f"python -m minirlhf {missing[0]} --run {folder.run}")
-        if not folder.resume:
+        reports = isinstance(arguments, Reward) and arguments.report
+        if not folder.resume and not (reports and stages.is_done(run, stage) and not folder.overwrite):
             if isinstance(arguments, Finetune):
                 arguments.finetune.check()
             later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
             if later and not folder.overwrite:
                 raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
+            config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
+            check_config(config)
             for s in later:
                 (run.path / stages.RESULT[s]).unlink()
             (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
-            run.replace_config(dataclasses.replace(run.config, **{stage: getattr(arguments, stage)}))
+            run.replace_config(config)
     task = stages.task_of(run)
     try:
         for stage in wanted:
@@ -156,7 +194,13 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         place = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
         print(f"\nStopped. Go on with: python -m minirlhf {command} --run {folder.run}{place} --resume", file=sys.stderr)
         sys.exit(130)
-    if "evaluate" in wanted:
+    if isinstance(arguments, Reward) and arguments.report:
+        from minirlhf.report_card import report_card
+
+        for check in report_card(run, task, arguments.curve)["checks"]:
+            print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
+        print(f"Report card: {run.path / 'reward_card.html'}")
+    elif "evaluate" in wanted:
         print_summary(run.path)
     else:
         print(f"done: {wanted[0]} -> {run.path / stages.RESULT[wanted[0]]}")
@@ -250,11 +294,36 @@ def data(arguments: Data) -> None:
         print(f"wrote {path}")
 
 
+def rate(arguments: Rate) -> None:
+    from minirlhf.rate import open_session
+    from minirlhf.rate_screens import rate_in_terminal
+    from minirlhf.run import Run, run_path
+
+    if not 1 <= arguments.count <= 10_000:
+        raise ValueError(f"--count: expected 1 to 10000, found {arguments.count}")
+    run = Run.open(run_path(arguments.runs, arguments.run))
+    pairs = arguments.mode == "pair"
+    path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
+    session = open_session(run, path, pairs, arguments.count, arguments.rater, arguments.repeats, arguments.seed)
+    rate_in_terminal(session)
+
+
+def feedback(arguments: Feedback) -> None:
+    from minirlhf import agreement
+    from minirlhf.feedback import holds_comparisons, read_comparisons, read_triples
+
+    if holds_comparisons(arguments.file):
+        summary = agreement.summarise_comparisons(read_comparisons(arguments.file))
+    else:
+        summary = agreement.summarise_scores(read_triples(arguments.file, arguments.score_range), arguments.score_range)
+    print(agreement.in_words(summary))
+
+
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
 SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
-         "--target": "--reward.target"}
+         "--target": "--reward.target", "--loss": "--reward.loss", "--ensemble": "--reward.ensemble"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
-            "evaluate": Evaluate, "sample": Sample}
+            "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -266,7 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")
     try:
-        {Sample: sample, Data: data}.get(type(command), run_stages)(command)
+        {Sample: sample, Data: data, Rate: rate, Feedback: feedback}.get(type(command), run_stages)(command)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         if os.environ.get("MINIRLHF_DEBUG"):

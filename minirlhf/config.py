@@ -38,10 +38,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Reward model: regression of human scores (E7)."""
+    """Reward model: regression of human scores (E7), or ranking of texts by them (E8)."""
 
+    loss: Literal["mse", "ranking"] = "mse"
+    """Learn scores, or which of two texts on a topic is better."""
+    min_gap: float = 0.125
+    """For ranking by scores: how far apart (0 to 1) two scores must lie to make a comparison; with 0, equal scores are ties."""
     target: Literal["every-prefix", "final"] = "every-prefix"
     """Learn the score at every prefix of a text, or for whole texts only."""
+    ensemble: int = 1
+    """Reward models to fit, each on batches of its own; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
     """Body copied from the pretrained policy, or with random weights."""
     steps: int = 500
@@ -141,6 +147,8 @@ class FinetuneConfig:
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
     """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
+    conservatism: float = 0.0
+    """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
     rounds: int = 3
@@ -197,6 +205,14 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError, one line, for settings that do not go together."""
+    if config.reward.ensemble < 1:
+        raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
+    if config.reward.ensemble == 1 and config.finetune.conservatism:
+        raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
 
 def to_json(config: Config) -> dict:

@@ -6,9 +6,13 @@ A file holds one triple a line, each a JSON object (JSONL):
     {"topic": "sleep", "text": "Seven hours ...", "score": 4.33, "ratings": [4, 5, 4], "provenance": "people"}
 
 `topic`, `text` and `score` (the mean rating) are required. `ratings` (one number a rater) is optional. So is
-`provenance`, which says where the scores come from: "people", "authors" or "simulated". Other fields are
-ignored, and so are blank lines. Scores in a file are on the file's own scale, such as 1 to 5; in memory they
-are scaled to [0, 1].
+`provenance`, which says where the scores come from: "people", "authors" or "simulated", and `rater`, a name.
+Other fields are ignored, and so are blank lines. Scores in a file are on the file's own scale, such as 1 to 5;
+in memory they are scaled to [0, 1].
+
+The other form of feedback is a comparison (排序): which of two texts on one topic is better, or neither:
+
+    {"topic": "sleep", "better": "Seven hours ...", "worse": "Sleep is good.", "tie": false}
 
 One wrong score spoils a reward model and no curve shows it. So a file is read whole or not at all:
 each fault is listed with its line and field, and nothing is returned.
@@ -19,7 +23,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +49,19 @@ class Triple:
     score: float
     ratings: tuple[float, ...] = ()
     provenance: str = "people"
+    rater: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One answer to "which text is better?". In a tie neither is, and the order of the two means nothing."""
+
+    topic: str
+    better: str
+    worse: str
+    tie: bool = False
+    provenance: str = "people"
+    rater: str = ""
 
 
 def read_triples(path: str | os.PathLike[str], score_range: tuple[float, float] = (1.0, 5.0)) -> list[Triple]:
@@ -54,7 +71,30 @@ def read_triples(path: str | os.PathLike[str], score_range: tuple[float, float] 
     also for a file that is empty or cannot be read. Raises ValueError for a score range that is none.
     """
     low, high = _checked_range(score_range)
-    triples: list[Triple] = []
+    return [_to_triple(record, low, high) for record in _read_records(path, lambda record: _faults_of(record, low, high))]
+
+
+def read_comparisons(path: str | os.PathLike[str]) -> list[Comparison]:
+    """Read a JSONL file of comparisons. Raises FeedbackError as `read_triples` does."""
+    return [Comparison(record["topic"], record["better"], record["worse"], record.get("tie", False),
+                       record.get("provenance", "people"), record.get("rater", ""))
+            for record in _read_records(path, _comparison_faults)]
+
+
+def holds_comparisons(path: str | os.PathLike[str]) -> bool:
+    """Whether the first line that is a JSON object is a comparison (it has the field "better")."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            first = next((line for line in file if line.strip()), "")
+        record = json.loads(first)
+    except (OSError, ValueError, RecursionError):
+        return False  # whoever reads the file says what is wrong with it
+    return isinstance(record, dict) and "better" in record
+
+
+def _read_records(path: str | os.PathLike[str], faults_of: Callable[[dict], list[str]]) -> list[dict]:
+    """The JSON object of each line; all of them or, as a FeedbackError, every fault."""
+    records: list[dict] = []
     faults: list[str] = []
     number = 0
     try:
@@ -72,17 +112,17 @@ def read_triples(path: str | os.PathLike[str], score_range: tuple[float, float] 
                 if not raw.strip():
                     continue
                 record, line_faults = _parse(raw)
-                line_faults = line_faults or _faults_of(record, low, high)
+                line_faults = line_faults or faults_of(record)
                 if line_faults:
                     faults += [f"line {number}: {fault}" for fault in line_faults]
                 elif not faults:
-                    triples.append(_to_triple(record, low, high))
+                    records.append(record)
     except OSError as error:
         raise FeedbackError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not faults and not triples:
+    if not faults and not records:
         raise FeedbackError(f"{path}: expected one JSON object a line, found an empty file")
     _raise_if_any(faults, path)
-    return triples
+    return records
 
 
 def write_triples(
@@ -107,6 +147,8 @@ def write_triples(
         if triple.ratings:
             record["ratings"] = [_plain(rating) for rating in triple.ratings]
         record["provenance"] = triple.provenance
+        if triple.rater:
+            record["rater"] = triple.rater
         faults += [f"line {number}: {fault}" for fault in _faults_of(record, low, high)]
         if not faults:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
@@ -152,6 +194,59 @@ def split_triples(
     return train, heldout
 
 
+def split_comparisons(
+    comparisons: Sequence[Comparison], heldout_share: float, seed: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Split at random into (train, heldout) so that no (topic, text) is on both sides; each in the order given.
+
+    Texts that are linked by comparisons stay together: what is drawn is a whole group of them. Raises ValueError as
+    `split_triples` does.
+    """
+    if not 0 <= heldout_share < 1:
+        raise ValueError(f"heldout_share: expected at least 0 and under 1, found {heldout_share}")
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(text: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(text, text) != text:
+            parent[text] = text = parent[parent[text]]
+        return text
+
+    for one in comparisons:
+        first, second = sorted((root((one.topic, one.better)), root((one.topic, one.worse))))
+        parent[second] = first  # so a group's root is the first of its texts, whatever the order of the comparisons
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, one in enumerate(comparisons):
+        groups.setdefault(root((one.topic, one.better)), []).append(index)
+    if heldout_share == 0:
+        return list(comparisons), []
+    if len(groups) < 2:
+        raise ValueError(f"comparisons: expected at least 2 groups of linked texts to split, found {len(groups)}")
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    wanted, heldout = heldout_share * len(comparisons), set()
+    for group in order[:-1]:  # at least one group stays
+        if heldout and len(heldout) + len(groups[group]) / 2 > wanted:
+            continue  # it would go further over than it now falls short
+        heldout.update(groups[group])
+    return ([one for index, one in enumerate(comparisons) if index not in heldout],
+            [one for index, one in enumerate(comparisons) if index in heldout])
+
+
+def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:
+    """Each text with the share of its comparisons that it won as its score: (wins + ties / 2 + 1/2) / (comparisons + 1).
+
+    The half win and half loss that are added keep a text that was compared once from being perfect or worthless.
+    """
+    wins: dict[tuple[str, str], list[float]] = {}
+    source = {}
+    for one in comparisons:
+        for text, won in ((one.better, 1.0), (one.worse, 0.0)):
+            wins.setdefault((one.topic, text), []).append(0.5 if one.tie else won)
+            source[one.topic, text] = one.provenance
+    return [Triple(topic, text, (sum(won) + 0.5) / (len(won) + 1), (), source[topic, text])
+            for (topic, text), won in wins.items()]
+
+
 def _checked_range(score_range: tuple[float, float]) -> tuple[float, float]:
     low, high = score_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -189,12 +284,7 @@ def _parse(raw: bytes) -> tuple[dict, list[str]]:
 
 def _faults_of(record: dict, low: float, high: float) -> list[str]:
     """Everything that is wrong with one record, as "field: expected ..., found ..."."""
-    faults = []
-    for field in ("topic", "text"):
-        if field not in record:
-            faults.append(f"{field}: expected a text that is not empty, found no such field")
-        elif not isinstance(record[field], str) or not record[field].strip():
-            faults.append(f"{field}: expected a text that is not empty, found {_shown(record[field])}")
+    faults = _text_faults(record, ("topic", "text"))
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
         faults.append(f"score: expected {number}, found no such field")
@@ -207,9 +297,36 @@ def _faults_of(record: dict, low: float, high: float) -> list[str]:
         else:
             faults += [f"ratings[{i}]: expected {number}, found {_shown(rating)}"
                        for i, rating in enumerate(ratings) if not _is_number_in(rating, low, high)]
-    if not isinstance(record.get("provenance", ""), str):
-        faults.append(f"provenance: expected a text, found {_shown(record['provenance'])}")
-    for field in ("topic", "text", "provenance"):
+    return faults + _character_faults(record, ("topic", "text"))
+
+
+def _comparison_faults(record: dict) -> list[str]:
+    """The same for a comparison."""
+    faults = _text_faults(record, ("topic", "better", "worse"))
+    if not faults and record["better"] == record["worse"]:
+        faults.append("worse: expected another text than better, found the same")
+    if not isinstance(record.get("tie", False), bool):
+        faults.append(f"tie: expected true or false, found {_shown(record['tie'])}")
+    return faults + _character_faults(record, ("topic", "better", "worse"))
+
+
+def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
+    """Fields that must be there and hold a text."""
+    faults = []
+    for field in fields:
+        if field not in record:
+            faults.append(f"{field}: expected a text that is not empty, found no such field")
+        elif not isinstance(record[field], str) or not record[field].strip():
+            faults.append(f"{field}: expected a text that is not empty, found {_shown(record[field])}")
+    return faults
+
+
+def _character_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
+    """Names that are no texts, and texts that UTF-8 cannot hold."""
+    names = ("provenance", "rater")
+    faults = [f"{field}: expected a text, found {_shown(record[field])}"
+              for field in names if not isinstance(record.get(field, ""), str)]
+    for field in fields + names:
         value = record.get(field)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             found = f"half a surrogate pair in {_shown(value)}"
@@ -229,6 +346,7 @@ def _to_triple(record: dict, low: float, high: float) -> Triple:
         score=(float(record["score"]) - low) / (high - low),
         ratings=tuple(float(rating) for rating in record.get("ratings", ())),
         provenance=record.get("provenance", "people"),
+        rater=record.get("rater", ""),
     )
 
 

@@ -393,6 +393,13 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
     ]
     missing = ", ".join(name.lower() for name, there, _ in sections if not there)
     body = "".join(f"<h2>{name}</h2>{make()}" for name, there, make in sections if there)
+    return html_page(title, f"""<section class="verdict">{_verdict(summary, finetune)}{who}{f"<ul>{notes}</ul>" if notes else ""}
+{f"<p>Not in this run yet: {missing}.</p>" if missing else ""}</section>
+{body}<h2>How to read this page</h2><ul>{HOW_TO_READ}</ul>""")
+
+
+def html_page(title: str, body: str) -> str:
+    """A page that loads nothing from outside; `body` is HTML already."""
     light, dark = ("".join(f"--{name}:{pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -402,9 +409,7 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
 @media (prefers-color-scheme:dark){{:root{{{dark}--page:#16191d;--panel:#1f2429}}}}
 {CSS}</style></head><body>
 <h1>{escape(title)}</h1>
-<section class="verdict">{_verdict(summary, finetune)}{who}{f"<ul>{notes}</ul>" if notes else ""}
-{f"<p>Not in this run yet: {missing}.</p>" if missing else ""}</section>
-{body}<h2>How to read this page</h2><ul>{HOW_TO_READ}</ul></body></html>
+{body}</body></html>
 """
 
 

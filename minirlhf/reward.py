@@ -37,7 +37,11 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: Tensor, valid: Tensor | None = None) -> Tensor:
         """Scores (batch, time) in [0, 1] of every prefix of `rows` (batch, time)."""
-        return torch.sigmoid(self.score(self.body(rows, valid)).squeeze(-1).float())
+        return torch.sigmoid(self.logits(rows, valid))
+
+    def logits(self, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The scores before the sigmoid, (batch, time); their differences are what a comparison is about (E8)."""
+        return self.score(self.body(rows, valid)).squeeze(-1).float()
 
     def prefix_scores(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """(r_0, r): the score of the bare prompt (batch,) and r_t = r_phi(x, y_1:t) (batch, time), in one pass (E4).
@@ -49,3 +53,9 @@ class RewardModel(nn.Module):
             raise ValueError("prefix_scores: expected a causal reward model (causal=True)")
         scores = gather_text(self(rows)[:, :, None], prompt_lengths - 1, time + 1).squeeze(-1)
         return scores[:, 0], scores[:, 1:]
+
+    def prefix_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
+        """The logits of r_1 .. r_time, (batch, time); as `prefix_scores`."""
+        if not self.config.causal:
+            raise ValueError("prefix_logits: expected a causal reward model (causal=True)")
+        return gather_text(self.logits(rows)[:, :, None], prompt_lengths, time).squeeze(-1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import to_json
+from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, split_triples
 from minirlhf.policy import Policy
@@ -58,10 +59,22 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     return run.load_model(name, Policy(config))
 
 
-def load_reward_model(run: Run, name: str, tokenizer: Tokenizer) -> RewardModel:
-    model = run.config.model
+def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
+    model, count = run.config.model, run.config.reward.ensemble
     config = TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads)
-    return run.load_model(name, RewardModel(config))
+    return run.load_model(name, _one_or_ensemble([RewardModel(config) for _ in range(count)], conservatism))
+
+
+def _one_or_ensemble(models: list[RewardModel], conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
+    return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
+
+
+def new_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | RewardEnsemble:
+    """The reward model before it has learned from feedback, on the run's device."""
+    policy = load_policy(run, RESULT["pretrain"], tokenizer)
+    models = [RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
+              for _ in range(run.config.reward.ensemble)]
+    return _one_or_ensemble(models).to(run.device)
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
@@ -85,10 +98,9 @@ def reward_stage(run: Run, task: Task) -> None:
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
     context = run.config.model.context
-    train, heldout = (ScoredTexts(tokenizer, part, context) for part in (train_triples, heldout_triples))
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    model = RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
-    model = fit_reward(run, model.to(run.device), train, heldout, run.config.reward)
+    train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
+    heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
+    model = fit_reward(run, new_reward_model(run, tokenizer), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
     facts["handwritten_spearman"] = None
     if task.handwritten:
@@ -103,7 +115,7 @@ def finetune_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    reward_model = load_reward_model(run, RESULT["reward"], tokenizer)
+    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, run.config.finetune.conservatism)
     train_triples, heldout_triples = split_feedback(run, task)
     policy, reward_model, collected = finetune(run, task, tokenizer, policy, reward_model, train_triples, heldout_triples)
     run.save_model("reward_final.safetensors", reward_model)
@@ -117,7 +129,7 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     config = run.config
     tokenizer = tokenizer_of(run, task)
     reference, policy = (load_policy(run, RESULT[stage], tokenizer).eval() for stage in ("pretrain", "finetune"))
-    reward_model = load_reward_model(run, "reward_final.safetensors", tokenizer)
+    reward_model = load_reward_model(run, "reward_final.safetensors", tokenizer, config.finetune.conservatism)
     splits, rows = {}, []
     for split, topics in (("train", task.train_prompts), ("heldout", task.heldout_prompts)):
         judged = {}

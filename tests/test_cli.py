@@ -30,7 +30,8 @@ def fails(capsys, *arguments: str) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["data"], ["pretrain"], ["reward"], ["finetune"], ["evaluate"], ["sample"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["data"], ["pretrain"], ["reward"], ["finetune"], ["evaluate"], ["sample"],
+                                     ["rate"], ["feedback"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])

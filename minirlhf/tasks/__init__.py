@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from minirlhf.feedback import Triple
+from minirlhf.feedback import Comparison, Triple
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Task:
     raters: Callable[[str, str, int], tuple[float, ...]] | None = None
     rating_range: tuple[float, float] = (1.0, 5.0)
     heldout_feedback: list[Triple] = field(default_factory=list)  # empty: a share of `feedback` is held out instead
+    comparisons: list[Comparison] = field(default_factory=list)  # between texts of `feedback`, where people compared
+    heldout_comparisons: list[Comparison] = field(default_factory=list)  # between texts of `heldout_feedback`
     notes: tuple[str, ...] = ()  # what a reader of the results must know, such as that the raters are simulated
 
 

@@ -13,7 +13,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minirlhf.feedback import FeedbackError, Triple, read_triples, split_triples
+from minirlhf.feedback import (
+    Comparison,
+    FeedbackError,
+    Triple,
+    holds_comparisons,
+    read_comparisons,
+    read_triples,
+    split_comparisons,
+    split_triples,
+    triples_of_comparisons,
+)
 from minirlhf.tasks import Task, openings
 
 FEATURES = 4096  # words and word pairs are hashed into so many counts
@@ -24,12 +34,17 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
     """The task of the triples in a file. A fifth of the topics is held out if there are five or more.
 
     The policy is pretrained on the `openings` corpus and on your texts, each of them often enough to be a third of the whole.
+    A file of comparisons will do as well: a text's score is then the share of its comparisons that it won.
     Raises FeedbackError naming every bad line, or saying that there are too few triples.
     """
-    triples = read_triples(path, score_range)
+    compared = holds_comparisons(path)
+    comparisons = read_comparisons(path) if compared else []
+    triples = triples_of_comparisons(comparisons) if compared else read_triples(path, score_range)
     if len(triples) < LEAST:
         raise FeedbackError(f"{path}: expected at least {LEAST} triples to learn from and to judge by, found {len(triples)}")
     topics = list(dict.fromkeys(triple.topic for triple in triples))
+    if compared:
+        return _load_comparisons(triples, comparisons, seed)
     notes = ["the judge is a word regression fitted on a third of your own scores, which the reward model never saw"]
     if len(topics) >= 5:
         known, unseen = split_triples(triples, 0.2, seed, by="topic")
@@ -38,11 +53,30 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         known, heldout_prompts = triples, topics
         notes.append("fewer than five topics: none is held out, and 'held-out topics' are the training topics again")
     feedback, for_judge = split_triples(known, 1 / 3, seed)
-    base = openings.load(seed)
-    own = [(triple.topic, triple.text) for triple in triples]
-    corpus = base.corpus + own * max(1, len(base.corpus) // (2 * len(own)))
+    corpus, own = _corpus(triples, seed)
     return Task("own", [topic for topic in topics if topic not in heldout_prompts or len(topics) < 5], heldout_prompts,
                 corpus, own, feedback, [], fit_judge(for_judge), "word regression on held-out scores", notes=tuple(notes))
+
+
+def _load_comparisons(triples: list[Triple], comparisons: list[Comparison], seed: int) -> Task:
+    """The task of texts that were compared: a text's score is the share of its comparisons that it won."""
+    learned, for_judge = split_comparisons(comparisons, 1 / 3, seed)
+    train, heldout = split_comparisons(learned, 0.2, seed)
+    topics = list(dict.fromkeys(triple.topic for triple in triples))
+    corpus, own = _corpus(triples, seed)
+    return Task("own", topics, topics, corpus, own, triples_of_comparisons(train), [],
+                fit_judge(triples_of_comparisons(for_judge)), "word regression on held-out comparisons",
+                heldout_feedback=triples_of_comparisons(heldout), comparisons=train, heldout_comparisons=heldout,
+                notes=("the judge is a word regression on a third of your own comparisons, which the reward model never saw",
+                       "no topic is held out, and 'held-out topics' are the training topics again",
+                       "the score of a text is the share of its comparisons that it won"))
+
+
+def _corpus(triples: list[Triple], seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(texts to pretrain on: the openings corpus, and your own texts as a third of the whole; your own texts)."""
+    base = openings.load(seed)
+    own = [(triple.topic, triple.text) for triple in triples]
+    return base.corpus + own * max(1, len(base.corpus) // (2 * len(own))), own
 
 
 def fit_judge(triples: list[Triple], penalty: float = 1.0) -> Callable[[str, str], float]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,19 +12,26 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import RewardConfig
-from minirlhf.feedback import Triple
+from minirlhf.ensemble import RewardEnsemble, members_of
+from minirlhf.feedback import Comparison, Triple
 from minirlhf.reward import RewardModel
 from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.ranking import Pairs, pair_batch, pairs_as_given, pairs_from_scores, ranking_reward_loss, tied_ranking_loss
 
 
 class ScoredTexts(EncodedTexts):
-    """Encoded texts with their scores (n,) in [0, 1]."""
+    """Encoded texts with their scores (n,) in [0, 1], and comparisons between them if people compared."""
 
-    def __init__(self, tokenizer: Tokenizer, triples: list[Triple], context: int):
+    def __init__(self, tokenizer: Tokenizer, triples: list[Triple], context: int, comparisons: Sequence[Comparison] = ()):
         super().__init__(tokenizer, [(triple.topic, triple.text) for triple in triples], context)
         self.scores = torch.tensor([triple.score for triple in triples], dtype=torch.float32)
+        self.triples, self.comparisons = triples, comparisons
+
+    def pairs(self, min_gap: float) -> Pairs:
+        """The comparisons given, or else those that the scores make within a topic."""
+        return pairs_as_given(self.triples, self.comparisons) if self.comparisons else pairs_from_scores(self.triples, min_gap)
 
 
 def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -> Tensor:
@@ -37,8 +45,10 @@ def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -
 
 
 @torch.inference_mode()
-def predict(model: RewardModel, texts: EncodedTexts) -> Tensor:
-    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU."""
+def predict(model: RewardModel | RewardEnsemble, texts: EncodedTexts) -> Tensor:
+    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU. Of an ensemble always the plain mean."""
+    if isinstance(model, RewardEnsemble):
+        return torch.stack([predict(member, texts) for member in model.members]).mean(0)
     device = model.score.weight.device
     result = torch.empty(len(texts))
     for batch in texts.in_order(256, device):
@@ -50,9 +60,11 @@ def predict(model: RewardModel, texts: EncodedTexts) -> Tensor:
 
 
 def fit_reward(
-    run: Run, model: RewardModel, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig, stage: str = "reward"
-) -> RewardModel:
-    """Train `model` in place; stop early on the held-out loss of whole texts; keep the best weights seen.
+    run: Run, model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig,
+    stage: str = "reward",
+) -> RewardModel | RewardEnsemble:
+    """Train `model` in place, all members of an ensemble side by side; stop early on the held-out loss of whole texts; keep the
+    best weights seen.
 
     `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
     """
@@ -60,6 +72,8 @@ def fit_reward(
     optimizer = adamw(model, config.learning_rate, config.weight_decay)
     best_model = copy.deepcopy(model).requires_grad_(False)
     best = {"loss": float("inf"), "bad": 0}
+    ranking = config.loss == "ranking"
+    pairs, heldout_pairs = (part.pairs(config.min_gap) if ranking else None for part in (train, heldout))
     start, logged = 0, stage == "reward"
     if logged:
         checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, optimizer)
@@ -68,25 +82,36 @@ def fit_reward(
 
     losses = []
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
+    members = members_of(model)
     for step in bar:
-        batch = train.random_batch(config.batch_size, seed, stage, step, device)
-        if config.dropout:
-            batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{stage} dropout", step))
         set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
-        with autocast(device):
-            loss = reward_loss(model, batch, train.scores[batch.index.cpu()].to(device), config.target)
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for number, member in enumerate(members):
+            name = stage if number == 0 else f"{stage} member {number}"  # batches of its own
+            if ranking:
+                drawn = pairs.random(config.batch_size // 2, seed, name, step)
+                batch = pair_batch(train, drawn, device)
+            else:
+                batch = train.random_batch(config.batch_size, seed, name, step, device)
+            if config.dropout:
+                batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{name} dropout", step))
+            with autocast(device):
+                if ranking:
+                    loss = ranking_reward_loss(member, batch, drawn.tie.to(device), config.target)
+                else:
+                    loss = reward_loss(member, batch, train.scores[batch.index.cpu()].to(device), config.target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
+            losses.append(loss.detach())
         optimizer.step()
-        losses.append(loss.detach())
 
         done = step + 1
         if done % config.evaluate_every == 0 or done == config.steps:
             predicted = predict(model, heldout)
             heldout_mse = equations.mse_reward_loss(predicted, heldout.scores).item()
-            if heldout_mse < best["loss"]:
-                best = {"loss": heldout_mse, "bad": 0}
+            heldout_loss = heldout_ranking_loss(predicted, heldout_pairs) if ranking else heldout_mse
+            if heldout_loss < best["loss"]:
+                best = {"loss": heldout_loss, "bad": 0}
                 load_weights(best_model, weights(model), "best")
             else:
                 best["bad"] += 1
@@ -95,13 +120,30 @@ def fit_reward(
             if logged:
                 run.append("metrics.jsonl", [{
                     "stage": stage, "step": done, "seconds": round(checkpoints.seconds, 3),
-                    "loss_mse": torch.stack(losses).mean().item(), "heldout_mse": heldout_mse, "heldout_pearson": r}])
+                    "loss_ranking_nats" if ranking else "loss_mse": torch.stack(losses).mean().item(),
+                    "heldout_mse": heldout_mse, "heldout_pearson": r,
+                    **({"heldout_ranking_nats": heldout_loss} if ranking else {})}])
                 checkpoints.maybe_save(done, best=best)
             losses.clear()
             if best["bad"] >= config.patience:
                 break
     load_weights(model, weights(best_model), "best")
+    if ranking:
+        for member in members:
+            centre(member, train)
     return model
+
+
+def heldout_ranking_loss(predicted: Tensor, pairs: Pairs) -> float:
+    """E8 of whole texts, from their scores (n,)."""
+    logits = torch.logit(predicted.double(), eps=1e-9)
+    return tied_ranking_loss(logits[pairs.better], logits[pairs.worse], pairs.tie).item()
+
+
+@torch.no_grad()
+def centre(model: RewardModel, texts: EncodedTexts) -> None:
+    """Shift all logits alike so that their mean over `texts` is 0: comparisons leave the level of the scores open."""
+    model.score.bias -= torch.logit(predict(model, texts).double(), eps=1e-9).mean().to(model.score.bias)
 
 
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
@@ -132,7 +174,7 @@ def ranks(values: Tensor) -> Tensor:
     return (first + (counts - 1) / 2).double()[inverse]
 
 
-def quality(model: RewardModel, train: ScoredTexts, heldout: ScoredTexts) -> dict:
+def quality(model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts) -> dict:
     """How good the reward model is on feedback that it never saw: errors, correlations, calibration."""
     predicted, scores = predict(model, heldout), heldout.scores
     return {
