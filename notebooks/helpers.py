@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -18,13 +19,21 @@ import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython.display import HTML, Markdown, display  # noqa: E402
 
-from minirlhf.config import Config  # noqa: E402
-from minirlhf.report import INK, JUDGE, MUTED, OTHER, REWARD, STYLE  # noqa: E402
+from minirlhf import stages  # noqa: E402
+from minirlhf.config import (  # noqa: E402
+    Config,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    RewardConfig,
+)
+from minirlhf.report import STYLE  # noqa: E402
 from minirlhf.run import Run  # noqa: E402
 from minirlhf.tasks import Task, openings  # noqa: E402
 
-__all__ = ["FAST", "INK", "JUDGE", "MUTED", "OTHER", "REWARD", "coloured_text", "exercise", "new_run", "pick", "show_source",
-           "small_task", "table"]
+__all__ = ["FAST", "coloured_text", "exercise", "fork", "new_run", "pick",
+           "run_stages", "show_source", "small_config", "small_task", "table"]
 
 FAST = os.environ.get("MINIRLHF_FAST") == "1"  # fewer steps and samples: the code runs, the numbers mean little
 
@@ -84,6 +93,18 @@ def exercise(number: int, *answers) -> Iterator[None]:
         print(f"Exercise {number}: right.")
 
 
+def small_config(**finetune) -> Config:
+    """Settings for `small_task`: half the layers of the demo and fewer steps. `finetune`: settings of fine-tuning to change."""
+    return Config(
+        device="cpu",
+        model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
+        pretrain=PretrainConfig(steps=pick(800, 10), warmup=pick(50, 2), evaluate_every=pick(100, 10)),
+        reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5)),
+        finetune=FinetuneConfig(**{"updates": pick(60, 3), "batch_size": pick(96, 8), "max_new_tokens": pick(56, 24),
+                                   "rounds": 1, **finetune}),
+        evaluate=EvaluateConfig(samples=pick(256, 8)))
+
+
 def small_task(topics: int = 8, seed: int = 0) -> Task:
     """The task `openings` cut down to its first few training topics, so that everything takes seconds, not minutes."""
     task = openings.load(seed)
@@ -95,9 +116,10 @@ def small_task(topics: int = 8, seed: int = 0) -> Task:
     def on_topic_triples(triples):
         return [triple for triple in triples if triple.topic in chosen]
 
+    most = pick(None, 400)  # texts of each kind
     return dataclasses.replace(
-        task, train_prompts=chosen, corpus=on_topic(task.corpus), corpus_heldout=on_topic(task.corpus_heldout),
-        feedback=on_topic_triples(task.feedback), handwritten=on_topic_triples(task.handwritten))
+        task, train_prompts=chosen, corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
+        feedback=on_topic_triples(task.feedback)[:most], handwritten=on_topic_triples(task.handwritten))
 
 
 def new_run(config: Config) -> Run:
@@ -105,3 +127,19 @@ def new_run(config: Config) -> Run:
     torch.manual_seed(config.seed)
     _folders.append(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
     return Run.create(Path(_folders[-1].name) / "run", config)
+
+
+def fork(run: Run, config: Config) -> Run:
+    """A new run with other settings that starts from the same tokenizer, pretrained policy and reward model."""
+    other = new_run(config)
+    for name in ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"]):
+        if (run.path / name).exists():
+            shutil.copy(run.path / name, other.path / name)
+    return other
+
+
+def run_stages(run: Run, task: Task, *names: str) -> None:
+    """Do stages of a run ("pretrain", "reward", "finetune", "evaluate"). What training warns of stands in the output."""
+    with contextlib.redirect_stderr(sys.stdout):
+        for name in names:
+            stages.STAGE_FUNCTIONS[name](run, task)
