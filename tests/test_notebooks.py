@@ -28,6 +28,7 @@ import run_all  # noqa: E402
 
 PATHS = run_all.notebooks()
 TEXT_IDS = [f"E{number}" for number in range(1, 10)]
+LIBRARIES = {"torch.optim.Muon", "transformers"}  # named in the prose, not imported by the notebook that names them
 PLACES = re.compile(r"/(?:work|tmp|home|root|usr|Users|private|mnt)\b|[A-Z]:\\\\|site-packages|\.venv")
 
 
@@ -104,6 +105,26 @@ def test_outputs_are_those_of_one_clean_full_run(path):
     assert path.stat().st_size < 1_500_000, "a page of more than 1.5 MB loads slowly"
 
 
+def test_no_sentence_of_the_reviews_is_shown():
+    """Runs of eight words; only where the data is, since no copy of it may be here to compare with."""
+    from minirlhf.tasks import reviews
+
+    try:
+        task = reviews.load(0)
+    except ValueError:
+        pytest.skip("the reviews are not on this machine: python -m minirlhf data reviews")
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"[a-z0-9']+", text.lower())
+        return {tuple(words[start:start + 8]) for start in range(len(words) - 7)}
+
+    theirs = set().union(*(runs(text) for _, text in task.corpus + task.corpus_heldout))
+    assert len(theirs) > 100_000
+    for path in PATHS:
+        shown = [prose(path), *(cell.source for cell in cells(path, "code")), *map(text_outputs, cells(path, "code"))]
+        assert not (found := runs("\n".join(shown)) & theirs), f"{path.name}: {sorted(found)[:3]}"
+
+
 # What the words promise --------------------------------------------------------------------------------------------
 
 
@@ -118,14 +139,16 @@ def package_names() -> dict[str, object]:
         dotted = info.name.removeprefix("minirlhf.")
         names |= {info.name: module, dotted: module, dotted.split(".")[-1]: module}
         for name, value in vars(module).items():
-            if not name.startswith("_") and getattr(value, "__module__", info.name).startswith("minirlhf"):
+            if name.startswith("_") or inspect.ismodule(value):
+                continue
+            if getattr(value, "__module__", info.name).startswith("minirlhf"):
                 names.setdefault(name, value)
                 names[f"{dotted}.{name}"] = names[f"{info.name}.{name}"] = names[f"{dotted.split('.')[-1]}.{name}"] = value
     return names
 
 
 def own_names(path: Path) -> set[str]:
-    """Names that a notebook's code defines or imports."""
+    """Names that a notebook's code defines or imports, the arguments of its functions included."""
     if path.suffix == ".md":
         return set()
     names: set[str] = set()
@@ -138,6 +161,8 @@ def own_names(path: Path) -> set[str]:
                 names.add(node.name)
             elif isinstance(node, ast.alias):
                 names.add(node.asname or node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
     return names
 
 
@@ -203,7 +228,7 @@ def test_each_code_name_in_the_prose_exists(path):
     for span in re.findall(r"`([^`\n]+)`", text):
         good = (resolves(span, known) or re.split(r"[.(\[]", span)[0] in own or (ROOT / span).exists()
                 or (ROOT / "notebooks" / span).exists() or is_command(span) or is_flag(span)
-                or span in run_files() or span in ("...", "torch.optim.Muon"))
+                or span in run_files() or span == "..." or span in LIBRARIES)
         assert good, f"`{span}` is no name, file or command of the project"
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (path.parent / target).exists(), f"broken link {target}"
