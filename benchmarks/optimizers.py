@@ -31,7 +31,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from minirlhf import equations, stages
-from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, PretrainConfig, RewardConfig
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, PPOConfig, PretrainConfig, RewardConfig, TRPOConfig
 from minirlhf.evaluate import best_of_n, sample_and_judge
 from minirlhf.run import Run, atomic_write
 
@@ -61,6 +61,16 @@ def step_size(finetune: FinetuneConfig) -> float:
     return {"ppo": finetune.ppo.learning_rate, "trpo": finetune.trpo.delta}.get(finetune.algorithm, finetune.learning_rate)
 
 
+def relevant(config: Config, shared: bool) -> Config:
+    """The config with all that the shared stages (or else the run's algorithm) do not look at set to the default."""
+    finetune = config.finetune
+    if shared:
+        return dataclasses.replace(config, finetune=FinetuneConfig(), evaluate=EvaluateConfig())
+    others = {"ppo": PPOConfig(), "trpo": TRPOConfig()}
+    others.pop(finetune.algorithm, None)
+    return dataclasses.replace(config, finetune=dataclasses.replace(finetune, **others))
+
+
 def open_run(path: Path, config: Config, origin: Path | None = None) -> Run:
     """The run in this folder, made (from `origin`'s first stages) if it is not there.
 
@@ -73,7 +83,7 @@ def open_run(path: Path, config: Config, origin: Path | None = None) -> Run:
         run = Run(path, config)
         run.replace_config(config)  # last: a folder with a config.json is complete
     run = Run.open(path)
-    if run.config != config:
+    if relevant(run.config, origin is None) != relevant(config, origin is None):
         raise ValueError(f"{path}: made under other settings; give another --runs folder, or delete it")
     return run
 
@@ -198,14 +208,15 @@ def markdown(results: dict) -> str:
     if sweep:
         lines += ["", f"## Step size (judge on training topics after the run; {results['sweep_seeds']} seed"
                   f"{'s' * (results['sweep_seeds'] > 1)})", "",
-                  "Columns: the default step size times 30^(-1/3), 1, 30^(1/3), 30^(2/3). In brackets the learning rate, for "
-                  "TRPO delta (times the factor's square).", "",
+                  "Each seed's value. Columns: the default step size times 30^(-1/3), 1, 30^(1/3), 30^(2/3). In brackets the "
+                  "learning rate, for TRPO delta (times the factor's square).", "",
                   "| | " + " | ".join(f"x {factor:.2g}" for factor in FACTORS) + " |", "|---" * 5 + "|"]
         for name in ALGORITHMS:
             cells = []
             for factor in FACTORS:
                 runs = sweep[name, factor]
-                cells.append(f"{in_words([run['train']['judge'] for run in runs])} ({runs[0]['step_size']:.2g})")
+                each = " / ".join(f"{run['train']['judge']:.2f}" for run in runs)
+                cells.append(f"{each} ({runs[0]['step_size']:.2g})")
             lines.append(f"| {ALGORITHMS[name]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -242,12 +253,13 @@ def plot(results: dict, path: Path) -> None:
     for rows, x, y in zip(best, bound, judge):
         over_kl.annotate(f"{rows[0]['n']}", (x, y), (4, -10), textcoords="offset points", fontsize=8, color=COLOURS["best of n"])
     for name in ALGORITHMS if sweep else ():
-        judge, low, high = zip(*(band([run["train"]["judge"] for run in sweep[name, factor]]) for factor in FACTORS))
-        over_steps.plot(FACTORS, judge, "o-", color=COLOURS[name], label=ALGORITHMS[name])
-        over_steps.vlines(FACTORS, low, high, color=COLOURS[name], alpha=0.5)
+        each = [[run["train"]["judge"] for run in sweep[name, factor]] for factor in FACTORS]
+        over_steps.plot(FACTORS, [statistics.fmean(values) for values in each], color=COLOURS[name], label=ALGORITHMS[name])
+        for factor, values in zip(FACTORS, each):
+            over_steps.plot([factor] * len(values), values, ".", color=COLOURS[name])
     over_texts.set(title="Judge against sampled texts (95% bands over seeds)", xlabel="texts sampled")
     over_kl.set(title="Judge against KL to the reference", xlabel="KL (nats per text)")
-    over_steps.set(title="Judge after the run against step size", xlabel="default step size times", xscale="log")
+    over_steps.set(title="Judge after the run against step size (a dot a seed)", xlabel="default step size times", xscale="log")
     for axis in (over_texts, over_kl, over_steps):
         axis.set(ylim=(0, 1), ylabel="judge (0 to 1)")
         axis.grid(alpha=0.3)

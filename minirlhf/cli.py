@@ -1,4 +1,4 @@
-"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | evaluate | sample | rate | feedback."""
+"""The command line: python -m minirlhf demo | data | pretrain | reward | finetune | iterate | evaluate | sample | rate | ..."""
 from __future__ import annotations
 
 import dataclasses
@@ -76,6 +76,16 @@ class Finetune:
     """Push the policy of a run up its reward model."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Fine-tune in rounds: each time the present policy's texts are rated and the reward model is refitted."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    person: str | None = None
+    """Your name, if you give the ratings yourself, one key each; otherwise the task's (simulated) raters do."""
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
 
 
@@ -182,6 +192,8 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             check_config(config)
             for s in later:
                 (run.path / stages.RESULT[s]).unlink()
+            if stage == "reward":
+                (run.path / stages.FIRST_RATINGS).unlink(missing_ok=True)
             (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
             run.replace_config(config)
     task = stages.task_of(run)
@@ -294,6 +306,40 @@ def data(arguments: Data) -> None:
         print(f"wrote {path}")
 
 
+def iterate(arguments: Iterate) -> None:
+    from minirlhf import iterate as rounds
+    from minirlhf import stages
+    from minirlhf.report import rounds_of
+    from minirlhf.run import Run
+
+    folder = arguments.folder
+    run = Run.open(folder.path)
+    if not stages.is_done(run, "pretrain"):
+        raise ValueError(f"{run.path}: iterate needs a pretrained policy; run: python -m minirlhf pretrain --run {folder.run}")
+    if arguments.finetune.rounds < 1 or arguments.finetune.ratings_per_round < 1:
+        raise ValueError("--rounds and --ratings-per-round: expected at least 1")
+    if not folder.resume:
+        results = [stages.RESULT[stage] for stage in ("reward", "finetune", "evaluate")]
+        later = [run.path / name for name in (*results, stages.FIRST_RATINGS)]
+        if any(path.exists() for path in later) and not folder.overwrite:
+            raise ValueError(f"{run.path}: holds a reward model or more; redo all but pretraining with --overwrite")
+        config = dataclasses.replace(run.config, finetune=arguments.finetune)
+        check_config(config)
+        for path in (*later, run.path / "checkpoint.safetensors", run.path / stages.ENCODER):
+            path.unlink(missing_ok=True)
+        run.replace_config(config)
+    try:
+        rounds.iterate(run, stages.task_of(run), arguments.person)
+    except KeyboardInterrupt:
+        words = "" if arguments.person is None else f" --person {arguments.person}"
+        print(f"\nStopped. Go on with: python -m minirlhf iterate --run {folder.run}{words} --resume", file=sys.stderr)
+        sys.exit(130)
+    for row in rounds_of(run.read("metrics.jsonl")):
+        print(f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; reward model against the judge on "
+              f"the policy's own texts: MSE {row['reward_judge_mse']:.4f}, r {row['reward_judge_pearson']:.2f}")
+    print_summary(run.path)
+
+
 def rate(arguments: Rate) -> None:
     from minirlhf.rate import open_session
     from minirlhf.rate_screens import rate_in_terminal
@@ -323,7 +369,7 @@ def feedback(arguments: Feedback) -> None:
 SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
          "--target": "--reward.target", "--loss": "--reward.loss", "--ensemble": "--reward.ensemble"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
-            "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback}
+            "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback, "iterate": Iterate}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -335,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")
     try:
-        {Sample: sample, Data: data, Rate: rate, Feedback: feedback}.get(type(command), run_stages)(command)
+        {Sample: sample, Data: data, Rate: rate, Feedback: feedback, Iterate: iterate}.get(type(command), run_stages)(command)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         if os.environ.get("MINIRLHF_DEBUG"):

@@ -11,12 +11,12 @@ from typing import Literal
 class ModelConfig:
     """Size of the policy and of the reward model, which share one shape."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     """Tokens that byte-pair encoding may learn, the 256 bytes included."""
     context: int = 96
     """Longest row, topic and text together, in tokens."""
-    width: int = 128
-    layers: int = 4
+    width: int = 192
+    layers: int = 2
     heads: int = 4
     tie_embeddings: bool = True
 
@@ -25,14 +25,20 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 1500
+    steps: int = 700
     batch_size: int = 32
     """Texts a step."""
-    learning_rate: float = 3e-3
-    """Of AdamW (embeddings, norms); Muon, which has the other matrices, takes 20/3 of it."""
+    learning_rate: float = 1.4e-2
+    """Of AdamW, which has the embeddings, norms and biases."""
+    muon_learning_rate: float = 0.02
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.01
     warmup: int = 50
-    """Steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
+    match_weight: float = 4.0
+    """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
+    match_share: float = 0.6
+    """Share of the steps in which that weight falls to 0."""
     evaluate_every: int = 100
 
 
@@ -49,15 +55,26 @@ class RewardConfig:
     ensemble: int = 1
     """Reward models to fit, each on batches of its own; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
-    """Body copied from the pretrained policy, or with random weights."""
-    steps: int = 500
+    """Body copied from the pretrained policy (an encoder: pretrained by filling in hidden tokens), or with random weights."""
+    body: Literal["causal", "encoder"] = "causal"
+    """Causal as the policy's, or bidirectional as BERT's, which needs a pass for each prefix that it scores."""
+    masking: Literal["dynamic", "static"] = "dynamic"
+    """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
+    mlm_steps: int = 1500
+    mlm_learning_rate: float = 1e-3
+    own_texts: int = 2000
+    """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
+    steps: int = 450
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    """Of AdamW, which has the embeddings, norms, biases and the head."""
+    muon_learning_rate: float = 0.015
+    """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
     dropout: float = 0.0
     """Share of the text's tokens hidden at random in training (against learning by heart)."""
-    heldout_share: float = 0.1
+    heldout_share: float = 0.05
     """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
     evaluate_every: int = 50
     patience: int = 4
@@ -134,16 +151,16 @@ class FinetuneConfig:
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
     """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
     For REINFORCE; TRPO has its own."""
-    baseline: Literal["none", "batch-mean"] = "batch-mean"
-    """For REINFORCE and TRPO."""
+    baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
+    """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 120
+    updates: int = 56
     batch_size: int = 128
     """Texts sampled for an update."""
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     """Of REINFORCE, RLOO and GRPO."""
-    kl_weight: float = 0.03
+    kl_weight: float = 0.02
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
     """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
@@ -151,11 +168,12 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 3
+    rounds: int = 6
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
-    ratings_per_round: int = 400
+    ratings_per_round: int = 600
     """Texts rated between two rounds."""
-    refit_steps: int = 60
+    refit_steps: int = 50
+    """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
@@ -211,6 +229,10 @@ def check_config(config: Config) -> None:
     """Raise ValueError, one line, for settings that do not go together."""
     if config.reward.ensemble < 1:
         raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
+    if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
+        raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
+    if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 

@@ -31,9 +31,18 @@ class RewardEnsemble(nn.Module):
         return self.members[0].config
 
     @property
+    def body(self) -> nn.Module:
+        """The first member's body: PPO's value function may start as a copy of it."""
+        return self.members[0].body
+
+    @property
     def score(self) -> nn.Linear:
         """The first member's head: it says on which device the ensemble is."""
         return self.members[0].score
+
+    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """As `RewardModel.text_scores`: (batch,), in [0, 1]."""
+        return self._careful(torch.stack([member.text_scores(rows, lengths) for member in self.members]))
 
     def prefix_scores(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """As `RewardModel.prefix_scores`: (batch,) and (batch, time), in [0, 1]."""

@@ -402,8 +402,8 @@ def kl_penalized_rewards(reward: Tensor, kl: Tensor, mask: Tensor, kl_weight: fl
     _check_like("reward", reward, "(batch,)", kl.shape[:1])
     padding = _padding(mask, kl.shape)
     real = (~padding).long()
-    last = (real.flip(1).cumsum(dim=1).flip(1) == 1) & ~padding  # no real token comes after
-    return _blank(torch.where(last, reward[:, None], 0) - kl_weight * _blank(kl, padding), padding)
+    last = real.flip(1).cumsum(dim=1).flip(1) == 1  # no real token comes after
+    return _blank(torch.where(last, reward[:, None], 0) - kl_weight * kl, padding)
 
 
 def leave_one_out_advantage(rewards: Tensor) -> Tensor:
@@ -433,9 +433,7 @@ def group_normalized_advantage(rewards: Tensor) -> Tensor:
     _check_group("rewards", rewards)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     std = rewards.std(dim=1, keepdim=True)
-    # Rounding leaves equal rewards a spread of a few units in the last place, which must not be blown up to 1.
-    noise = 8 * torch.finfo(rewards.dtype).eps * rewards.abs().amax(dim=1, keepdim=True)
-    return torch.where(std > noise, centred / std, 0)
+    return torch.where(std > 0, centred / std, 0)
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from minirlhf import equations
 from minirlhf.transformer import KeyValueCache, Transformer, TransformerConfig
 
+# Sampling looks for ended texts after this many tokens. A GPU must come to a halt for it, a CPU need not.
+CHECK_EVERY = {"cpu": 1, "cuda": 8}
+
 
 @dataclass
 class Samples:
@@ -61,9 +64,23 @@ class Policy(nn.Module):
         """
         return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, time))
 
-    def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor) -> Tensor:
-        """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3)."""
-        return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
+    def real_logits(self, rows: Tensor, prompt_lengths: Tensor, mask: Tensor) -> Tensor:
+        """As `text_logits`, of the tokens where `mask` (batch, time) is True alone: (tokens, vocab).
+
+        A third of a batch is padding and the output layer is half of the work, so this is what training and scoring use.
+        """
+        return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask])
+
+    def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3).
+
+        With a `mask` (batch, time) only the real tokens are worked out; the others are 0.
+        """
+        if mask is None:
+            return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
+        logits = self.real_logits(rows, prompt_lengths, mask).float()
+        real = equations.token_log_probs(logits[None], tokens[mask][None])  # (1, tokens)
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, real)
 
     def frozen_copy(self) -> Policy:
         """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""
@@ -86,13 +103,15 @@ class Policy(nn.Module):
         longest = max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
         lengths = torch.tensor([len(p) for p in prompts], device=device)
-        valid = torch.arange(longest, device=device) >= longest - lengths[:, None]  # padding on the left
+        valid = None  # nothing is padded: no mask at all
+        if min(map(len, prompts)) < longest:
+            valid = torch.arange(longest, device=device) >= longest - lengths[:, None]  # padding on the left
 
         tokens = torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device)
         log_probs = torch.zeros(batch, max_new_tokens, device=device)
-        count = torch.full((batch,), max_new_tokens, device=device)  # tokens of each text
         rows = torch.arange(batch, device=device)  # the texts still being written
         alive = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`: not ended
+        check_every = CHECK_EVERY.get(device.type, 8)
 
         cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else \
             self.head.weight.dtype
@@ -101,22 +120,25 @@ class Policy(nn.Module):
         for t in range(max_new_tokens):
             next_tokens, next_log_probs = draw(self.head(hidden).float(), temperature, top_k, top_p, generator)
             tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs.to(log_probs.dtype)
-            just_ended = alive & (next_tokens == end_id)
-            count[rows] = torch.where(just_ended, t + 1, count[rows])
-            alive &= ~just_ended
-            living = int(alive.sum())
-            if living == 0 or t + 1 == max_new_tokens:
+            if t + 1 == max_new_tokens:
                 break
-            if living < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
-                kept = alive.nonzero().squeeze(1)
-                rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
-                cache.keep_rows(kept)
+            alive &= next_tokens != end_id
+            if (t + 1) % check_every == 0:
+                living = int(alive.sum())
+                if living == 0:
+                    break
+                if living < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
+                    kept = alive.nonzero().squeeze(1)
+                    rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
+                    cache.keep_rows(kept)
             hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
 
+        is_end = tokens[:, :t + 1] == end_id  # rows went on for a while behind their end; the first one counts
+        ended = is_end.any(1)
+        count = torch.where(ended, is_end.int().argmax(1) + 1, t + 1)
         time = int(count.max())
         mask = torch.arange(time, device=device) < count[:, None]
         tokens = tokens[:, :time].masked_fill(~mask, 0)
-        ended = tokens.gather(1, count[:, None] - 1).squeeze(1) == end_id
         return Samples(tokens, mask, log_probs[:, :time].masked_fill(~mask, 0.0), ended)
 
 

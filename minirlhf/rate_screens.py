@@ -40,8 +40,8 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
-def question(session: RatingSession) -> str:
-    """The current item in words, wrapped to the terminal."""
+def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QUIT} quit") -> str:
+    """The current item in words, wrapped to the terminal; `keys` says what else can be pressed."""
     item, width = session.current, max(20, shutil.get_terminal_size().columns - 6)
     parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {printable(item.topic)}\n"]
     for number, text in enumerate(item.texts, start=1):
@@ -51,7 +51,7 @@ def question(session: RatingSession) -> str:
         ask = "Score 1 (poor) to 5 (excellent)"
     else:
         ask = ", ".join(f"{key}: {words}" for key, words in LABELS.items())
-    return "\n".join([*parts, f"\n{ask}   [{SKIP} skip, {UNDO} undo, {QUIT} quit] "])
+    return "\n".join([*parts, f"\n{ask}   [{keys}] "])
 
 
 def rate_in_terminal(session: RatingSession, key: Callable[[], str] = read_key) -> None:

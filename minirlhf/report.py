@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import statistics
 from html import escape
 from pathlib import Path
 
@@ -117,6 +118,17 @@ def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray
     """x and y of the records that have both, in the order of the file."""
     points = [(record[x], record[y]) for record in records if record.get(x) is not None and record.get(y) is not None]
     return tuple(np.array(points, dtype=float).reshape(-1, 2).T)
+
+
+def rounds_of(metrics: list[dict]) -> list[dict]:
+    """What each round came to, from metrics.jsonl: means over its last ten updates (or as many as there are)."""
+    rounds: dict[int, list[dict]] = {}
+    for row in metrics:
+        if row.get("stage") == "finetune" and "reward_judge_mse" in row:
+            rounds.setdefault(row["round"], []).append(row)
+    keys = ("judge", "reward", "reward_judge_mse", "reward_judge_pearson", "kl_nats")
+    return [{"round": number, "updates": len(rows)} | {key: statistics.fmean(row[key] for row in rows[-10:]) for key in keys}
+            for number, rows in sorted(rounds.items())]
 
 
 def _evaluated(summary: dict) -> list[str]:
@@ -293,6 +305,17 @@ def _before_after(summary: dict) -> str:
                   [[label] + [show(summary[split], when) for split, when in columns] for label, show in scores], "numbers")
 
 
+def _rounds(metrics: list[dict]) -> str:
+    rounds = rounds_of(metrics)
+    if len(rounds) < 2:
+        return ""
+    heads = ["round", "judge", "reward", "reward model against the judge: MSE", "r"]
+    rows = [[_number(row["round"], 0), _number(row["judge"]), _number(row["reward"]), _number(row["reward_judge_mse"], 4),
+             _number(row["reward_judge_pearson"])] for row in rounds]
+    return (f"<h3>By round</h3>{_table(heads, rows, 'numbers')}<p class=small>On the policy's own texts, the last ten updates of "
+            "each round. Before each further round such texts were rated and the reward model refitted.</p>")
+
+
 def _sample(row: dict | None) -> str:
     """A text and its numbers, in one cell."""
     if row is None:
@@ -381,7 +404,7 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
     sections = [  # (title, what must be there, how to make the HTML)
         ("Before and after", evaluated, lambda: _svg(before_after, "Judge and reward before and after") + _before_after(summary)),
         ("Fine-tuning", finetune, lambda: _svg(_figure_finetune(finetune), "Reward, judge, KL, length, distinct share and "
-                                               "entropy against minutes of fine-tuning")),
+                                               "entropy against minutes of fine-tuning") + _rounds(metrics)),
         ("Samples", samples, lambda: _samples(samples) + _over_time(samples)),
         ("Reward model", reward or model, lambda: _svg(_figure_reward(reward, model), "Calibration and error of the reward "
                                                        "model") + _reward_model(model)),

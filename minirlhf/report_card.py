@@ -124,8 +124,9 @@ def learning_curve(run: Run, tokenizer: Tokenizer, task: Task, train: list[Tripl
         if len(part) < 2 or bool(comparisons) != bool(task.comparisons):
             continue
         torch.manual_seed(run.config.seed)
-        model = fit_reward(run, stages.new_reward_model(run, tokenizer), ScoredTexts(tokenizer, part, context, comparisons), test,
-                           run.config.reward, stage=f"curve: {len(part)} triples")
+        texts = ScoredTexts(tokenizer, part, context, comparisons)
+        model = fit_reward(run, stages.new_reward_model(run, tokenizer, task), texts, test, run.config.reward,
+                           stage=f"curve: {len(part)} triples")
         predicted = predict(model, test)
         rows.append({"triples": len(part), "mse": float((predicted - test.scores).square().mean()),
                      "pearson": correlation(predicted, test.scores)})

@@ -43,6 +43,14 @@ class RewardModel(nn.Module):
         """The scores before the sigmoid, (batch, time); their differences are what a comparison is about (E8)."""
         return self.score(self.body(rows, valid)).squeeze(-1).float()
 
+    def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (batch,) of rows (batch, columns), of which the first `lengths` (batch,) columns are read."""
+        return self.logits(rows).gather(1, lengths[:, None] - 1).squeeze(1)
+
+    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Scores (batch,) in [0, 1], as `text_logits`."""
+        return torch.sigmoid(self.text_logits(rows, lengths))
+
     def prefix_scores(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """(r_0, r): the score of the bare prompt (batch,) and r_t = r_phi(x, y_1:t) (batch, time), in one pass (E4).
 

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from minirlhf.config import Config, from_json, to_json
 
 CHECKPOINT = "checkpoint.safetensors"
-MUON_RATE = 20 / 3  # Muon's steps have one size for all matrices; .02 beside AdamW's .003
 
 
 def atomic_write(path: Path, text: str) -> None:
@@ -127,16 +126,18 @@ def peak_rss_mb() -> float | None:
     return peak / (1e6 if platform.system() == "Darwin" else 1e3)
 
 
-def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """For pretraining: Muon (Jordan et al. 2024) on the matrices of `module.body`'s blocks, AdamW on all else.
+def muon_and_adamw(
+    module: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """For learning from a fixed data set: Muon (Jordan et al. 2024) on the matrices of all blocks, AdamW on all else.
 
     Muon makes each step of a matrix orthogonal, so that all its directions learn at one pace. On this task it reaches the loss
     of AdamW with less than half of the texts.
     """
-    matrices = [p for p in module.body.blocks.parameters() if p.dim() == 2]
+    matrices = [p for name, p in module.named_parameters() if "blocks." in name and p.dim() == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in chosen]
-    return [torch.optim.Muon(matrices, lr=MUON_RATE * learning_rate, weight_decay=weight_decay),
+    return [torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay),
             torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
                               fused=rest[0].device.type in ("cpu", "cuda"))]
 

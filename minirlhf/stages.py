@@ -4,6 +4,7 @@ A stage whose result is already in the folder is not done again; one that was in
 """
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -13,23 +14,28 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import to_json
+from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
-from minirlhf.feedback import Triple, split_triples
+from minirlhf.feedback import Triple, read_triples, split_triples, write_triples
 from minirlhf.policy import Policy
 from minirlhf.report import write_report
 from minirlhf.reward import RewardModel
 from minirlhf.run import Run, atomic_write
-from minirlhf.tasks import Task, load_task, own
+from minirlhf.tasks import Task, load_task, own, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
-from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, predict, quality, ranks
+from minirlhf.training.fit_reward import AnyReward, ScoredTexts, correlation, fit_reward, predict, quality, ranks
 from minirlhf.training.pretrain import pretrain
+from minirlhf.training.pretrain_mlm import class_id, encoder_config, pretrain_mlm
+from minirlhf.training.rollout import sample_texts
 from minirlhf.transformer import TransformerConfig
 
 RESULT = {"pretrain": "pretrained.safetensors", "reward": "reward.safetensors", "finetune": "policy.safetensors",
           "evaluate": "summary.json"}
 STAGES = tuple(RESULT)
+ENCODER = "encoder.safetensors"
+FIRST_RATINGS = "first_ratings.jsonl"
 
 
 def task_of(run: Run) -> Task:
@@ -59,35 +65,81 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     return run.load_model(name, Policy(config))
 
 
-def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
-    model, count = run.config.model, run.config.reward.ensemble
-    config = TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads)
-    return run.load_model(name, _one_or_ensemble([RewardModel(config) for _ in range(count)], conservatism))
+def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
+    return run.load_model(name, _one_or_ensemble([empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
+                                                 conservatism))
 
 
-def _one_or_ensemble(models: list[RewardModel], conservatism: float = 0.0) -> RewardModel | RewardEnsemble:
+def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderReward:
+    """A reward model with random weights."""
+    if run.config.reward.body == "encoder":
+        return EncoderReward(Encoder(encoder_config(run, tokenizer)), class_id(tokenizer))
+    model = run.config.model
+    return RewardModel(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads))
+
+
+def _one_or_ensemble(models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0) -> AnyReward:
     return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
 
 
-def new_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | RewardEnsemble:
-    """The reward model before it has learned from feedback, on the run's device."""
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    models = [RewardModel.from_policy(policy) if run.config.reward.start == "pretrained" else RewardModel(policy.config)
-              for _ in range(run.config.reward.ensemble)]
+def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
+    """The reward model before it has learned from feedback, on the run's device. An encoder is pretrained here if need be."""
+    models = [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)]
+    if run.config.reward.start == "pretrained":
+        if run.config.reward.body == "encoder":
+            body = masked_language_model(run, tokenizer, task).body
+        else:
+            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+        for model in models:
+            model.body = copy.deepcopy(body)
     return _one_or_ensemble(models).to(run.device)
 
 
+def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
+    """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
+    if not (run.path / ENCODER).exists():
+        run.save_model(ENCODER, pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward))
+    return run.load_model(ENCODER, MaskedLanguageModel(encoder_config(run, tokenizer)))
+
+
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
-    """Training and held-out triples. A task with feedback of its own for that (held-out films) decides itself."""
-    if task.heldout_feedback:
-        return task.feedback, task.heldout_feedback
-    return split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
+    """Training and held-out triples. A task with feedback of its own for that (held-out films) decides itself.
+
+    What the authors scored and what the policy wrote is trained on too, but the held-out triples are all of the task's kind.
+    """
+    train, heldout = task.feedback, task.heldout_feedback
+    if not heldout:
+        train, heldout = split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
+    return train + task.authors_feedback + split_own_texts(run, task)[0], heldout
+
+
+def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
+    """The rated texts of the pretrained policy, for training and held out (none of a handful)."""
+    first = first_ratings(run, task)
+    return split_triples(first, run.config.reward.heldout_share, run.config.seed) if len(first) > 20 else (first, [])
+
+
+def first_ratings(run: Run, task: Task) -> list[Triple]:
+    """Ratings of the pretrained policy's own texts (step 1 of section 3.2), kept in first_ratings.jsonl.
+
+    None if no one can be asked. Texts that were cut off are not rated, so there may be fewer than `reward.own_texts`.
+    """
+    path, count = run.path / FIRST_RATINGS, run.config.reward.own_texts
+    if task.raters is None or count == 0:
+        return []
+    if not path.exists():
+        tokenizer = tokenizer_of(run, task)
+        drawn = sample_texts({"before": model_for_sampling(run, tokenizer, tuned=False)}, tokenizer, task.train_prompts,
+                             count + count // 8, run.config.finetune.max_new_tokens, run.config.seed)
+        texts = list(dict.fromkeys((topic, text) for topic, text, _ in drawn if text.strip()))[:count]
+        write_triples(path, [rated(task, topic, text, run.config.seed) for topic, text in texts], task.rating_range)
+    return read_triples(path, task.rating_range) if path.stat().st_size else []
 
 
 def pretrain_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
-    policy = pretrain(run, tokenizer, task.corpus, task.corpus_heldout)
+    policy = pretrain(run, tokenizer, task.corpus, task.corpus_heldout, task.match_topics)
     run.save_model(RESULT["pretrain"], policy)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started))
 
@@ -100,15 +152,19 @@ def reward_stage(run: Run, task: Task) -> None:
     context = run.config.model.context
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
-    model = fit_reward(run, new_reward_model(run, tokenizer), train, heldout, run.config.reward)
+    model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
+    if own_heldout := split_own_texts(run, task)[1]:
+        texts = ScoredTexts(tokenizer, own_heldout, context)
+        facts["own_texts_pearson"], facts["own_texts_n"] = correlation(predict(model, texts), texts.scores), len(texts)
     facts["handwritten_spearman"] = None
     if task.handwritten:
         handwritten = ScoredTexts(tokenizer, task.handwritten, context)
         facts["handwritten_spearman"] = correlation(ranks(predict(model, handwritten)), ranks(handwritten.scores))
         facts["handwritten_n"] = len(handwritten)
     run.save_model(RESULT["reward"], model)
-    run.finish_stage("reward", _seconds(run, "reward", started), reward_model=facts)
+    run.finish_stage("reward", _seconds(run, "reward", started), reward_model=facts,
+                     collected_first=len(first_ratings(run, task)))
 
 
 def finetune_stage(run: Run, task: Task) -> None:
@@ -146,8 +202,9 @@ def evaluate_stage(run: Run, task: Task) -> dict:
         "device": str(run.device), "hardware": hardware(run.device), "judge_name": task.judge_name,
         "seconds": progress["seconds"] | {"total": round(sum(progress["seconds"].values()), 2)},
         "peak_rss_mb": progress.get("peak_rss_mb"),
-        "ratings": {"shipped": len(task.feedback) + len(task.heldout_feedback), "collected": progress.get("collected", 0),
-                    "raters": task.feedback[0].provenance},
+        "ratings": {"shipped": len(task.feedback) + len(task.heldout_feedback), "raters": task.feedback[0].provenance,
+                    "authors": len(task.authors_feedback),
+                    "collected": progress.get("collected_first", 0) + progress.get("collected", 0)},
         "reward_model": progress["reward_model"], **splits, "reward_hacking": is_reward_hacking(*splits.values()),
         "notes": list(task.notes), "config": to_json(config),
     }

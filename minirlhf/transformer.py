@@ -45,16 +45,25 @@ class TransformerConfig:
 class KeyValueCache:
     """Keys and values of the columns seen so far, allocated once for (layers, batch, heads, max_time, head_width).
 
-    `valid` (batch, max_time) marks real columns: rows are padded on the left, so that all rows of a batch write the
-    same column at each step. `length` columns are filled.
+    `length` columns are filled. `valid` (batch, max_time) is False on padding: rows of unequal length are padded on the left,
+    so that all rows of a batch write the same column at each step. What each step needs of it is kept ready: `padding`
+    (batch, 1) counts a row's padded columns, `bias` (batch, 1, 1, max_time) is -inf there; both None where nothing is padded.
     """
 
     def __init__(self, config: TransformerConfig, batch: int, max_time: int, device: torch.device, dtype: torch.dtype):
         shape = (config.layers, batch, config.heads, max_time, config.width // config.heads)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.valid = torch.zeros(batch, max_time, device=device, dtype=torch.bool)
+        self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
+        self.padding: Tensor | None = None
+        self.bias: Tensor | None = None
         self.length = 0
+
+    def mark_padding(self, valid: Tensor) -> None:
+        """Say which of the next columns are real: valid (batch, time)."""
+        self.valid[:, self.length:self.length + valid.shape[1]] = valid
+        self.padding = (~self.valid).sum(1, keepdim=True)
+        self.bias = torch.zeros_like(self.valid, dtype=self.keys.dtype).masked_fill(~self.valid, -torch.inf)[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new columns of a layer; return all its keys and values so far (batch, heads, length, head_width)."""
@@ -69,6 +78,8 @@ class KeyValueCache:
         self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
         self.keys[:, :, :, : self.length], self.values[:, :, :, : self.length] = filled
         self.valid = self.valid[rows]
+        if self.padding is not None:
+            self.padding, self.bias = self.padding[rows], self.bias[rows]
 
 
 class Block(nn.Module):
@@ -92,7 +103,7 @@ class Block(nn.Module):
         ).permute(2, 0, 3, 1, 4)  # each (batch, heads, time, head_width)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None and time > 1)
         x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh"))
 
@@ -124,24 +135,21 @@ class Transformer(nn.Module):
         start = 0 if cache is None else cache.length
         if start + time > self.config.context:
             raise ValueError(f"tokens: expected at most context={self.config.context} columns, found {start + time}")
-        mask = None
-        if cache is not None:
-            cache.valid[:, start:start + time] = True if valid is None else valid
-            seen = cache.valid[:, : start + time]
+        if cache is not None and valid is not None:
+            cache.mark_padding(valid)
+        # Which columns are real, (batch, start + time); None where all are and the kernel's own causal mask will do.
+        seen = valid if cache is None else cache.valid[:, : start + time] if start or cache.padding is not None else None
+        positions, mask = torch.arange(start, start + time, device=tokens.device), None
+        if cache is not None and time == 1:  # a new token may look at all that is real
+            if cache.padding is not None:
+                positions, mask = positions - cache.padding, cache.bias[..., : start + 1]
+        elif seen is not None:
             positions = (seen.cumsum(1) - 1).clamp(min=0)[:, start:]
             mask = seen[:, None, None, :]
-            if time > 1:
+            if self.config.causal:
                 mask = mask & torch.ones(time, start + time, dtype=torch.bool, device=tokens.device).tril(start)
                 # A padded query sees nothing, and a softmax over nothing is NaN: let it see itself, nobody reads it.
                 mask.diagonal(start, -2, -1).fill_(True)
-        elif valid is not None:
-            positions = (valid.cumsum(1) - 1).clamp(min=0)
-            mask = valid[:, None, None, :]
-            if self.config.causal:
-                mask = mask & torch.ones(time, time, dtype=torch.bool, device=tokens.device).tril()
-                mask.diagonal(0, -2, -1).fill_(True)
-        else:
-            positions = torch.arange(time, device=tokens.device)
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)

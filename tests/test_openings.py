@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import statistics
+from collections import Counter
 
 import pytest
 
@@ -237,12 +239,30 @@ def test_shipped_feedback_holds_training_topics_only(shipped):
 
 
 def test_shipped_feedback_has_the_schema(shipped):
-    assert len(shipped) == 4_000 and len({(r["topic"], r["text"]) for r in shipped}) == 4_000
+    assert len(shipped) == 12_000 and len({(r["topic"], r["text"]) for r in shipped}) == 12_000
     for record in shipped:
         assert list(record) == ["topic", "text", "score", "ratings", "provenance"]
         assert len(record["ratings"]) == 3 and set(record["ratings"]) <= {1, 2, 3, 4, 5}
         assert record["score"] == round(sum(record["ratings"]) / 3, 2) and record["provenance"] == "simulated"
-    assert (compose.DATA / "openings.jsonl").stat().st_size < 1_500_000
+    assert (compose.DATA / "openings.jsonl").stat().st_size < 3_000_000
+
+
+def five_words(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return set(zip(*(words[start:] for start in range(5))))
+
+
+def test_handwritten_training_texts_are_apart_from_the_test_set():
+    training, test = ([json.loads(line) for line in (compose.DATA / name).read_text(encoding="utf-8").splitlines()]
+                      for name in ("handwritten_train.jsonl", "handwritten.jsonl"))
+    assert all(list(record) == ["topic", "text", "score", "provenance"] for record in training)
+    assert {record["provenance"] for record in training} == {"authors"}
+    assert {record["topic"] for record in training} == {topic.topic for topic in TRAIN}
+    assert len({record["text"].lower() for record in training}) == len(training) >= 900
+    counts = Counter((record["topic"], record["score"]) for record in training)
+    assert all(5 <= counts[topic.topic, score] <= 8 for topic in TRAIN for score in range(1, 6))
+    tested = set().union(*(five_words(record["text"]) for record in test))
+    assert [record["text"] for record in training if five_words(record["text"]) & tested] == []
 
 
 def test_load():
@@ -252,7 +272,7 @@ def test_load():
     assert len(task.corpus) == 20_000 and len(task.corpus_heldout) == 1_000
     assert {topic for topic, _ in task.corpus} == {topic.topic for topic in TOPICS}
     assert not set(task.corpus) & set(task.corpus_heldout)
-    assert len(task.feedback) == 4_000 and len(task.handwritten) >= 150
+    assert len(task.feedback) == 12_000 and len(task.handwritten) >= 150
     assert load_task("openings", seed=0).corpus == task.corpus != load_task("openings", seed=1).corpus
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from minirlhf.policy import Policy, Samples, draw, gather_text
+from minirlhf.policy import CHECK_EVERY, Policy, Samples, draw, gather_text
 from minirlhf.transformer import KeyValueCache, TransformerConfig
 
 END = 2
@@ -219,8 +219,11 @@ def test_sampled_texts_have_their_exact_probabilities():
         assert abs(found.count(text) / draws - p) <= 5 * math.sqrt(p * (1 - p) / draws), text
 
 
-def test_greedy_with_cache_equals_greedy_without(monkeypatch):
-    """Also when rows leave the batch while others go on: a text does not depend on its company."""
+@pytest.mark.parametrize("check_every, equal_prompts", [(1, False), (3, False), (1, True), (8, True)])
+def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal_prompts):
+    """Also when rows leave the batch while others go on: a text does not depend on its company, on padding (without it
+    there is no mask at all) or on how seldom the sampler looks for ended texts."""
+    monkeypatch.setitem(CHECK_EVERY, "cpu", check_every)
     dropped = []
     keep_rows = KeyValueCache.keep_rows
     monkeypatch.setattr(
@@ -229,14 +232,14 @@ def test_greedy_with_cache_equals_greedy_without(monkeypatch):
         lambda cache, rows: (dropped.append(cache.valid.shape[0] - len(rows)), keep_rows(cache, rows))[1],
     )
     policy = policy_of(seed=GREEDY_SEED)
-    prompts = [[a, b, 3] if a % 2 else [b] for a in range(11) for b in range(11) if END not in (a, b)]
+    prompts = [[a, b, 3] if a % 2 or equal_prompts else [b] for a in range(11) for b in range(11) if END not in (a, b)]
     alone = [greedy_without_cache(policy, prompt, 16) for prompt in prompts]
     lengths = {len(text) for text in alone}
     assert len(lengths) >= 4 and any(text[-1] != END for text in alone)  # they end at many different steps
     batch = policy.sample(prompts, 16, end_id=END, temperature=0)
     check_shape_of(batch, 16)
     assert batch.texts() == alone
-    assert len(dropped) >= 2 and all(count > 0 for count in dropped)  # rows left the batch more than once
+    assert len(dropped) >= (2 if check_every < 8 else 1) and all(count > 0 for count in dropped)  # rows left the batch
     assert batch.log_probs.abs().max() == 0
     for prompt, text in list(zip(prompts, alone))[::9]:
         assert policy.sample([prompt], 16, end_id=END, temperature=0).texts() == [text]

@@ -1,6 +1,7 @@
 """A task bundles what a run needs: prompts, texts for pretraining, scored texts and a judge. One file a task."""
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,11 +26,20 @@ class Task:
     judge: Callable[[str, str], float]
     judge_name: str
     raters: Callable[[str, str, int], tuple[float, ...]] | None = None
+    raters_are: str = "simulated"  # provenance of what `raters` say
     rating_range: tuple[float, float] = (1.0, 5.0)
+    match_topics: bool = False  # whether a text of the corpus tells its topic (see training/pretrain.py)
+    authors_feedback: list[Triple] = field(default_factory=list)  # trained on beside `feedback`, never held out
     heldout_feedback: list[Triple] = field(default_factory=list)  # empty: a share of `feedback` is held out instead
     comparisons: list[Comparison] = field(default_factory=list)  # between texts of `feedback`, where people compared
     heldout_comparisons: list[Comparison] = field(default_factory=list)  # between texts of `heldout_feedback`
     notes: tuple[str, ...] = ()  # what a reader of the results must know, such as that the raters are simulated
+
+
+def rated(task: Task, topic: str, text: str, seed: int) -> Triple:
+    """The text with what the task's raters say of it."""
+    ratings, (low, high) = task.raters(topic, text, seed), task.rating_range
+    return Triple(topic, text, (statistics.fmean(ratings) - low) / (high - low), tuple(ratings), task.raters_are)
 
 
 def load_task(name: str, seed: int) -> Task:

@@ -2,7 +2,7 @@
 
 The corpus is composed (openings_compose.py), the judge is a rubric (openings_judge.py). No person scored the
 feedback: three SIMULATED raters (模拟评分者) see the rubric through their own bias and noise.
-handwritten.jsonl was scored by its authors.
+The handwritten files were scored by their authors.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minirlhf.tasks.openings_judge import explain, judge
 
 CORPUS_SIZE = 20_000
 HELDOUT_SIZE = 1_000
-FEEDBACK_SIZE = 4_000
+FEEDBACK_SIZE = 12_000
 FEEDBACK_SEED = 2024
 
 
@@ -81,10 +81,12 @@ def load(seed: int) -> Task:
         corpus=texts,
         corpus_heldout=fresh[:HELDOUT_SIZE],
         feedback=read_triples(DATA / "openings.jsonl"),
+        authors_feedback=read_triples(DATA / "handwritten_train.jsonl"),
         handwritten=read_triples(DATA / "handwritten.jsonl"),
         judge=judge,
         judge_name="rubric of openings_judge.py (a rule list, no person)",
         raters=rate,
+        match_topics=True,
         notes=("the raters of this task are simulated: no person scored its feedback",
                "the judge is the rubric that the simulated raters see through noise"),
     )

@@ -1,7 +1,6 @@
 """Token rows as padded batches: each batch is cut to its longest row, and rows of like length go together."""
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -73,13 +72,17 @@ class EncodedTexts:
         return self.batch(by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device)
 
 
-def cosine_schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a cosine."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def linear_schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight line."""
+    return min((step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def scale_learning_rates(optimizers: list[torch.optim.Optimizer], share: float) -> None:
+    """Each group at this share of the rate that its optimizer was made with."""
+    for optimizer in optimizers:
+        set_learning_rate(optimizer, optimizer.defaults["lr"] * share)

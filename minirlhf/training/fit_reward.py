@@ -12,13 +12,16 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import RewardConfig
+from minirlhf.encoder import EncoderReward
 from minirlhf.ensemble import RewardEnsemble, members_of
 from minirlhf.feedback import Comparison, Triple
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast, load_weights, weights
+from minirlhf.run import Checkpoints, Run, autocast, load_weights, muon_and_adamw, weights
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 from minirlhf.training.ranking import Pairs, pair_batch, pairs_as_given, pairs_from_scores, ranking_reward_loss, tied_ranking_loss
+
+AnyReward = RewardModel | EncoderReward | RewardEnsemble
 
 
 class ScoredTexts(EncodedTexts):
@@ -34,18 +37,21 @@ class ScoredTexts(EncodedTexts):
         return pairs_as_given(self.triples, self.comparisons) if self.comparisons else pairs_from_scores(self.triples, min_gap)
 
 
-def reward_loss(model: RewardModel, batch: Batch, scores: Tensor, target: str) -> Tensor:
-    """E7 over every prefix, each with the text's final score as its target, or over whole texts only."""
-    time = batch.tokens.shape[1]
-    _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, time)  # (batch, time)
-    if target == "every-prefix":
-        return equations.mse_reward_loss(prefix, scores, batch.mask)
-    last = batch.mask.sum(1, keepdim=True) - 1
-    return equations.mse_reward_loss(prefix.gather(1, last).squeeze(1), scores)
+def reward_loss(model: RewardModel | EncoderReward, batch: Batch, scores: Tensor, target: str) -> Tensor:
+    """E7 over whole texts ("final"), or over every prefix too, each with the text's final score as its target.
+
+    A text has one end and some 25 other prefixes. So that its end, the one score that all is about, is not lost among them, the
+    two means count alike; at each prefix the best prediction is the mean final score all the same.
+    """
+    if target == "every-prefix" and model.config.causal:
+        _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, batch.tokens.shape[1])  # (batch, time)
+        whole = prefix.gather(1, batch.mask.sum(1, keepdim=True) - 1).squeeze(1)  # (batch,)
+        return equations.mse_reward_loss(prefix, scores, batch.mask) + equations.mse_reward_loss(whole, scores)
+    return equations.mse_reward_loss(model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1)), scores)
 
 
 @torch.inference_mode()
-def predict(model: RewardModel | RewardEnsemble, texts: EncodedTexts) -> Tensor:
+def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
     """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU. Of an ensemble always the plain mean."""
     if isinstance(model, RewardEnsemble):
         return torch.stack([predict(member, texts) for member in model.members]).mean(0)
@@ -53,30 +59,29 @@ def predict(model: RewardModel | RewardEnsemble, texts: EncodedTexts) -> Tensor:
     result = torch.empty(len(texts))
     for batch in texts.in_order(256, device):
         with autocast(device):
-            _, prefix = model.prefix_scores(batch.rows, batch.prompt_lengths, batch.tokens.shape[1])
-        last = batch.mask.sum(1, keepdim=True) - 1
-        result[batch.index.cpu()] = prefix.gather(1, last).squeeze(1).cpu()
+            scores = model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1))
+        result[batch.index.cpu()] = scores.cpu()
     return result
 
 
 def fit_reward(
-    run: Run, model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig,
+    run: Run, model: AnyReward, train: ScoredTexts, heldout: ScoredTexts, config: RewardConfig,
     stage: str = "reward",
-) -> RewardModel | RewardEnsemble:
+) -> AnyReward:
     """Train `model` in place, all members of an ensemble side by side; stop early on the held-out loss of whole texts; keep the
     best weights seen.
 
     `stage` "reward" logs and checkpoints under that name; a refit ("refit 1", ...) happens inside fine-tuning and does not.
     """
     device, seed = run.device, run.config.seed
-    optimizer = adamw(model, config.learning_rate, config.weight_decay)
+    optimizers = muon_and_adamw(model, config.learning_rate, config.muon_learning_rate, config.weight_decay)
     best_model = copy.deepcopy(model).requires_grad_(False)
     best = {"loss": float("inf"), "bad": 0}
     ranking = config.loss == "ranking"
     pairs, heldout_pairs = (part.pairs(config.min_gap) if ranking else None for part in (train, heldout))
     start, logged = 0, stage == "reward"
     if logged:
-        checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, optimizer)
+        checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, *optimizers)
         if resumed := checkpoints.resume():
             start, best = resumed["step"], resumed["best"]
 
@@ -84,8 +89,8 @@ def fit_reward(
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
     members = members_of(model)
     for step in bar:
-        set_learning_rate(optimizer, config.learning_rate * cosine_schedule(step, config.steps, config.warmup))
-        optimizer.zero_grad()
+        scale_learning_rates(optimizers, linear_schedule(step, config.steps, config.warmup))
+        model.zero_grad()
         for number, member in enumerate(members):
             name = stage if number == 0 else f"{stage} member {number}"  # batches of its own
             if ranking:
@@ -93,6 +98,8 @@ def fit_reward(
                 batch = pair_batch(train, drawn, device)
             else:
                 batch = train.random_batch(config.batch_size, seed, name, step, device)
+            if config.target == "every-prefix" and not member.config.causal:
+                batch = cut_at_random(batch, run.generator(f"{name} prefixes", step))
             if config.dropout:
                 batch.rows = hide_tokens(batch, config.dropout, run.generator(f"{name} dropout", step))
             with autocast(device):
@@ -103,7 +110,8 @@ def fit_reward(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(member.parameters(), 1.0)
             losses.append(loss.detach())
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
         done = step + 1
         if done % config.evaluate_every == 0 or done == config.steps:
@@ -146,6 +154,14 @@ def centre(model: RewardModel, texts: EncodedTexts) -> None:
     model.score.bias -= torch.logit(predict(model, texts).double(), eps=1e-9).mean().to(model.score.bias)
 
 
+def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
+    """Each text cut to a random prefix of 1 to all of its tokens: every prefix in turn, for a model that scores one in a pass."""
+    lengths = batch.mask.sum(1)
+    share = torch.rand(len(lengths), generator=generator).to(lengths.device)
+    kept = (share * lengths).long() + 1  # share < 1
+    return dataclasses.replace(batch, mask=batch.mask & (torch.arange(batch.mask.shape[1], device=kept.device) < kept[:, None]))
+
+
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
     """The rows with a random share of the text's tokens replaced by token 0, as a guard against learning by heart."""
     columns = torch.arange(batch.rows.shape[1], device=batch.rows.device)
@@ -157,7 +173,7 @@ def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tenso
 def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
     """A short run from the present weights: half the learning rate, one evaluation at the end."""
     return dataclasses.replace(config, steps=steps, learning_rate=config.learning_rate / 2, warmup=min(10, steps),
-                               evaluate_every=max(1, steps // 2))
+                               muon_learning_rate=config.muon_learning_rate / 2, evaluate_every=max(1, steps // 2))
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -174,7 +190,7 @@ def ranks(values: Tensor) -> Tensor:
     return (first + (counts - 1) / 2).double()[inverse]
 
 
-def quality(model: RewardModel | RewardEnsemble, train: ScoredTexts, heldout: ScoredTexts) -> dict:
+def quality(model: AnyReward, train: ScoredTexts, heldout: ScoredTexts) -> dict:
     """How good the reward model is on feedback that it never saw: errors, correlations, calibration."""
     predicted, scores = predict(model, heldout), heldout.scores
     return {

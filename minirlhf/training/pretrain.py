@@ -1,55 +1,101 @@
-"""Pretraining (预训练): the policy learns the language of its task by predicting the next token of unscored texts."""
+"""Pretraining (预训练): the policy learns the language of its task by predicting the next token of unscored texts.
+
+Beside it goes a second task without scores, as BERT had one with its next sentences: is this topic the text's own, or another one
+put in its place? The next token hardly asks for that comparison; the reward model, which starts from this body, needs it most.
+"""
 from __future__ import annotations
 
+import random
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from minirlhf import equations
-from minirlhf.policy import Policy
+from minirlhf.policy import Policy, gather_text
 from minirlhf.run import Checkpoints, Run, autocast, muon_and_adamw
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, cosine_schedule, set_learning_rate
+from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 from minirlhf.transformer import TransformerConfig
 
 
-def language_model_loss(policy: Policy, batch: Batch) -> Tensor:
-    """Mean of -log p(y_t | x, y_<t) over all tokens of the batch's texts, in nats a token (E3's factors)."""
-    log_probs = equations.token_log_probs(
-        policy.text_logits(batch.rows, batch.prompt_lengths, batch.tokens.shape[1]).float(), batch.tokens
-    )
+def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = None) -> Tensor:
+    """Mean of -log p(y_t | x, y_<t) over all tokens of the batch's texts, in nats a token (E3's factors).
+
+    `hidden` (batch, columns, width) are the body's states of the batch's rows, if they are known already.
+    """
+    if hidden is None:
+        hidden = policy.body(batch.rows[:, :-1])
+    logits = policy.head(gather_text(hidden, batch.prompt_lengths - 1, batch.tokens.shape[1]))  # (batch, time, vocab)
+    log_probs = equations.token_log_probs(logits.float(), batch.tokens)
     return -(log_probs * batch.mask).sum() / batch.mask.sum()
 
 
-def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list) -> Policy:
-    """Train a fresh policy on (topic, text) pairs; log the loss on both lists; return the policy."""
+def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
+    """Mean of -log p("own") or -log p("another") at every prefix of texts, all with their own or all with another topic; nats.
+
+    logits (batch, columns) of "own" at all columns of the batch's rows.
+    """
+    logits = gather_text(logits[:, :, None], batch.prompt_lengths, batch.tokens.shape[1]).squeeze(-1).float()
+    return (F.softplus(-logits if own else logits) * batch.mask).sum() / batch.mask.sum()
+
+
+def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
+    """The corpus, each text with some other topic put over it. Raises IndexError if there is but one topic."""
+    rng = random.Random(seed)
+    topics = list(dict.fromkeys(topic for topic, _ in corpus))
+    places = {topic: place for place, topic in enumerate(topics)}
+    return [(topics[(places[topic] + rng.randrange(1, len(topics))) % len(topics)], text) for topic, text in corpus]
+
+
+def pretrain(
+    run: Run, tokenizer: Tokenizer, corpus: list[tuple[str, str]], corpus_heldout: list[tuple[str, str]],
+    match_topics: bool = False,
+) -> Policy:
+    """Train a fresh policy on (topic, text) pairs; log the loss on both lists; return the policy.
+
+    `match_topics`: whether a text tells its topic, so that telling topics apart can be learned from the corpus.
+    """
     config, model, device = run.config.pretrain, run.config.model, run.device
     torch.manual_seed(run.config.seed)
     policy = Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
                                       tie_embeddings=model.tie_embeddings)).to(device)
-    optimizers = muon_and_adamw(policy, config.learning_rate, config.weight_decay)
-    full_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    match = nn.Linear(policy.config.width, 1).to(device)
+    models = nn.ModuleDict({"policy": policy, "match": match})
+    optimizers = muon_and_adamw(models, config.learning_rate, config.muon_learning_rate, config.weight_decay)
     train = EncodedTexts(tokenizer, corpus, model.context)
     heldout = EncodedTexts(tokenizer, corpus_heldout, model.context)
-    checkpoints = Checkpoints(run, "pretrain", {"policy": policy}, *optimizers)
+    matching = match_topics and config.match_weight > 0 and len({topic for topic, _ in corpus}) > 1
+    if matching:
+        others = EncodedTexts(tokenizer, with_other_topics(corpus, run.config.seed), model.context)
+    checkpoints = Checkpoints(run, "pretrain", dict(models), *optimizers)
     resumed = checkpoints.resume()
 
-    losses = []
+    losses, match_losses = [], []
     bar = tqdm(range(resumed["step"] if resumed else 0, config.steps), desc="pretrain", unit="step",
                initial=resumed["step"] if resumed else 0, total=config.steps)
     for step in bar:
         batch = train.random_batch(config.batch_size, run.config.seed, "pretrain", step, device)
-        share = cosine_schedule(step, config.steps, config.warmup)
-        for optimizer, full in zip(optimizers, full_rates):
-            set_learning_rate(optimizer, full * share)
+        share = linear_schedule(step, config.steps, config.warmup)
+        scale_learning_rates(optimizers, share)
         with autocast(device):
-            loss = language_model_loss(policy, batch)
-        policy.zero_grad()
-        loss.backward()
+            hidden = policy.body(batch.rows)
+            loss = total = language_model_loss(policy, batch, hidden)
+            match_weight = config.match_weight * (1 - step / (config.match_share * config.steps)) if matching else 0.0
+            if match_weight > 0:
+                other = others.batch(batch.index[::2].cpu(), device)  # half as many texts under other topics
+                own_loss = topic_match_loss(match(hidden).squeeze(-1), batch, own=True)
+                other_loss = topic_match_loss(match(policy.body(other.rows)).squeeze(-1), other, own=False)
+                match_loss = (own_loss + other_loss) / 2
+                total = loss + match_weight * match_loss
+        models.zero_grad()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.detach())
+        match_losses += [match_loss.detach()] if match_weight > 0 else []
 
         done = step + 1
         if done % 10 == 0 or done == config.steps:
@@ -57,6 +103,9 @@ def pretrain(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list)
             losses.clear()
             row = {"stage": "pretrain", "step": done, "seconds": round(checkpoints.seconds, 3),
                    "loss_nats_per_token": mean, "learning_rate": config.learning_rate * share}
+            if match_losses:
+                row["match_loss_nats"] = torch.stack(match_losses).mean().item()
+                match_losses.clear()
             if done % config.evaluate_every == 0 or done == config.steps:
                 row["heldout_loss_nats_per_token"] = heldout_loss(policy, heldout)
             run.append("metrics.jsonl", [row])

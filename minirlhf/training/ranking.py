@@ -85,12 +85,12 @@ def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: s
     Then the difference at t learns the log-odds that the one text *will* be preferred, given the first t tokens of both. Past
     the end of the shorter text, the whole of it is compared with the longer one's prefixes.
     """
+    if target != "every-prefix":
+        better, worse = model.text_logits(batch.rows, batch.prompt_lengths + batch.mask.sum(1)).chunk(2)
+        return tied_ranking_loss(better, worse, tie)
     time = batch.tokens.shape[1]
     logits = model.prefix_logits(batch.rows, batch.prompt_lengths, time)  # (2n, time)
     last = batch.mask.sum(1, keepdim=True) - 1  # (2n, 1)
-    if target != "every-prefix":
-        better, worse = logits.gather(1, last).squeeze(1).chunk(2)
-        return tied_ranking_loss(better, worse, tie)
     columns = torch.arange(time, device=logits.device)
     better, worse = logits.gather(1, columns.minimum(last)).chunk(2)  # (n, time) each
     longer = torch.maximum(*last.chunk(2))

@@ -1,6 +1,7 @@
 """A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to know of them."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import autocast
+from minirlhf.run import autocast, step_generator
 from minirlhf.tokenizer import Tokenizer
 
 
@@ -62,13 +63,28 @@ def collect(
         samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
-        # The sampler's tensors are inference tensors, which autograd refuses; a clone is an ordinary one.
-        tokens, mask, ended = samples.tokens.clone(), samples.mask.clone(), samples.ended.clone()
-        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens).float()
+        tokens, mask, ended = samples.tokens, samples.mask, samples.ended
+        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
         initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
     last = mask.sum(1, keepdim=True) - 1
     prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)
     reward = prefix.gather(1, last).squeeze(1)
-    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs.clone(),
-                   reference_log_probs * mask,
-                   prefix, initial, reward, [tokenizer.decode_text(row) for row in ids])
+    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs, reference_log_probs * mask, prefix, initial,
+                   reward, [tokenizer.decode_text(row) for row in ids])
+
+
+def sample_texts(
+    models: dict[str, Policy], tokenizer: Tokenizer, topics: Sequence[str], count: int, max_new_tokens: int, seed: int
+) -> list[tuple[str, str, str]]:
+    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were cut off are left out."""
+    drawn = []
+    for name, model in models.items():
+        asked = [topics[index % len(topics)] for index in range(count)]
+        for start in range(0, count, 128):
+            part = asked[start:start + 128]
+            prompts = [tokenizer.encode_prompt(topic)[-(model.config.context - max_new_tokens):] for topic in part]
+            samples = model.sample(prompts, max_new_tokens, end_id=tokenizer.end_id,
+                                   generator=step_generator(seed, f"rate {name}", start, model.head.weight.device))
+            texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
+            drawn += [(topic, text, name) for topic, text, ended in zip(part, texts, samples.ended.tolist()) if ended]
+    return drawn

@@ -1,0 +1,68 @@
+"""Step 4 of section 3.2, feedback in every round (迭代优化): rate what the present policy writes, refit, fine-tune, and again.
+
+    the pretrained policy's texts are rated, the reward model is fitted with them
+    for each round: fine-tune; rate the present policy's texts; refit        (training/finetune.py)
+
+So N rounds ask for ratings N times, --ratings-per-round each time: the first time here, the others between two rounds. With
+--rounds 1 all ratings are of the pretrained policy's texts, which is what more rounds are to be compared with.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from minirlhf import stages
+from minirlhf.answer_file import AnswerFile
+from minirlhf.rate import SCORES, Item, RatingSession
+from minirlhf.rate_screens import QUIT, question, read_key
+from minirlhf.run import Run
+from minirlhf.tasks import Task
+
+
+class PersonRaters:
+    """A person at the terminal in the place of a task's raters. `total` is how many texts they will be asked about.
+
+    Each answer is in the file before training goes on; a resumed run draws the same texts and asks about none of them twice.
+    """
+
+    def __init__(self, file: AnswerFile, rater: str, total: int, key: Callable[[], str] = read_key):
+        self.key = key
+        self.known = {(record["topic"], record["text"]): record["score"] for record in file.records()}
+        self.session = RatingSession([], file, rater)
+        self.session.total, self.session.before = total, len(self.known)
+
+    def __call__(self, topic: str, text: str, seed: int) -> tuple[float, ...]:
+        """One rating, 1 to 5. Raises KeyboardInterrupt if the person quits."""
+        if (topic, text) not in self.known:
+            self.session.queue.append(Item(topic, (text,), ("policy",)))
+            print(question(self.session, keys=f"{QUIT} quit; --resume goes on here"), end="", flush=True)
+            while (pressed := self.key()) not in self.session.keys():
+                if pressed in (QUIT, "\x04"):
+                    raise KeyboardInterrupt
+            print(pressed)
+            self.session.answer(pressed)
+            self.known[topic, text] = int(pressed)
+        return (float(self.known[topic, text]),)
+
+
+def iterate(run: Run, task: Task, person: str | None = None) -> None:
+    """Rate, fit, fine-tune in the rounds of run.config.finetune, evaluate. Goes on where an earlier call was interrupted.
+
+    `person` is the name of the person at the terminal; None asks the task's raters.
+    Raises ValueError if there is no one to ask.
+    """
+    config = run.config.finetune
+    if person is not None:
+        raters = PersonRaters(AnswerFile(run.path / "ratings.jsonl"), person, config.rounds * config.ratings_per_round)
+        task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=(float(SCORES[0]), float(SCORES[-1])))
+    if task.raters is None:
+        raise ValueError(f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME")
+    # The pretrained policy's texts are rated as many times as those of each later round.
+    run.replace_config(dataclasses.replace(run.config, reward=dataclasses.replace(run.config.reward,
+                                                                                 own_texts=config.ratings_per_round)))
+    if not stages.is_done(run, "reward"):
+        stages.reward_stage(run, task)
+    if not stages.is_done(run, "finetune"):
+        stages.finetune_stage(run, task)
+    if not stages.is_done(run, "evaluate"):
+        stages.evaluate_stage(run, task)
