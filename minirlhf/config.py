@@ -64,7 +64,7 @@ class RewardConfig:
     mlm_learning_rate: float = 1e-3
     own_texts: int = 2000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 400
+    steps: int = 450
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
@@ -151,11 +151,11 @@ class FinetuneConfig:
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
     """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
     For REINFORCE; TRPO has its own."""
-    baseline: Literal["none", "batch-mean"] = "batch-mean"
-    """For REINFORCE and TRPO."""
+    baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
+    """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 64
+    updates: int = 56
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 6e-4
@@ -172,7 +172,7 @@ class FinetuneConfig:
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
     ratings_per_round: int = 600
     """Texts rated between two rounds."""
-    refit_steps: int = 40
+    refit_steps: int = 50
     """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
@@ -232,7 +232,7 @@ def check_config(config: Config) -> None:
     if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
     if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
-        raise ValueError("--finetune.ppo.value: expected shared with an encoder, whose body sees what is to come; found separate")
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 
