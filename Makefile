@@ -1,15 +1,22 @@
 # make demo: set up and run the main job.  make test: set up and run the tests.
+# make notebooks: run all notebooks, fail on any error or warning.  make notebooks-save: the same, and save their outputs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test notebooks notebooks-save lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m minirlhf demo --overwrite
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/run_all.py
+
+notebooks-save: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/run_all.py --save
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from minirlhf import equations, stages
-from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, PretrainConfig, RewardConfig
+from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, PPOConfig, PretrainConfig, RewardConfig, TRPOConfig
 from minirlhf.evaluate import best_of_n, sample_and_judge
 from minirlhf.run import Run, atomic_write
 
@@ -61,6 +61,16 @@ def step_size(finetune: FinetuneConfig) -> float:
     return {"ppo": finetune.ppo.learning_rate, "trpo": finetune.trpo.delta}.get(finetune.algorithm, finetune.learning_rate)
 
 
+def relevant(config: Config, shared: bool) -> Config:
+    """The config with all that the shared stages (or else the run's algorithm) do not look at set to the default."""
+    finetune = config.finetune
+    if shared:
+        return dataclasses.replace(config, finetune=FinetuneConfig(), evaluate=EvaluateConfig())
+    others = {"ppo": PPOConfig(), "trpo": TRPOConfig()}
+    others.pop(finetune.algorithm, None)
+    return dataclasses.replace(config, finetune=dataclasses.replace(finetune, **others))
+
+
 def open_run(path: Path, config: Config, origin: Path | None = None) -> Run:
     """The run in this folder, made (from `origin`'s first stages) if it is not there.
 
@@ -73,7 +83,7 @@ def open_run(path: Path, config: Config, origin: Path | None = None) -> Run:
         run = Run(path, config)
         run.replace_config(config)  # last: a folder with a config.json is complete
     run = Run.open(path)
-    if run.config != config:
+    if relevant(run.config, origin is None) != relevant(config, origin is None):
         raise ValueError(f"{path}: made under other settings; give another --runs folder, or delete it")
     return run
 

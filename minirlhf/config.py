@@ -25,7 +25,7 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 600
+    steps: int = 700
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -35,8 +35,10 @@ class PretrainConfig:
     weight_decay: float = 0.01
     warmup: int = 50
     """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
-    match_weight: float = 1.0
-    """Beside the loss of the next token: how much "is this topic the text's own?" counts (nats); 0 leaves it out."""
+    match_weight: float = 4.0
+    """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
+    match_share: float = 0.6
+    """Share of the steps in which that weight falls to 0."""
     evaluate_every: int = 100
 
 
@@ -62,17 +64,17 @@ class RewardConfig:
     mlm_learning_rate: float = 1e-3
     own_texts: int = 2000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 500
+    steps: int = 450
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
-    muon_learning_rate: float = 0.01
+    muon_learning_rate: float = 0.015
     """Of Muon, which has the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
     dropout: float = 0.0
     """Share of the text's tokens hidden at random in training (against learning by heart)."""
-    heldout_share: float = 0.1
+    heldout_share: float = 0.05
     """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
     evaluate_every: int = 50
     patience: int = 4
@@ -149,16 +151,16 @@ class FinetuneConfig:
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
     """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
     For REINFORCE; TRPO has its own."""
-    baseline: Literal["none", "batch-mean"] = "batch-mean"
-    """For REINFORCE and TRPO."""
+    baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
+    """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 120
+    updates: int = 56
     batch_size: int = 128
     """Texts sampled for an update."""
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
     """Of REINFORCE, RLOO and GRPO."""
-    kl_weight: float = 0.03
+    kl_weight: float = 0.02
     """Reward units that one nat of KL to the reference costs."""
     kl_target: float | None = None
     """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
@@ -166,11 +168,12 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 3
+    rounds: int = 6
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
-    ratings_per_round: int = 400
+    ratings_per_round: int = 600
     """Texts rated between two rounds."""
-    refit_steps: int = 60
+    refit_steps: int = 50
+    """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
@@ -228,6 +231,8 @@ def check_config(config: Config) -> None:
         raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
     if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
+    if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
+        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 

@@ -114,6 +114,6 @@ def _together(operation, *arguments) -> None:
     try:
         operation(*arguments)
     except RuntimeError as error:
-        print(f"error: process {rank()} of {world()}: lost another process ({str(error).strip().splitlines()[0][:80]}); "
+        print(f"\nerror: process {rank()} of {world()}: lost another process ({str(error).strip().splitlines()[0][:80]}); "
               "go on from the last checkpoint with --resume", file=sys.stderr, flush=True)
         os._exit(1)  # a normal exit would wait for the others

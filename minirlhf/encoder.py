@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         self.position_embedding = nn.Embedding(config.position_offset + config.context, config.width)
         self.type_embedding = nn.Embedding(config.token_types, config.width)
         self.embedding_norm = nn.LayerNorm(config.width, config.norm_epsilon)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, types: Tensor | None = None) -> Tensor:
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         types = torch.zeros_like(tokens) if types is None else types
         x = self.embedding_norm(self.token_embedding(tokens) + self.position_embedding(positions) + self.type_embedding(types))
         mask = None if valid is None else valid[:, None, None, :]
-        for layer in self.layers:
+        for layer in self.blocks:
             x = layer(x, mask)
         return x
 

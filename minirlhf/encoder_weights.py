@@ -73,7 +73,7 @@ def from_state_dict(state: dict[str, Tensor], kind: str, heads: int, norm_epsilo
                 continue
             source = HEADS[kind][parts[0]] + "".join(f".{part}" for part in parts[1:])
             tensor = take(source)
-        elif parts[1] == "layers":
+        elif parts[1] == "blocks":
             before = f"encoder.layer.{parts[2]}"
             if parts[3] == "query_key_value":
                 source = f"{before}.attention.self.query.{parts[4]}"

@@ -31,6 +31,11 @@ class RewardEnsemble(nn.Module):
         return self.members[0].config
 
     @property
+    def body(self) -> nn.Module:
+        """The first member's body: PPO's value function may start as a copy of it."""
+        return self.members[0].body
+
+    @property
     def score(self) -> nn.Linear:
         """The first member's head: it says on which device the ensemble is."""
         return self.members[0].score

@@ -40,12 +40,13 @@ def sample_and_judge(
         prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
         rollout = collect(policy, reference, reward_model, tokenizer, prompts, max_new_tokens,
                           step_generator(seed, label, start, device))
-        time = rollout.mask.shape[1]
-        with autocast(device):
-            logits, reference_logits = (model.text_logits(rollout.rows, rollout.prompt_lengths, time).float()
-                                        for model in (policy, reference))
-        kl = equations.exact_token_kl(logits, reference_logits, rollout.mask).sum(1)
-        for topic, text, reward, nats, length in zip(part, rollout.texts, rollout.reward.tolist(), kl.tolist(),
+        kl = torch.zeros(rollout.mask.shape, device=device)  # (batch, time)
+        if policy is not reference:
+            with autocast(device):
+                logits, reference_logits = (model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()[None]
+                                            for model in (policy, reference))  # (1, tokens, vocab)
+            kl = kl.masked_scatter(rollout.mask, equations.exact_token_kl(logits, reference_logits))
+        for topic, text, reward, nats, length in zip(part, rollout.texts, rollout.reward.tolist(), kl.sum(1).tolist(),
                                                      rollout.mask.sum(1).tolist()):
             rows.append({"topic": topic, "text": text, "judge": task.judge(topic, text), "reward": reward,
                          "kl_nats": nats, "length_tokens": length})

@@ -64,9 +64,23 @@ class Policy(nn.Module):
         """
         return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, time))
 
-    def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor) -> Tensor:
-        """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3)."""
-        return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
+    def real_logits(self, rows: Tensor, prompt_lengths: Tensor, mask: Tensor) -> Tensor:
+        """As `text_logits`, of the tokens where `mask` (batch, time) is True alone: (tokens, vocab).
+
+        A third of a batch is padding and the output layer is half of the work, so this is what training and scoring use.
+        """
+        return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask])
+
+    def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3).
+
+        With a `mask` (batch, time) only the real tokens are worked out; the others are 0.
+        """
+        if mask is None:
+            return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
+        logits = self.real_logits(rows, prompt_lengths, mask).float()
+        real = equations.token_log_probs(logits[None], tokens[mask][None])  # (1, tokens)
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, real)
 
     def frozen_copy(self) -> Policy:
         """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""

@@ -103,10 +103,20 @@ def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedL
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
-    """Training and held-out triples. A task with feedback of its own for that (held-out films) decides itself."""
-    if task.heldout_feedback:
-        return task.feedback, task.heldout_feedback
-    return split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
+    """Training and held-out triples. A task with feedback of its own for that (held-out films) decides itself.
+
+    What the authors scored and what the policy wrote is trained on too, but the held-out triples are all of the task's kind.
+    """
+    train, heldout = task.feedback, task.heldout_feedback
+    if not heldout:
+        train, heldout = split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
+    return train + task.authors_feedback + split_own_texts(run, task)[0], heldout
+
+
+def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
+    """The rated texts of the pretrained policy, for training and held out (none of a handful)."""
+    first = first_ratings(run, task)
+    return split_triples(first, run.config.reward.heldout_share, run.config.seed) if len(first) > 20 else (first, [])
 
 
 def first_ratings(run: Run, task: Task) -> list[Triple]:
@@ -140,13 +150,11 @@ def reward_stage(run: Run, task: Task) -> None:
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
     context = run.config.model.context
-    first = first_ratings(run, task)
-    own, own_heldout = split_triples(first, run.config.reward.heldout_share, run.config.seed) if len(first) > 20 else (first, [])
-    train = ScoredTexts(tokenizer, train_triples + task.authors_feedback + own, context, task.comparisons)
+    train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
     model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
-    if own_heldout:
+    if own_heldout := split_own_texts(run, task)[1]:
         texts = ScoredTexts(tokenizer, own_heldout, context)
         facts["own_texts_pearson"], facts["own_texts_n"] = correlation(predict(model, texts), texts.scores), len(texts)
     facts["handwritten_spearman"] = None
@@ -155,7 +163,8 @@ def reward_stage(run: Run, task: Task) -> None:
         facts["handwritten_spearman"] = correlation(ranks(predict(model, handwritten)), ranks(handwritten.scores))
         facts["handwritten_n"] = len(handwritten)
     run.save_model(RESULT["reward"], model)
-    run.finish_stage("reward", _seconds(run, "reward", started), reward_model=facts, collected_first=len(first))
+    run.finish_stage("reward", _seconds(run, "reward", started), reward_model=facts,
+                     collected_first=len(first_ratings(run, task)))
 
 
 def finetune_stage(run: Run, task: Task) -> None:
@@ -164,7 +173,6 @@ def finetune_stage(run: Run, task: Task) -> None:
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
     reward_model = load_reward_model(run, RESULT["reward"], tokenizer, run.config.finetune.conservatism)
     train_triples, heldout_triples = split_feedback(run, task)
-    train_triples += task.authors_feedback + first_ratings(run, task)
     policy, reward_model, collected = finetune(run, task, tokenizer, policy, reward_model, train_triples, heldout_triples)
     run.save_model("reward_final.safetensors", reward_model)
     run.save_model(RESULT["finetune"], policy)

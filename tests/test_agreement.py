@@ -137,5 +137,5 @@ def test_summary_of_comparisons():
 def test_the_shipped_feedback_has_the_ceiling_that_its_page_states():
     """data/README.md says that the mean of three correlates with the rubric at .98; the ceiling is estimated without it."""
     summary = summarise_scores(read_triples(DATA / "openings.jsonl"))
-    assert summary["provenance"] == {"simulated": 4000} and summary["ratings"] == 12_000
+    assert summary["provenance"] == {"simulated": 12_000} and summary["ratings"] == 36_000
     assert 0.95 < summary["ceiling"]["mean"] < 0.99 and 0.8 < summary["alpha_interval"] < 0.9

@@ -291,10 +291,14 @@ def test_interrupted_encoder_resumes_bit_for_bit(tmp_path, monkeypatch, small_ta
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), file
 
 
-def test_an_encoder_ranks_whole_texts_only(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["demo", "--run", "r", "--runs", str(tmp_path), "--reward.body", "encoder", "--loss", "ranking"])
-    assert "expected final with an encoder that ranks" in capsys.readouterr().err
+@pytest.mark.parametrize("extra, words", [
+    (["--loss", "ranking"], "expected final with an encoder that ranks"),
+    (["--finetune.algorithm", "ppo"], "expected shared with an encoder"),  # V(s_t) may not see what comes after t
+])
+def test_what_an_encoder_cannot_do_is_refused(tmp_path, capsys, extra, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--run", "r", "--runs", str(tmp_path), "--reward.body", "encoder", *extra])
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_an_encoder_learns_from_comparisons(tmp_path, encoder_run, small_task):

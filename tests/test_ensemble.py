@@ -15,6 +15,7 @@ from minirlhf.ensemble import RewardEnsemble, members_of
 from minirlhf.reward import RewardModel
 from minirlhf.run import Run, load_tensors
 from minirlhf.training.fit_reward import ScoredTexts, fit_reward, predict
+from minirlhf.training.ppo import ValueModel
 from minirlhf.training.rollout import collect
 
 
@@ -42,6 +43,14 @@ def test_members_that_agree_cost_nothing():
     rows, lengths = rows_of(PROMPTS, TEXTS)
     torch.testing.assert_close(RewardEnsemble([model, model], 3.0).prefix_scores(rows, lengths, 7),
                                model.prefix_scores(rows, lengths, 7))
+
+
+def test_a_value_function_can_start_from_an_ensemble():
+    models = members(2)
+    value = ValueModel.from_reward_model(RewardEnsemble(models))
+    ours, theirs = value.body.state_dict(), models[0].body.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert torch.equal(value.head.weight, models[0].score.weight / 4)
 
 
 def test_bad_ensembles_are_refused():

@@ -239,12 +239,12 @@ def test_shipped_feedback_holds_training_topics_only(shipped):
 
 
 def test_shipped_feedback_has_the_schema(shipped):
-    assert len(shipped) == 4_000 and len({(r["topic"], r["text"]) for r in shipped}) == 4_000
+    assert len(shipped) == 12_000 and len({(r["topic"], r["text"]) for r in shipped}) == 12_000
     for record in shipped:
         assert list(record) == ["topic", "text", "score", "ratings", "provenance"]
         assert len(record["ratings"]) == 3 and set(record["ratings"]) <= {1, 2, 3, 4, 5}
         assert record["score"] == round(sum(record["ratings"]) / 3, 2) and record["provenance"] == "simulated"
-    assert (compose.DATA / "openings.jsonl").stat().st_size < 1_500_000
+    assert (compose.DATA / "openings.jsonl").stat().st_size < 3_000_000
 
 
 def five_words(text: str) -> set[tuple[str, ...]]:
@@ -272,7 +272,7 @@ def test_load():
     assert len(task.corpus) == 20_000 and len(task.corpus_heldout) == 1_000
     assert {topic for topic, _ in task.corpus} == {topic.topic for topic in TOPICS}
     assert not set(task.corpus) & set(task.corpus_heldout)
-    assert len(task.feedback) == 4_000 and len(task.handwritten) >= 150
+    assert len(task.feedback) == 12_000 and len(task.handwritten) >= 150
     assert load_task("openings", seed=0).corpus == task.corpus != load_task("openings", seed=1).corpus
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from minirlhf.training import pretrain as pretrain_module
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.fit_reward import ScoredTexts, correlation, predict, ranks, reward_loss
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.reinforce import column_mean, reinforce, token_credit
+from minirlhf.training.reinforce import advantages, column_mean, reinforce, token_credit
 from minirlhf.training.rollout import Rollout, collect, join_rows
 from minirlhf.transformer import TransformerConfig
 
@@ -93,7 +92,7 @@ def test_reward_loss_targets(tokenizer, policy):
             every += error**2
             count += 1
         final += error**2
-    assert abs(float(reward_loss(model, batch, scores, "every-prefix")) - every / count) < 1e-5
+    assert abs(float(reward_loss(model, batch, scores, "every-prefix")) - (every / count + final / 4)) < 1e-5
     assert abs(float(reward_loss(model, batch, scores, "final")) - final / 4) < 1e-5
 
 
@@ -162,7 +161,17 @@ def test_reinforce_gradient_by_hand(policy):
     log_probs = policy.text_log_probs(rollout.rows, rollout.prompt_lengths, rollout.tokens)
     expected = torch.autograd.grad(-(weights * log_probs)[rollout.mask].sum() / 2, policy.head.weight)[0]
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
-    assert 0 < float(metrics["entropy_nats_per_token"]) <= math.log(policy.config.vocab_size)
+    surprise = -log_probs[rollout.mask].mean()  # of the sampled tokens; its mean over samples is the entropy
+    assert abs(float(metrics["entropy_nats_per_token"]) - float(surprise)) < 1e-5
+
+
+def test_prefix_score_baseline_by_hand():
+    """r(x, y) - kl_weight * KL to go - r_(t-1), minus the mean of each column."""
+    config = FinetuneConfig(credit="sequence", baseline="prefix-score")
+    # 0.9 + [.05, .1, 0] - [.1, .2, .5] and 0.4 - 0.1 - 0.3; only column 0 has two texts, the others are their own mean
+    expected = torch.tensor([[0.85 - 0.425, 0.0, 0.0], [0.0 - 0.425, 0.0, 0.0]])
+    found = advantages(toy_rollout(), config, 0.1)
+    torch.testing.assert_close(found * toy_rollout().mask, expected)
 
 
 def test_rollout_rewards_are_those_of_the_reward_model(tokenizer, policy):

@@ -9,6 +9,7 @@
 """
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from minirlhf.config import FinetuneConfig
 from minirlhf.feedback import Triple
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast
+from minirlhf.run import Checkpoints, Run, adamw, autocast, step_seed
 from minirlhf.tasks import Task, rated
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, set_learning_rate
@@ -69,10 +70,12 @@ def finetune(
                total=config.updates)
     for update in bar:
         if update in starts[1:] and (index := starts.index(update)) > refits:  # not if resumed right after it
-            collected += ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index)
+            collected += ask_raters(run, task, tokenizer, policy, prompts, index)
             run.rewrite("collected.jsonl", [vars(triple) for triple in collected])
             context = run.config.model.context
-            fit_reward(run, reward_model, ScoredTexts(tokenizer, feedback + collected, context),
+            draw = random.Random(step_seed(run.config.seed, "old feedback", index))
+            old = draw.sample(feedback, min(len(feedback), len(collected)))
+            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + collected, context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
             distributed.broadcast_weights(reward_model)
@@ -155,13 +158,21 @@ def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> li
     return [topics[index] for index in order[:count]]
 
 
-def ask_raters(run, task, tokenizer, policy, reference, reward_model, prompts, index) -> list[Triple]:
-    """Step 4 of section 3.2: sample with the present policy, have the texts rated."""
+def ask_raters(
+    run: Run, task: Task, tokenizer: Tokenizer, policy: Policy, prompts: dict[str, list[int]], index: int
+) -> list[Triple]:
+    """Step 4 of section 3.2: sample with the present policy, have the texts rated (those too that were cut off)."""
     config = run.config.finetune
     topics = draw_topics(task.train_prompts, config.ratings_per_round, run.generator("rated topics", index))
-    rollout = collect(policy, reference, reward_model, tokenizer, [prompts[topic] for topic in topics],
-                      config.max_new_tokens, run.generator("rated texts", index, run.device))
-    return [rated(task, topic, text, run.config.seed) for topic, text in zip(topics, rollout.texts)]
+    generator, triples = run.generator("rated texts", index, run.device), []
+    for start in range(0, len(topics), config.batch_size):
+        part = topics[start:start + config.batch_size]
+        with autocast(run.device):
+            samples = policy.sample([prompts[topic] for topic in part], config.max_new_tokens, end_id=tokenizer.end_id,
+                                    generator=generator)
+        texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
+        triples += [rated(task, topic, text, run.config.seed) for topic, text in zip(part, texts)]
+    return triples
 
 
 def summarise(rollout: Rollout, topics: list[str], task: Task, metrics: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -82,19 +82,20 @@ def pretrain(
         with autocast(device):
             hidden = policy.body(batch.rows)
             loss = total = language_model_loss(policy, batch, hidden)
-            if matching:
+            match_weight = config.match_weight * (1 - step / (config.match_share * config.steps)) if matching else 0.0
+            if match_weight > 0:
                 other = others.batch(batch.index[::2].cpu(), device)  # half as many texts under other topics
                 own_loss = topic_match_loss(match(hidden).squeeze(-1), batch, own=True)
                 other_loss = topic_match_loss(match(policy.body(other.rows)).squeeze(-1), other, own=False)
                 match_loss = (own_loss + other_loss) / 2
-                total = loss + config.match_weight * match_loss
+                total = loss + match_weight * match_loss
         models.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.detach())
-        match_losses += [match_loss.detach()] if matching else []
+        match_losses += [match_loss.detach()] if match_weight > 0 else []
 
         done = step + 1
         if done % 10 == 0 or done == config.steps:
@@ -102,7 +103,7 @@ def pretrain(
             losses.clear()
             row = {"stage": "pretrain", "step": done, "seconds": round(checkpoints.seconds, 3),
                    "loss_nats_per_token": mean, "learning_rate": config.learning_rate * share}
-            if matching:
+            if match_losses:
                 row["match_loss_nats"] = torch.stack(match_losses).mean().item()
                 match_losses.clear()
             if done % config.evaluate_every == 0 or done == config.steps:

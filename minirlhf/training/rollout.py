@@ -70,7 +70,7 @@ def collect(
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         tokens, mask, ended = samples.tokens, samples.mask, samples.ended
-        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens).float()
+        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
         initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
     last = mask.sum(1, keepdim=True) - 1
     prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)

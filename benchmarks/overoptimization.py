@@ -1,0 +1,144 @@
+"""Where does the judge turn? Reward models of four data sizes, climbed by best-of-n and by RL (Gao et al. 2022).
+
+    python -m minirlhf pretrain --run base && python benchmarks/overoptimization.py --run base --json FILE --plot FILE.png
+
+For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
+without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,
+with the fitted forms of overoptimization.py. Texts that were cut off count 0 for both.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from minirlhf import stages
+from minirlhf.equations import best_of_n_kl_bound
+from minirlhf.feedback import Triple
+from minirlhf.overoptimization import best_of_n_scores, fit_form
+from minirlhf.run import Run, run_path, step_generator
+from minirlhf.tasks import Task
+from minirlhf.training.finetune import finetune
+from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, predict
+from minirlhf.training.rollout import collect
+
+COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
+
+
+def best_of_n(run: Run, task: Task, tokenizer, policy, reward_model, prompts: int, texts: int) -> list[dict]:
+    """Points {"n", "kl", "proxy", "gold"} for n = 1, 2, 4, .. `texts`."""
+    proxy, gold = np.zeros((prompts, texts)), np.zeros((prompts, texts))
+    longest = run.config.model.context - run.config.finetune.max_new_tokens
+    for row in range(prompts):
+        topic = task.train_prompts[row % len(task.train_prompts)]
+        prompt = tokenizer.encode_prompt(topic)[-longest:]
+        rollout = collect(policy, policy, reward_model, tokenizer, [prompt] * texts, run.config.finetune.max_new_tokens,
+                          step_generator(run.config.seed, "best of n", row, run.device))
+        proxy[row] = rollout.reward.cpu()
+        gold[row] = [task.judge(topic, text) if ended else 0.0 for text, ended in zip(rollout.texts, rollout.ended.tolist())]
+    points = []
+    for n in (2**power for power in range(int(np.log2(texts)) + 1)):
+        points.append(dict(zip(("proxy", "gold"), best_of_n_scores(proxy, gold, n))) | {"n": n, "kl": best_of_n_kl_bound(n)})
+    return points
+
+
+def one(base: Run, task: Task, triples: list[Triple], heldout: list[Triple], seed: int, options: argparse.Namespace) -> dict:
+    """One reward model, climbed in both ways."""
+    path = base.path.parent / f"{base.path.name}-overoptimization-{len(triples)}-{seed}"
+    settings = dataclasses.replace(base.config.finetune, rounds=1, kl_weight=options.kl_weight, kl_target=None,
+                                   updates=options.updates, batch_size=options.batch_size)
+    run = Run.create(path, dataclasses.replace(base.config, seed=seed, finetune=settings), overwrite=True)
+    for name in ("tokenizer.json", "pretrained.safetensors"):
+        shutil.copy(base.path / name, path / name)
+    tokenizer = stages.tokenizer_of(run, task)
+    train, test = (ScoredTexts(tokenizer, part, run.config.model.context) for part in (triples, heldout))
+    torch.manual_seed(seed)
+    reward_model = fit_reward(run, stages.new_reward_model(run, tokenizer, task), train, test, run.config.reward, "reward fit")
+    pearson = correlation(predict(reward_model, test), test.scores)
+    policy = stages.load_policy(run, "pretrained.safetensors", tokenizer)
+    points = best_of_n(run, task, tokenizer, policy, reward_model, options.prompts, options.texts)
+    finetune(run, dataclasses.replace(task, raters=None), tokenizer, policy, reward_model, triples, heldout)
+    rows = [row for row in run.read("metrics.jsonl") if row["stage"] == "finetune"]
+    climbed = [{"kl": max(0.0, row["kl_nats"]), "proxy": row["reward"], "gold": row["judge"]} for row in rows]
+    return {"triples": len(triples), "seed": seed, "pearson": pearson, "best_of_n": points, "rl": climbed}
+
+
+def fits(results: list[dict], size: int) -> dict:
+    """The forms fitted to all seeds of one size: {"best-of-n": {"gold": .., "proxy": ..}, "rl": ..}."""
+    found: dict[str, dict] = {}
+    for kind, key in (("best-of-n", "best_of_n"), ("rl", "rl")):
+        found[kind] = {}
+        for which in ("gold", "proxy"):
+            points = [(point["kl"] ** 0.5, point[which] - result[key][0][which])
+                      for result in results if result["triples"] == size for point in result[key]]
+            d, score = (np.array(values) for values in zip(*points))
+            found[kind][which] = fit_form(d, score, kind)
+    return found
+
+
+def plot(results: list[dict], fitted: dict[int, dict], path: Path) -> None:
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axis, (kind, key) in zip(figure.subplots(1, 2, sharey=True), (("best-of-n", "best_of_n"), ("rl", "rl"))):
+        for colour, size in zip(COLOURS, fitted):
+            points = [(point["kl"] ** 0.5, point["gold"] - result[key][0]["gold"], point["proxy"] - result[key][0]["proxy"])
+                      for result in results if result["triples"] == size for point in result[key]]
+            d, gold, proxy = (np.array(values) for values in zip(*points))
+            axis.plot(d, gold, "o", color=colour, markersize=3, alpha=0.5)
+            axis.plot(d, proxy, "x", color=colour, markersize=3, alpha=0.3)
+            form, fine = fitted[size][kind]["gold"], np.linspace(1e-3, d.max(), 200)
+            bend = fine if kind == "best-of-n" else np.log(fine)
+            axis.plot(fine, fine * (form["alpha"] - form["beta"] * bend), color=colour, label=f"judge, {size:,} triples")
+        axis.set(xlabel="square root of KL (nats a text)", title={"rl": "RL", "best-of-n": "best of n"}[kind])
+        axis.grid(alpha=0.4)
+        axis.legend(fontsize=8, frameon=False)
+    figure.axes[0].set_ylabel("score less the score at the start\n(dots: judge, crosses: reward model)")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", default="base", help="a pretrained run; runs with its name and a suffix are made beside it")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[225, 675, 1800, 3600], help="triples of the reward models")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--updates", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--kl-weight", type=float, default=0.0)
+    parser.add_argument("--prompts", type=int, default=32, help="prompts of best-of-n")
+    parser.add_argument("--texts", type=int, default=128, help="texts for each of them")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    base = Run.open(run_path(options.runs, options.run))
+    task = stages.task_of(base)
+    train, heldout = stages.split_feedback(base, task)
+    results = []
+    for size in options.sizes:
+        for seed in range(options.seeds):
+            order = torch.randperm(len(train), generator=step_generator(seed, "size", size)).tolist()
+            results.append(one(base, task, [train[index] for index in order[:size]], heldout, seed, options))
+    fitted = {size: fits(results, min(size, len(train))) for size in options.sizes}
+    for size, forms in fitted.items():
+        rs = [result["pearson"] for result in results if result["triples"] == min(size, len(train))]
+        for kind, form in forms.items():
+            gold = form["gold"]
+            turn = ("never turns" if gold["turn"] is None else
+                    f"turns at d = {gold['turn']:.2f} (KL {gold['turn'] ** 2:.1f} nats)")
+            print(f"{size:6,} triples (r {np.mean(rs):.2f})  {kind:9s}  judge: alpha {gold['alpha']:.4f}, "
+                  f"beta {gold['beta']:.4f}, R^2 {gold['r_squared']:.2f}, {turn}; "
+                  f"reward model: alpha {form['proxy']['alpha']:.4f}, beta {form['proxy']['beta']:.4f}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"results": results, "fits": fitted}, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(results, fitted, options.plot)
+
+
+if __name__ == "__main__":
+    main()

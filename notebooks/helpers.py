@@ -1,0 +1,145 @@
+"""What every notebook uses: the package on the path, fast mode, one look for plots, source on show, checks of exercises."""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
+
+import matplotlib.pyplot as plt  # noqa: E402
+import torch  # noqa: E402
+from IPython.display import HTML, Markdown, display  # noqa: E402
+
+from minirlhf import stages  # noqa: E402
+from minirlhf.config import (  # noqa: E402
+    Config,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    RewardConfig,
+)
+from minirlhf.report import STYLE  # noqa: E402
+from minirlhf.run import Run  # noqa: E402
+from minirlhf.tasks import Task, openings  # noqa: E402
+
+__all__ = ["FAST", "coloured_text", "exercise", "fork", "new_run", "pick",
+           "run_stages", "show_source", "small_config", "small_task", "table"]
+
+FAST = os.environ.get("MINIRLHF_FAST") == "1"  # fewer steps and samples: the code runs, the numbers mean little
+
+# The figures stand on white of their own, so they are legible on a light and on a dark page.
+plt.rcParams.update({**STYLE, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+                     "figure.constrained_layout.use": True, "figure.dpi": 100})
+
+_folders: list[tempfile.TemporaryDirectory] = []  # kept until the kernel ends
+
+
+def pick(full, fast):
+    """`full`, or in fast mode `fast`."""
+    return fast if FAST else full
+
+
+def show_source(*things) -> None:
+    """The very source of functions or classes, as it runs, with the file that it stands in."""
+    for thing in things:
+        thing = getattr(thing, "__wrapped__", thing)
+        source = textwrap.dedent(inspect.getsource(thing))
+        display(Markdown(f"`{thing.__module__.replace('.', '/')}.py`\n```python\n{source.rstrip()}\n```"))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; floats to three digits."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for row in rows:
+        cells = [f"{cell:.3g}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    display(Markdown("\n".join(lines)))
+
+
+def coloured_text(pieces: Sequence[str], values: Sequence[float], low: float, high: float, title: str = "") -> None:
+    """Each piece on a colour from red (`low`) to green (`high`), its value under it."""
+    colours = plt.get_cmap("RdYlGn")
+    spans = []
+    for piece, value in zip(pieces, values):
+        full = colours(min(1.0, max(0.0, (value - low) / (high - low))))
+        red, green, blue = (round(255 * (0.35 + 0.65 * part)) for part in full[:3])  # paler, for dark letters on it
+        spans.append(f'<span style="display:inline-block;text-align:center;margin:1px;padding:1px 3px;border-radius:3px;'
+                     f'background:rgb({red},{green},{blue});color:#111;white-space:pre">{escape(piece)}<br>'
+                     f'<small style="color:#111">{value:.2f}</small></span>')
+    display(HTML(f'<div style="line-height:1.3">{escape(title)}{"<br>" if title else ""}{"".join(spans)}</div>'))
+
+
+@contextlib.contextmanager
+def exercise(number: int, *answers) -> Iterator[None]:
+    """Check an exercise: the body asserts. Says "right" or "not yet" and why; never stops the notebook."""
+    try:
+        yield
+    except Exception as error:  # whatever a half-finished answer raises is news to the reader, not a crash
+        reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        if any(answer is ... for answer in answers):
+            reason = "no answer yet"
+        print(f"Exercise {number}: not yet ({reason.splitlines()[0] if reason else 'the check failed'}).")
+    else:
+        print(f"Exercise {number}: right.")
+
+
+def small_config(**finetune) -> Config:
+    """Settings for `small_task`: half the layers of the demo and fewer steps. `finetune`: settings of fine-tuning to change."""
+    return Config(
+        device="cpu",
+        model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
+        pretrain=PretrainConfig(steps=pick(800, 10), warmup=pick(50, 2), evaluate_every=pick(100, 10)),
+        reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5)),
+        finetune=FinetuneConfig(**{"updates": pick(60, 3), "batch_size": pick(96, 8), "max_new_tokens": pick(56, 24),
+                                   "rounds": 1, **finetune}),
+        evaluate=EvaluateConfig(samples=pick(256, 8)))
+
+
+def small_task(topics: int = 8, seed: int = 0) -> Task:
+    """The task `openings` cut down to its first few training topics, so that everything takes seconds, not minutes."""
+    task = openings.load(seed)
+    chosen = task.train_prompts[:topics]
+
+    def on_topic(pairs):
+        return [pair for pair in pairs if pair[0] in chosen]
+
+    def on_topic_triples(triples):
+        return [triple for triple in triples if triple.topic in chosen]
+
+    most = pick(None, 400)  # texts of each kind
+    return dataclasses.replace(
+        task, train_prompts=chosen, corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
+        feedback=on_topic_triples(task.feedback)[:most], handwritten=on_topic_triples(task.handwritten))
+
+
+def new_run(config: Config) -> Run:
+    """A run in a folder that goes away when the kernel ends."""
+    torch.manual_seed(config.seed)
+    _folders.append(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+    return Run.create(Path(_folders[-1].name) / "run", config)
+
+
+def fork(run: Run, config: Config) -> Run:
+    """A new run with other settings that starts from the same tokenizer, pretrained policy and reward model."""
+    other = new_run(config)
+    for name in ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"]):
+        if (run.path / name).exists():
+            shutil.copy(run.path / name, other.path / name)
+    return other
+
+
+def run_stages(run: Run, task: Task, *names: str) -> None:
+    """Do stages of a run ("pretrain", "reward", "finetune", "evaluate"). What training warns of stands in the output."""
+    with contextlib.redirect_stderr(sys.stdout):
+        for name in names:
+            stages.STAGE_FUNCTIONS[name](run, task)

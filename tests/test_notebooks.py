@@ -1,0 +1,280 @@
+"""The notebooks: they run, their exercises can be solved and not be passed by doing nothing, and they say what is there.
+
+The runs are in fast mode (fewer steps). `make notebooks` runs them in full.
+"""
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+import shlex
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import minirlhf
+from minirlhf import cli, equations
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+import run_all  # noqa: E402
+
+PATHS = run_all.notebooks()
+TEXT_IDS = [f"E{number}" for number in range(1, 10)]
+LIBRARIES = {"torch.optim.Muon", "transformers"}  # named in the prose, not imported by the notebook that names them
+PLACES = re.compile(r"/(?:work|tmp|home|root|usr|Users|private|mnt)\b|[A-Z]:\\\\|site-packages|\.venv")
+
+
+@lru_cache
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in read(path).cells if cell.cell_type == kind]
+
+
+def prose(path: Path) -> str:
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def text_outputs(cell) -> str:
+    """Everything in a cell's outputs that is not a picture."""
+    parts = []
+    for output in cell.get("outputs", []):
+        parts.append(output.get("text", ""))
+        parts += [value if isinstance(value, str) else json.dumps(value)
+                  for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+    return "\n".join(parts)
+
+
+def test_there_is_a_notebook_for_each_part():
+    assert [path.name[:2] for path in PATHS] == [f"{number:02d}" for number in range(10)]
+
+
+def test_each_formula_of_the_text_stands_in_a_notebook_and_in_the_equations():
+    everything = "\n".join(prose(path) for path in PATHS)
+    source = inspect.getsource(equations)
+    for formula in TEXT_IDS:
+        assert re.search(rf"\*\*{formula}\*\*", everything), f"{formula}: stated in no notebook"
+        assert re.search(rf"\b{formula}\b", source), f"{formula}: not in equations.py"
+
+
+# What each page holds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_page_begins_and_ends_as_all_do(path):
+    markdown = [cell.source for cell in cells(path, "markdown")]
+    head = markdown[0]
+    assert head.startswith(f"# {path.name[:2]} · ")
+    for part in ("**Where this stands.**", "**What you will be able to do**", "**Needs.**"):
+        assert part in head, f"the first cell lacks {part}"
+    assert re.search(r"[Ss]ections? \d", head) and re.search(r"[\u4e00-\u9fff]", head), "no section, or no Chinese term"
+    assert any("## Exercises" in source for source in markdown)
+    everything = "\n".join(markdown)
+    assert 0 < everything.count("> **Predict.**") == everything.count("<summary>Answer</summary>")
+    assert everything.count("<details>") == everything.count("</details>")
+
+
+SAVED = [path for path in PATHS if any(cell.get("outputs") for cell in read(path).cells)]
+
+
+def test_some_notebook_is_saved_with_its_outputs():
+    assert len(SAVED) >= 2
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_outputs_are_those_of_one_clean_full_run(path):
+    code = cells(path, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    pictures = 0
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert output.get("name") != "stderr", cell.source
+            pictures += any(kind.startswith("image/") for kind in output.get("data", {}))
+        found = PLACES.search(text_outputs(cell)) or PLACES.search(cell.source)
+        assert not found, f"a path of some machine: {found.group()!r} in\n{cell.source}"
+        assert "Traceback" not in text_outputs(cell)
+        if "plt.show()" in cell.source.splitlines()[-1:]:
+            assert cell.outputs, f"no output of\n{cell.source}"
+    assert pictures >= 2
+    assert path.stat().st_size < 1_500_000, "a page of more than 1.5 MB loads slowly"
+
+
+def test_no_sentence_of_the_reviews_is_shown():
+    """Runs of eight words; only where the data is, since no copy of it may be here to compare with."""
+    from minirlhf.tasks import reviews
+
+    try:
+        task = reviews.load(0)
+    except ValueError:
+        pytest.skip("the reviews are not on this machine: python -m minirlhf data reviews")
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"[a-z0-9']+", text.lower())
+        return {tuple(words[start:start + 8]) for start in range(len(words) - 7)}
+
+    theirs = set().union(*(runs(text) for _, text in task.corpus + task.corpus_heldout))
+    assert len(theirs) > 100_000
+    for path in PATHS:
+        shown = [prose(path), *(cell.source for cell in cells(path, "code")), *map(text_outputs, cells(path, "code"))]
+        assert not (found := runs("\n".join(shown)) & theirs), f"{path.name}: {sorted(found)[:3]}"
+
+
+# What the words promise --------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def package_names() -> dict[str, object]:
+    """Every public name of the package, bare and with its module: "reward_to_go" and "equations.reward_to_go"."""
+    names: dict[str, object] = {"minirlhf": minirlhf}
+    for info in pkgutil.walk_packages(minirlhf.__path__, "minirlhf."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        dotted = info.name.removeprefix("minirlhf.")
+        names |= {info.name: module, dotted: module, dotted.split(".")[-1]: module}
+        for name, value in vars(module).items():
+            if name.startswith("_") or inspect.ismodule(value):
+                continue
+            if getattr(value, "__module__", info.name).startswith("minirlhf"):
+                names.setdefault(name, value)
+                names[f"{dotted}.{name}"] = names[f"{info.name}.{name}"] = names[f"{dotted.split('.')[-1]}.{name}"] = value
+    return names
+
+
+def own_names(path: Path) -> set[str]:
+    """Names that a notebook's code defines or imports, the arguments of its functions included."""
+    if path.suffix == ".md":
+        return set()
+    names: set[str] = set()
+    for cell in cells(path, "code"):
+        tree = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.alias):
+                names.add(node.asname or node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+    return names
+
+
+def is_command(span: str) -> bool:
+    """A command that the project has: a make target, python -m minirlhf with known flags, or a setting before one."""
+    words = shlex.split(span)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+        if not words:
+            return span.split("=")[0] in (ROOT / "notebooks" / "helpers.py").read_text(encoding="utf-8")
+    if words[:1] == ["make"]:
+        return all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in words[1:])
+    if words[:1] == ["python"] and words[1:2] and words[1].endswith(".py"):
+        return (ROOT / words[1]).is_file()
+    if words[:4] == ["python", "-m", "pip", "install"]:
+        return all((ROOT / word).is_file() for word in words[5:])
+    if words[:3] != ["python", "-m", "minirlhf"]:
+        return False
+    if len(words) == 3:
+        return True
+    assert words[3] in cli.COMMANDS, f"no such command: {span}"
+    known = flags_of(words[3])
+    unknown = [word for word in words[4:] if word.startswith("--") and word not in known]
+    assert not unknown, f"no such flag: {unknown} in {span}"
+    return True
+
+
+@lru_cache
+def flags_of(command: str) -> frozenset[str]:
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        cli.main([command, "--help"])
+    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", out.getvalue())) | frozenset(cli.SHORT)
+
+
+def is_flag(span: str) -> bool:
+    return span.startswith("--") and any(span.split()[0] in flags_of(command) for command in cli.COMMANDS)
+
+
+def resolves(span: str, known: dict[str, object]) -> bool:
+    """`known` or `known.attribute...`, a call's arguments left aside."""
+    name = re.sub(r"\(.*\)$", "", span)
+    if name in known:
+        return True
+    owner, _, attribute = name.rpartition(".")
+    if not owner or owner not in known:
+        return False
+    fields = getattr(known[owner], "__dataclass_fields__", {})
+    return hasattr(known[owner], attribute) or attribute in fields
+
+
+@pytest.mark.parametrize("path", [*PATHS, ROOT / "notebooks" / "README.md"], ids=lambda path: path.stem)
+def test_each_code_name_in_the_prose_exists(path):
+    import helpers
+    import torch
+
+    known = package_names() | vars(helpers) | vars(builtins) | {"torch": torch, "inspect": inspect, "helpers": helpers}
+    own = own_names(path)
+    text = re.sub(r"```.*?```", "", prose(path), flags=re.DOTALL)
+    for span in re.findall(r"`([^`\n]+)`", text):
+        good = (resolves(span, known) or re.split(r"[.(\[]", span)[0] in own or (ROOT / span).exists()
+                or (ROOT / "notebooks" / span).exists() or is_command(span) or is_flag(span)
+                or span in run_files() or span == "..." or span in LIBRARIES)
+        assert good, f"`{span}` is no name, file or command of the project"
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (path.parent / target).exists(), f"broken link {target}"
+
+
+@lru_cache
+def run_files() -> frozenset[str]:
+    """Names of the files of a run folder, as the package's own description of it lists them."""
+    from minirlhf import run
+
+    return frozenset(re.findall(r"\b[a-z_]+\.(?:jsonl?|safetensors|html)\b", run.__doc__ + inspect.getsource(run)))
+
+
+# They run, and the exercises are real ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_exercises_have_answers_and_checks_and_solutions(path):
+    found = {kind: [number for cell in cells(path, "code") if (number := run_all.tag_of(cell, kind)) is not None]
+             for kind in ("answer", "check")}
+    numbers = list(range(1, len(found["answer"]) + 1))
+    assert 3 <= len(numbers) <= 5
+    assert found["answer"] == found["check"] == numbers == sorted(run_all.solutions(path))
+    for number in numbers:
+        assert f"**Exercise {number}.**" in prose(path)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_notebook_runs_and_its_checks_fail_unanswered_and_pass_on_the_solution(path):
+    notebook = run_all.with_solutions(read(path), path)
+    run_all.execute(notebook, fast=True)
+    for cell in notebook.cells:
+        for kind, expected in (("check", "not yet"), ("recheck", "right.")):
+            if (number := run_all.tag_of(cell, kind)) is not None:
+                assert f"Exercise {number}: {expected}" in text_outputs(cell), text_outputs(cell)
+
+
+def test_an_error_or_a_warning_is_a_failure():
+    for source in ("1 / 0", "import warnings; warnings.warn('look out')", "import sys; print('oh', file=sys.stderr)"):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        with pytest.raises(run_all.Faulty):
+            run_all.execute(notebook, fast=True)
