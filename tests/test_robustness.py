@@ -1,6 +1,6 @@
 """Damaged files, a full disk, kill -9: one line and exit code 2, nothing written, and a run that still ends the same.
 
-    MINIRLHF_KILLS=20 python -m pytest tests/test_robustness.py -k kill_9      # more kills than the usual 3
+    MINIRLHF_KILLS=20 python -m pytest tests/test_robustness.py -k kill_9      # more kills than the usual 2
 """
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from minirlhf.run import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
 TINY = ["--model.vocab-size", "300", "--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--device", "cpu",
-        "--pretrain.steps", "60", "--pretrain.batch-size", "8", "--reward.steps", "20", "--reward.batch-size", "8",
-        "--reward.evaluate-every", "5", "--finetune.updates", "8", "--finetune.batch-size", "8", "--finetune.rounds", "2",
+        "--pretrain.steps", "100", "--pretrain.batch-size", "8", "--reward.steps", "20", "--reward.batch-size", "8",
+        "--reward.evaluate-every", "2", "--finetune.updates", "20", "--finetune.batch-size", "8", "--finetune.rounds", "2",
         "--finetune.ratings-per-round", "10", "--finetune.refit-steps", "4", "--finetune.max-new-tokens", "30",
         "--evaluate.samples", "16"]
 
@@ -290,9 +290,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, half_done):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kill_9_at_random_steps_changes_nothing(tmp_path):
     """Kill a whole run again and again, each time some steps later; it ends with the weights of a run left alone."""
-    kills, chance = int(os.environ.get("MINIRLHF_KILLS", "3")), random.Random(0)
+    kills, chance = int(os.environ.get("MINIRLHF_KILLS", "2")), random.Random(0)
     arguments = ["demo", "--run", "r", *TINY]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     subprocess.run(command(0, *arguments, "--runs", str(tmp_path / "alone")), check=True, capture_output=True, env=environment)
     metrics = tmp_path / "killed" / "r" / "metrics.jsonl"
     steps = (tmp_path / "alone" / "r" / "metrics.jsonl").read_text().count("\n")
@@ -300,7 +300,7 @@ def test_kill_9_at_random_steps_changes_nothing(tmp_path):
     for kill in range(kills):
         process = subprocess.Popen(command(0, *arguments, "--runs", str(tmp_path / "killed"), "--resume"),
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
-        wanted = done + chance.randint(1, max(1, 2 * (steps - done) // (kills + 1 - kill) - 1))
+        wanted = min(done + chance.randint(1, max(1, 2 * (steps - done) // (kills + 1 - kill) - 1)), steps - 2)
         while process.poll() is None and (metrics.read_text().count("\n") if metrics.exists() else 0) < wanted:
             time.sleep(0.001)
         time.sleep(0.02 * chance.random())  # somewhere in the middle of a step or of a checkpoint
