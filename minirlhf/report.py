@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # used without pyplot: no global state; savefig draws PNG with Agg
 from matplotlib.ticker import MaxNLocator
 
-from minirlhf.run import atomic_write
+from minirlhf.files import atomic_write, replacing
 
 # name: (light, dark). Figures are drawn in the light colours; in the page each becomes the CSS variable of its name.
 COLOURS = {"ink": ("#23272e", "#e4e6ea"), "muted": ("#667080", "#9ca5b2"), "grid": ("#dde1e7", "#3a414b"),
@@ -65,18 +65,14 @@ def write_plot(run: Path, path: Path) -> Path:
     finetune, path = _stage(metrics, "finetune"), Path(path)
     if not finetune or not _evaluated(summary):
         raise ValueError(f"{run}: expected a run that is fine-tuned and evaluated; it is not yet")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with style.context({**STYLE, "figure.facecolor": "white"}, after_reset=True):
         figure = Figure(figsize=(10, 3.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw_before_after(left, summary)
         left.set_title("Before and after, with 95% intervals")
         _draw_scores(right, finetune)
-        try:
+        with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -9,8 +9,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from minirlhf.files import atomic_write
 from minirlhf.report import JUDGE, MUTED, OTHER, RATERS, REWARD, STYLE, _number, _svg, _table, html_page
-from minirlhf.run import atomic_write
 
 HOW_TO_READ = "".join(f"<li>{line}</li>" for line in (
     "<b>Held-out texts</b>: the reward model did not learn from them; they only chose when training stopped.",

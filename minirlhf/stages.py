@@ -18,10 +18,11 @@ from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, read_triples, split_triples, write_triples
+from minirlhf.files import atomic_write
 from minirlhf.policy import Policy
 from minirlhf.report import write_report
 from minirlhf.reward import RewardModel
-from minirlhf.run import Run, atomic_write
+from minirlhf.run import Run
 from minirlhf.tasks import Task, load_task, own, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune

@@ -16,7 +16,8 @@ import torch
 from conftest import TINY
 
 from minirlhf import stages
-from minirlhf.run import Run, load_tensors
+from minirlhf.files import load_tensors
+from minirlhf.run import Run
 
 FINETUNE = ["--updates", "4", "--batch-size", "12", "--max-new-tokens", "40", "--rounds", "2", "--ratings-per-round", "7",
             "--refit-steps", "4"]  # 7 ratings: a number that two processes cannot share evenly
