@@ -118,7 +118,8 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
         sentences.append(
             f"On {figures.SPLITS[split]} the judge says <b>{html.interval(part['judge_before'])}</b> before and "
             f"<b>{html.interval(part['judge_after'])}</b> after fine-tuning: it {_change(part, 'judge')}. The reward model, "
-            f"which was optimised, says {html.interval(part['reward_before'])} before and {html.interval(part['reward_after'])} after.")
+            f"which was optimised, says {html.interval(part['reward_before'])} before and "
+            f"{html.interval(part['reward_after'])} after.")
     if not sentences and finetune:
         first, last = (f"{html.number(record.get('judge'))} at update {record['step']}" for record in (finetune[0], finetune[-1]))
         sentences = [f"Not evaluated yet. On the texts of fine-tuning the judge says {first} and {last}."]
