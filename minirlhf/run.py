@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minirlhf import distributed
 from minirlhf.config import Config, from_json, to_json
-from minirlhf.devices import peak_rss_mb, pick_device
+from minirlhf.devices import peak_rss_mb, pick_device, use_precision
 from minirlhf.files import atomic_write, load_tensors, read_json, save_tensors
 from minirlhf.optimizers import load_optimizer
 
@@ -66,11 +66,12 @@ def run_path(runs: Path, name: str) -> Path:
 
 
 class Run:
-    """A run folder. `device` is where its models live."""
+    """A run folder. `device` is where its models live. To make or open one sets the precision of matrix products there."""
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
         self.device = pick_device(config.device)
+        use_precision(config.precision, self.device)
 
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:

@@ -26,7 +26,7 @@ FINETUNE = ["--updates", "4", "--batch-size", "12", "--max-new-tokens", "40", "-
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory, small_task) -> Path:
     """A folder of runs that holds one, "ready", with a reward model."""
-    run = Run.create(tmp_path_factory.mktemp("runs") / "ready", dataclasses.replace(TINY, seed=3))
+    run = Run.create(tmp_path_factory.mktemp("runs") / "ready", dataclasses.replace(TINY, seed=3, precision="float32"))
     for stage in ("pretrain", "reward"):
         stages.STAGE_FUNCTIONS[stage](run, small_task)
     return run.path.parent
