@@ -23,7 +23,7 @@ TINY = Config(
     device="cpu",
     model=ModelConfig(vocab_size=400, context=96, width=32, layers=1, heads=2),
     pretrain=PretrainConfig(steps=30, batch_size=16, warmup=5, evaluate_every=10),
-    reward=RewardConfig(own_texts=40, steps=20, batch_size=16, warmup=2, evaluate_every=10),
+    reward=RewardConfig(own_texts=40, heldout_share=0.1, steps=20, batch_size=16, warmup=2, evaluate_every=10),
     finetune=FinetuneConfig(updates=6, batch_size=16, max_new_tokens=40, rounds=2, ratings_per_round=20, refit_steps=4),
     evaluate=EvaluateConfig(samples=32),
 )

@@ -258,7 +258,7 @@ def test_a_reward_model_learns_to_rank(tmp_path, given_as):
 
     run = Run.create(tmp_path / "r", TINY)
     model = model_of(tokenizer, 32)
-    config = RewardConfig(loss="ranking", steps=60, batch_size=32, warmup=5, evaluate_every=20)
+    config = RewardConfig(loss="ranking", steps=60, batch_size=32, warmup=5, evaluate_every=4, patience=15)
     fit_reward(run, model, texts(train), texts(heldout), config)
     predicted = predict(model, texts(heldout))
     assert pairwise_accuracy(predicted, pairs_from_scores(heldout, 0.1)) > 0.95
