@@ -94,7 +94,7 @@ def exercise(number: int, *answers) -> Iterator[None]:
 
 
 def small_config(**finetune) -> Config:
-    """Settings for `small_task`: a smaller model than the demo's and fewer steps. `finetune`: settings of fine-tuning to change."""
+    """Settings for `small_task`: a smaller model than the demo's, fewer steps. `finetune`: its settings to change."""
     return Config(
         device="cpu",
         model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
