@@ -107,19 +107,23 @@ def small_config(**finetune) -> Config:
 
 
 def small_task(topics: int = 8, seed: int = 0) -> Task:
-    """The task `openings` cut down to its first few training topics, so that everything takes seconds, not minutes."""
+    """The task `openings` cut down to a few training topics and two held-out ones, so that all takes seconds, not minutes.
+
+    As in the whole task, the policy reads about the held-out topics in pretraining, but nobody scores texts on them.
+    """
     task = openings.load(seed)
-    chosen = task.train_prompts[:topics]
+    chosen, heldout = task.train_prompts[:topics], task.heldout_prompts[:2]
 
     def on_topic(pairs):
-        return [pair for pair in pairs if pair[0] in chosen]
+        return [pair for pair in pairs if pair[0] in chosen + heldout]
 
     def on_topic_triples(triples):
         return [triple for triple in triples if triple.topic in chosen]
 
     most = pick(None, 400)  # texts of each kind
     return dataclasses.replace(
-        task, train_prompts=chosen, corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
+        task, train_prompts=chosen, heldout_prompts=heldout,
+        corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
         feedback=on_topic_triples(task.feedback)[:most], authors_feedback=on_topic_triples(task.authors_feedback)[:most],
         handwritten=on_topic_triples(task.handwritten))
 
