@@ -46,6 +46,6 @@ def fit_form(d: np.ndarray, score: np.ndarray, kind: str) -> dict[str, float | N
     spread = ((score - score.mean()) ** 2).sum()
     turn = None
     if beta > 0:
-        turn = alpha / (2 * beta) if kind == "best-of-n" else math.exp(min(alpha / beta - 1, 700))
+        turn = max(0.0, alpha / (2 * beta)) if kind == "best-of-n" else math.exp(min(alpha / beta - 1, 700))
     return {"alpha": float(alpha), "beta": float(beta), "r_squared": float(1 - (rest**2).sum() / spread) if spread else 1.0,
             "turn": None if turn is None else float(turn)}
