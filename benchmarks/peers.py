@@ -6,13 +6,14 @@ saving; the end token lies outside the vocabulary, so that every text has its fu
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -75,6 +76,8 @@ def trl_steps(
 ) -> list[float]:
     """Seconds of `steps` steps of TRL's trainer of that kind ("rloo" or "grpo"). `score` gives the rewards of texts."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # of names that the next TRL will change
     words = {f"t{index}": index for index in range(shape.vocab)} | {"<end>": shape.vocab}
     inner = Tokenizer(models.WordLevel(words, unk_token="t0"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -95,5 +98,6 @@ def trl_steps(
         data = Dataset.from_dict({"prompt": [" ".join(f"t{token}" for token in row) for row in prompts]})
         gpt2(shape, shape.prompt + shape.new).save_pretrained(folder)  # the trainer reads its reference from there
         trainer = trainer_class(folder, reward, config, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return watch.seconds

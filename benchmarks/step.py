@@ -3,6 +3,7 @@
     python -m pip install -r requirements-bench.txt
     python benchmarks/step.py --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
     python benchmarks/step.py --size large --repeats 7                   # wants a GPU
+    python benchmarks/step.py --threads 1 --cpu-seconds                  # on a busy machine
     python benchmarks/step.py --steps 500                                # only our steps: does memory grow?
 
 Ours and the peers' (peers.py) take turns within one run, so that a busy machine slows both; all figures are medians. The texts
@@ -65,12 +66,15 @@ class NoEnd:
 class Ours:
     """Our models at one shape, and the parts of a step."""
 
+    cpu_seconds = False
+
     def __init__(self, shape: Shape, device: torch.device):
         torch.manual_seed(0)
         self.shape, self.device, self.count = shape, device, 0
         self.policy = Policy(TransformerConfig(shape.vocab, shape.prompt + shape.new, shape.width, shape.layers, shape.heads))
         self.policy.to(device)
         self.reference, self.reward_model = self.policy.frozen_copy(), RewardModel.from_policy(self.policy)
+        torch.nn.init.normal_(self.reward_model.score.weight)  # rewards that differ
         self.optimizer = adamw(self.policy, 1e-4, weight_decay=0.0)
         self.prompts = torch.randint(shape.vocab, (shape.batch, shape.prompt)).tolist()
         self.times: dict[str, list[float]] = {"sample": [], "score": [], "update": [], "step": []}
@@ -79,7 +83,7 @@ class Ours:
     def clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.process_time() if self.cpu_seconds else time.perf_counter()
 
     def watched(self, sample: Callable) -> Callable:
         def run(*arguments, **keywords):
@@ -283,17 +287,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each thing (the median counts)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time instead of wall time; use with --threads 1")
     parser.add_argument("--steps", type=int, help="only run this many of our steps and show the peak memory on the way")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    Ours.cpu_seconds = arguments.cpu_seconds
     device, shape = pick_device(arguments.device), SHAPES[arguments.size]
     if arguments.steps:
         memory_over(Ours(shape, device), arguments.steps)
         return
     result = measure(shape, device, arguments.repeats)
     result |= {"size": arguments.size, "repeats": arguments.repeats, "torch": torch.__version__,
+               "clock": "cpu" if arguments.cpu_seconds else "wall",
                "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
                "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": sys.version.split()[0]}
     if arguments.json:

@@ -157,7 +157,7 @@ class Feedback:
 
 def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> None:
     """Do the stages that the command stands for, from run folder to run folder."""
-    from minirlhf import stages
+    from minirlhf import distributed, stages
     from minirlhf.run import Run
 
     folder = arguments.folder
@@ -175,6 +175,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             stages.task_of(_Settings(config))  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
+        distributed.leader_first()
         run = Run.open(folder.path)
         stage = wanted[0]
         missing = [s for s in stages.STAGES[: stages.STAGES.index(stage)] if not stages.is_done(run, s)]
@@ -191,11 +192,12 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
             check_config(config)
             for s in later:
-                (run.path / stages.RESULT[s]).unlink()
+                (run.path / stages.RESULT[s]).unlink(missing_ok=True)
             if stage == "reward":
                 (run.path / stages.FIRST_RATINGS).unlink(missing_ok=True)
             (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
             run.replace_config(config)
+        distributed.leader_done()
     task = stages.task_of(run)
     try:
         for stage in wanted:
@@ -214,8 +216,9 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         print(f"Report card: {run.path / 'reward_card.html'}")
     elif "evaluate" in wanted:
         print_summary(run.path)
-    else:
+    elif distributed.rank() == 0:
         print(f"done: {wanted[0]} -> {run.path / stages.RESULT[wanted[0]]}")
+    distributed.stop()
 
 
 @dataclass(frozen=True)
@@ -365,6 +368,18 @@ def feedback(arguments: Feedback) -> None:
     print(agreement.in_words(summary))
 
 
+def join_processes(command) -> None:
+    """Meet the other processes that torchrun started. Only fine-tuning knows how to share its work."""
+    if not isinstance(command, Finetune):
+        print("error: torchrun: expected the command finetune, which alone can use more than one process", file=sys.stderr)
+        sys.exit(2)
+    if os.environ["RANK"] != "0":
+        os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
+    from minirlhf import distributed
+
+    distributed.start()
+
+
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
 SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
          "--target": "--reward.target", "--loss": "--reward.loss", "--ensemble": "--reward.ensemble"}
@@ -380,10 +395,15 @@ def main(arguments: list[str] | None = None) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun
+        join_processes(command)
     try:
         {Sample: sample, Data: data, Rate: rate, Feedback: feedback, Iterate: iterate}.get(type(command), run_stages)(command)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        words = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"error: {words}", file=sys.stderr)
         if os.environ.get("MINIRLHF_DEBUG"):
             raise
         sys.exit(2)

@@ -90,12 +90,15 @@ class Policy(nn.Module):
     def sample(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, end_id: int, temperature: float = 1.0,
         top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
     ) -> Samples:
         """Draw one text for each prompt, y ~ p_theta(y | x), token by token.
 
         Prompts may differ in length. Stops when every text has its end token or `max_new_tokens`. `temperature` 0 takes
         the likeliest token; `top_k` and `top_p` cut the tail of the distribution. The log-probabilities returned are
         those of the distribution drawn from, so at temperature 1 without cuts they are log p_theta.
+        `uniform` (batch, max_new_tokens), numbers in [0, 1), takes the generator's place where a text may not depend on which
+        others are sampled with it.
         Raises ValueError if a prompt is empty, prompt and text do not fit the context, or an option is out of range.
         """
         _check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p)
@@ -118,7 +121,8 @@ class Policy(nn.Module):
         cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
         hidden = self.body(padded, valid, cache)[:, -1]  # (batch, width)
         for t in range(max_new_tokens):
-            next_tokens, next_log_probs = draw(self.head(hidden).float(), temperature, top_k, top_p, generator)
+            next_tokens, next_log_probs = draw(self.head(hidden).float(), temperature, top_k, top_p, generator,
+                                                None if uniform is None else uniform[rows, t])
             tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs.to(log_probs.dtype)
             if t + 1 == max_new_tokens:
                 break
@@ -152,9 +156,13 @@ def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
 
 
 def draw(
-    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None,
+    uniform: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One token for each row of logits (batch, vocab), and its log-probability: two tensors (batch,)."""
+    """One token for each row of logits (batch, vocab), and its log-probability: two tensors (batch,).
+
+    `uniform` (batch,): the random numbers in [0, 1) to draw with, instead of the generator's next ones.
+    """
     if temperature == 0:
         best = logits.argmax(-1)
         return best, torch.zeros_like(logits[:, 0])  # it had no choice: probability 1
@@ -168,8 +176,9 @@ def draw(
     log_probs = F.log_softmax(logits, -1)
     # Inverse transform sampling: one uniform number a row. torch.multinomial does the same with a slower set-up.
     mass = log_probs.exp().cumsum(-1)
-    uniform = torch.rand(len(logits), 1, device=logits.device, generator=generator) * mass[:, -1:]
-    tokens = torch.searchsorted(mass, uniform, right=True).clamp(max=logits.shape[-1] - 1)
+    if uniform is None:
+        uniform = torch.rand(len(logits), device=logits.device, generator=generator)
+    tokens = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)
 
 

@@ -24,13 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minirlhf import distributed
 from minirlhf.config import Config, from_json, to_json
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write text so that a reader finds either the old file or the whole new one."""
+    """Write text so that a reader finds either the old file or the whole new one. Of several processes only rank 0 writes."""
+    if distributed.rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -39,13 +42,34 @@ def atomic_write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> object:
+    """What a JSON file holds. Raises ValueError, one line, if it is malformed; FileNotFoundError is left to the caller."""
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} more than once")
+        return content
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, found: {str(error)[:100]}") from None
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and a JSON header as one safetensors file, atomically."""
+    """Write tensors and a JSON header as one safetensors file, atomically. Of several processes only rank 0 writes."""
+    if distributed.rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
                   metadata={"minirlhf": json.dumps(header)})
         os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(None, str(error)[:100], str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -185,11 +209,9 @@ class Run:
         """The run in this folder. Raises ValueError if there is none or its config.json is malformed."""
         file = path / "config.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except FileNotFoundError:
             raise ValueError(f"{path}: no run here (no config.json)") from None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: expected JSON, found: {str(error)[:100]}") from None
         return cls(path, from_json(content, str(file)))
 
     def replace_config(self, config: Config) -> None:
@@ -202,6 +224,8 @@ class Run:
     # One JSON object a line --------------------------------------------------------------------------------------
 
     def append(self, name: str, rows: Iterable[dict]) -> None:
+        if distributed.rank() > 0:
+            return
         with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
@@ -223,9 +247,14 @@ class Run:
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and what stages want to pass on."""
         path = self.path / "progress.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": {}}
+        content = read_json(path) if path.exists() else {"seconds": {}}
+        if not isinstance(content, dict) or not isinstance(content.get("seconds"), dict):
+            raise ValueError(f"{path}: expected a JSON object with the seconds of each stage")
+        return content
 
     def finish_stage(self, stage: str, seconds: float, **facts) -> None:
+        if distributed.rank() > 0:
+            return
         progress = self.progress() | facts
         progress["seconds"][stage] = round(seconds, 2)
         if (peak := peak_rss_mb()) is not None:
@@ -265,13 +294,17 @@ class Checkpoints:
         header = None
         if self.path.exists():
             tensors, found = load_tensors(self.path)
-            if found.get("stage") == self.stage:
+            if not isinstance(found, dict) or not {"stage", "step", "seconds"} <= found.keys():
+                raise ValueError(f"{self.path}: header: expected the stage, step and seconds of a checkpoint")
+            if found["stage"] == self.stage:
                 header = found
                 for key, module in self.modules.items():
                     part = {n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")}
                     load_weights(module, part, f"{self.path}: {key}")
+                if len(tensors) != found.get("tensors"):
+                    raise ValueError(f"{self.path}: expected {found.get('tensors')} tensors, found {len(tensors)}")
                 for index, optimizer in enumerate(self.optimizers):
-                    load_optimizer(optimizer, tensors, f"optimizer{index}/")
+                    load_optimizer(optimizer, tensors, f"optimizer{index}/", str(self.path))
                 self.started -= header["seconds"]
         done = header["step"] if header else 0
         for name in ("metrics.jsonl", "samples.jsonl"):
@@ -288,7 +321,7 @@ class Checkpoints:
         for number, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer{number}/{index}/{name}": value for name, value in state.items()}
-        header |= {"stage": self.stage, "step": step, "seconds": self.seconds}
+        header |= {"stage": self.stage, "step": step, "seconds": self.seconds, "tensors": len(tensors)}
         save_tensors(self.path, tensors, header)
         self.saved = time.perf_counter()
 
@@ -298,11 +331,19 @@ class Checkpoints:
             self.save(step, **header)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
+    """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay.
+
+    Raises ValueError naming `where` and the first moment that is of another shape than its weight or not finite.
+    """
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             index, key = name.removeprefix(prefix).split("/")
+            wanted = parameters[int(index)].shape if tensor.dim() else tensor.shape  # a count of steps has no shape
+            if tensor.shape != wanted or not tensor.isfinite().all():
+                raise ValueError(f"{where}: {name}: expected finite numbers of shape {tuple(wanted)}, found "
+                                 + (f"shape {tuple(tensor.shape)}" if tensor.shape != wanted else "NaN or inf"))
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minirlhf import equations
+from minirlhf import distributed, equations
+from minirlhf.config import FinetuneConfig
 from minirlhf.feedback import Triple
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
@@ -43,6 +44,7 @@ def finetune(
     texts were rated. `feedback` and `heldout` are the reward model's training and held-out triples."""
     config, device = run.config.finetune, run.device
     config.check()
+    check_share(config)
     reference = policy.frozen_copy()
     models = {"policy": policy, "reward_model": reward_model}
     if config.algorithm == "ppo":
@@ -76,6 +78,7 @@ def finetune(
             fit_reward(run, reward_model, ScoredTexts(tokenizer, old + collected, context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
+            distributed.broadcast_weights(reward_model)
             refits = index
             checkpoints.save(update, kl_weight=kl_weight, collected=len(collected), refits=refits)
 
@@ -99,7 +102,7 @@ def finetune(
         history.append(row)
         if warnings := diagnose(history, config):
             row["warnings"] = warnings
-            for message in warnings.values():
+            for message in warnings.values() if distributed.rank() == 0 else ():
                 tqdm.write(f"warning at update {update + 1}: {message}", file=sys.stderr)
         run.append("metrics.jsonl", [row])
         if update % max(1, config.updates // 8) == 0:
@@ -110,6 +113,15 @@ def finetune(
             kl_weight *= 1 + 0.04 * max(-1.0, min(1.0, row["kl_nats"] / config.kl_target - 1))
         checkpoints.maybe_save(update + 1, kl_weight=kl_weight, collected=len(collected), refits=refits)
     return policy, reward_model, len(collected)
+
+
+def check_share(config: FinetuneConfig) -> None:
+    """Raises ValueError unless the processes that torchrun started can share an update's texts evenly."""
+    if distributed.world() > 1:
+        if config.algorithm in ("ppo", "trpo"):
+            raise ValueError(f"algorithm: expected reinforce, rloo or grpo with more than one process, found {config.algorithm}")
+        if config.batch_size % distributed.world():
+            raise ValueError(f"batch_size: expected a multiple of the {distributed.world()} processes, found {config.batch_size}")
 
 
 def mixed_in(run: Run, task: Task, tokenizer: Tokenizer, policy: Policy) -> Callable[[int, int], Tensor] | None:

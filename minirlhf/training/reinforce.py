@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minirlhf import equations
+from minirlhf import distributed, equations
 from minirlhf.config import FinetuneConfig
 from minirlhf.policy import Policy
 from minirlhf.run import autocast
@@ -76,15 +76,21 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
 def reinforce(
     policy: Policy, rollout: Rollout, config: FinetuneConfig, kl_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one update of REINFORCE, RLOO or GRPO, and what to log of it."""
+    """The loss of one update of REINFORCE, RLOO or GRPO, and what to log of it. One of several processes takes its share."""
+    weights = advantages(rollout, config, kl_weight)  # of the whole batch: a baseline compares with all
+    if distributed.world() > 1:
+        mine = torch.tensor(distributed.shares(len(weights)), device=weights.device)
+        rollout = rollout.select(mine)
+        weights = weights[mine, : rollout.mask.shape[1]]
     mask = rollout.mask
     with autocast(mask.device):
         log_probs = policy.text_log_probs(rollout.rows, rollout.prompt_lengths, rollout.tokens, mask)  # (batch, time)
-    loss = equations.per_token_reinforce_loss(log_probs, advantages(rollout, config, kl_weight), mask)
+    loss = equations.per_token_reinforce_loss(log_probs, weights, mask)
     with torch.no_grad():
-        entropy = -log_probs.sum() / mask.sum()  # on average; the exact sum over the vocabulary costs a third of an update
+        # On average; the exact sum over the vocabulary costs a third of an update.
+        entropy = distributed.total(-log_probs.sum()) / distributed.total(mask.sum())
         # 1 but for rounding: the policy that learns is the one that sampled.
-        ratio_max = (log_probs - rollout.log_probs).max().exp()
+        ratio_max = distributed.largest((log_probs - rollout.log_probs).max().exp())
     return loss, {"entropy_nats_per_token": entropy, "ratio_max": ratio_max}
 
 
@@ -95,6 +101,8 @@ def gradient_step(loss: Tensor, optimizer: torch.optim.Optimizer, modules: list[
     """
     optimizer.zero_grad()
     loss.backward()
+    for module in modules:
+        distributed.average_gradients(module)
     norms = torch.stack([nn.utils.clip_grad_norm_(module.parameters(), clip) for module in modules])
     if norms.isfinite().all():
         optimizer.step()

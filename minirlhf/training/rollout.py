@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirlhf import distributed
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
 from minirlhf.run import autocast, step_generator
@@ -57,10 +58,15 @@ def collect(
     """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
+    Where there are more processes, each samples and scores its share, and all return the whole.
     """
-    device = policy.head.weight.device
+    device, count = policy.head.weight.device, len(prompts)
+    uniform = torch.rand(count, max_new_tokens, generator=generator, device=device)
+    if distributed.world() > 1:
+        mine = distributed.shares(count)
+        prompts, uniform = [prompts[index] for index in mine], uniform[mine]
     with autocast(device):
-        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, generator=generator, **sampling)
+        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         tokens, mask, ended = samples.tokens, samples.mask, samples.ended
@@ -69,8 +75,11 @@ def collect(
     last = mask.sum(1, keepdim=True) - 1
     prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)
     reward = prefix.gather(1, last).squeeze(1)
-    return Rollout(rows, prompt_lengths, tokens, mask, ended, samples.log_probs, reference_log_probs * mask, prefix, initial,
-                   reward, [tokenizer.decode_text(row) for row in ids])
+    tensors = (rows, prompt_lengths, tokens, mask, ended, samples.log_probs, reference_log_probs * mask, prefix, initial, reward)
+    if distributed.world() > 1:
+        tensors = [distributed.gather_rows(tensor, count) for tensor in tensors]
+        ids = [row[:length] for row, length in zip(tensors[2].tolist(), tensors[3].sum(1).tolist())]
+    return Rollout(*tensors, [tokenizer.decode_text(row) for row in ids])
 
 
 def sample_texts(
