@@ -153,6 +153,9 @@ class FinetuneConfig:
     For REINFORCE; TRPO has its own."""
     baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
     """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
+    gae_lambda: float = 0.95
+    """For credit sequence with baseline prefix-score: how much the steps r_k - r_(k-1) after token t count in its weight. 1: in
+    full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
     updates: int = 56
@@ -183,6 +186,8 @@ class FinetuneConfig:
         if self.algorithm in ("rloo", "grpo") and (self.group_size < 2 or self.batch_size % self.group_size):
             raise ValueError(f"group_size: expected at least 2 and a divisor of batch_size={self.batch_size}, "
                              f"found {self.group_size}")
+        if not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gae_lambda: expected a number in [0, 1], found {self.gae_lambda}")
         for name in ("epochs", "minibatch_size"):
             if getattr(self.ppo, name) < 1:
                 raise ValueError(f"ppo.{name}: expected at least 1, found {getattr(self.ppo, name)}")

@@ -94,32 +94,39 @@ def exercise(number: int, *answers) -> Iterator[None]:
 
 
 def small_config(**finetune) -> Config:
-    """Settings for `small_task`: half the layers of the demo and fewer steps. `finetune`: settings of fine-tuning to change."""
+    """Settings for `small_task`: a smaller model than the demo's, fewer steps. `finetune`: its settings to change."""
     return Config(
         device="cpu",
+        precision="float32",  # the numbers that are saved in the notebooks, on every machine
         model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
-        pretrain=PretrainConfig(steps=pick(800, 10), warmup=pick(50, 2), evaluate_every=pick(100, 10)),
-        reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5)),
+        pretrain=PretrainConfig(steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(50, 5)),
+        reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5), own_texts=pick(400, 24),
+                            heldout_share=0.1, mlm_steps=pick(500, 20)),
         finetune=FinetuneConfig(**{"updates": pick(60, 3), "batch_size": pick(96, 8), "max_new_tokens": pick(56, 24),
                                    "rounds": 1, **finetune}),
         evaluate=EvaluateConfig(samples=pick(256, 8)))
 
 
 def small_task(topics: int = 8, seed: int = 0) -> Task:
-    """The task `openings` cut down to its first few training topics, so that everything takes seconds, not minutes."""
+    """The task `openings` cut down to a few training topics and two held-out ones, so that all takes seconds, not minutes.
+
+    As in the whole task, the policy reads about the held-out topics in pretraining, but nobody scores texts on them.
+    """
     task = openings.load(seed)
-    chosen = task.train_prompts[:topics]
+    chosen, heldout = task.train_prompts[:topics], task.heldout_prompts[:2]
 
     def on_topic(pairs):
-        return [pair for pair in pairs if pair[0] in chosen]
+        return [pair for pair in pairs if pair[0] in chosen + heldout]
 
     def on_topic_triples(triples):
         return [triple for triple in triples if triple.topic in chosen]
 
     most = pick(None, 400)  # texts of each kind
     return dataclasses.replace(
-        task, train_prompts=chosen, corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
-        feedback=on_topic_triples(task.feedback)[:most], handwritten=on_topic_triples(task.handwritten))
+        task, train_prompts=chosen, heldout_prompts=heldout,
+        corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
+        feedback=on_topic_triples(task.feedback)[:most], authors_feedback=on_topic_triples(task.authors_feedback)[:most],
+        handwritten=on_topic_triples(task.handwritten))
 
 
 def new_run(config: Config) -> Run:
@@ -132,7 +139,7 @@ def new_run(config: Config) -> Run:
 def fork(run: Run, config: Config) -> Run:
     """A new run with other settings that starts from the same tokenizer, pretrained policy and reward model."""
     other = new_run(config)
-    for name in ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"]):
+    for name in ("tokenizer.json", stages.RESULT["pretrain"], stages.FIRST_RATINGS, stages.RESULT["reward"]):
         if (run.path / name).exists():
             shutil.copy(run.path / name, other.path / name)
     return other

@@ -86,14 +86,7 @@ def test_page_begins_and_ends_as_all_do(path):
     assert everything.count("<details>") == everything.count("</details>")
 
 
-SAVED = [path for path in PATHS if any(cell.get("outputs") for cell in read(path).cells)]
-
-
-def test_some_notebook_is_saved_with_its_outputs():
-    assert len(SAVED) >= 2
-
-
-@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_outputs_are_those_of_one_clean_full_run(path):
     code = cells(path, "code")
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -108,7 +101,7 @@ def test_outputs_are_those_of_one_clean_full_run(path):
         assert "Traceback" not in text_outputs(cell)
         if "plt.show()" in cell.source.splitlines()[-1:]:
             assert cell.outputs, f"no output of\n{cell.source}"
-    assert pictures >= 2
+    assert pictures >= 1
     assert path.stat().st_size < 1_500_000, "a page of more than 1.5 MB loads slowly"
 
 

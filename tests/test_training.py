@@ -168,9 +168,17 @@ def test_reinforce_gradient_by_hand(policy):
 
 def test_prefix_score_baseline_by_hand():
     """r(x, y) - kl_weight * KL to go - r_(t-1), minus the mean of each column."""
-    config = FinetuneConfig(credit="sequence", baseline="prefix-score")
+    config = FinetuneConfig(credit="sequence", baseline="prefix-score", gae_lambda=1.0)
     # 0.9 + [.05, .1, 0] - [.1, .2, .5] and 0.4 - 0.1 - 0.3; only column 0 has two texts, the others are their own mean
     expected = torch.tensor([[0.85 - 0.425, 0.0, 0.0], [0.0 - 0.425, 0.0, 0.0]])
+    found = advantages(toy_rollout(), config, 0.1)
+    torch.testing.assert_close(found * toy_rollout().mask, expected)
+
+
+def test_gae_lambda_by_hand():
+    """Steps d_t = r_t - r_(t-1) - kl_weight * KL_t are [.05, .4, .4] and [0]; with lambda 1/2 token 0 has .05 + .4/2 + .4/4."""
+    config = FinetuneConfig(credit="sequence", baseline="prefix-score", gae_lambda=0.5)
+    expected = torch.tensor([[0.35 - 0.175, 0.0, 0.0], [0.0 - 0.175, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
     torch.testing.assert_close(found * toy_rollout().mask, expected)
 

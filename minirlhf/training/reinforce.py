@@ -65,6 +65,11 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
                            "grpo": equations.group_normalized_advantage}[config.algorithm]
         return group_advantage(groups).view(-1, 1).expand(mask.shape)
     credit = config.trpo.credit if config.algorithm == "trpo" else config.credit
+    if credit == "sequence" and config.baseline == "prefix-score":
+        # r_(t-1) + (r_t - r_(t-1)) + ... + (r_T - r_(T-1)) = r(x, y): of these steps, the later ones count less and less.
+        rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, kl_weight)
+        weights = equations.generalized_advantage(rewards, scores_before(rollout), mask, 1.0, config.gae_lambda)
+        return weights - column_mean(weights, mask)
     weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
     if config.baseline == "none":
         return weights
