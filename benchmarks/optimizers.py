@@ -33,7 +33,8 @@ from tqdm import tqdm
 from minirlhf import equations, stages
 from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, PPOConfig, PretrainConfig, RewardConfig, TRPOConfig
 from minirlhf.evaluate import best_of_n, sample_and_judge
-from minirlhf.run import Run, atomic_write
+from minirlhf.files import atomic_write
+from minirlhf.run import Run
 
 ALGORITHMS = {"reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO", "ppo": "PPO", "trpo": "TRPO"}
 COLOURS = {"reinforce": "#1d5fbe", "rloo": "#2b8065", "grpo": "#8a5fbf", "ppo": "#c55f0b", "trpo": "#b8304f",

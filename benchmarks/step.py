@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from minirlhf.config import FinetuneConfig
+from minirlhf.devices import autocast, peak_rss_mb, pick_device
+from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import adamw, autocast, peak_rss_mb, pick_device
 from minirlhf.training.batches import Batch
 from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.reinforce import gradient_step, reinforce

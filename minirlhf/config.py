@@ -219,6 +219,8 @@ class Config:
     task: Literal["openings", "reviews"] = "openings"
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; weights are float32 always. auto: bfloat16 on CUDA and on CPUs that multiply it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
     """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)

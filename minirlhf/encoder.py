@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minirlhf.transformer import attention
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -54,7 +56,7 @@ class EncoderLayer(nn.Module):
         """x (batch, time, width); mask None or (batch, 1, 1, time), True on real tokens."""
         batch, time, width = x.shape
         q, k, v = self.query_key_value(x).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, mask)  # (batch, heads, time, head_width)
+        attended = attention(q, k, v, mask)  # (batch, heads, time, head_width)
         x = self.attention_norm(x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width)))
         return self.mlp_norm(x + self.mlp_out(F.gelu(self.mlp_in(x))))
 

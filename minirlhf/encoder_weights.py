@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minirlhf.encoder import EncoderConfig, MaskedLanguageModel
-from minirlhf.run import load_tensors
+from minirlhf.files import load_tensors
 
 LAYER = {"attention_out": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
          "mlp_in": "intermediate.dense", "mlp_out": "output.dense", "mlp_norm": "output.LayerNorm"}

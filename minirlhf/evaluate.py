@@ -9,9 +9,10 @@ import torch
 from tqdm import tqdm
 
 from minirlhf import equations
+from minirlhf.devices import autocast
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import autocast, step_generator
+from minirlhf.run import step_generator
 from minirlhf.tasks import Task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.rollout import collect

@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minirlhf.files import replacing
+
 MAX_LINE_BYTES = 1_000_000
 MAX_LISTED = 20  # faults listed in one error
 MAX_SHOWN = 60  # characters shown of a wrong value
@@ -157,12 +159,8 @@ def write_triples(
     _raise_if_any(faults, path)
     if not lines:
         raise FeedbackError(f"{path}: expected at least one triple to write, found none")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def split_triples(

@@ -14,7 +14,8 @@ import torch
 from minirlhf import baselines, stages
 from minirlhf.agreement import by_rater, noise_ceiling
 from minirlhf.feedback import Triple
-from minirlhf.run import Run, atomic_write
+from minirlhf.files import atomic_write
+from minirlhf.run import Run
 from minirlhf.sensitivity import sensitivity
 from minirlhf.tasks import Task
 from minirlhf.tokenizer import Tokenizer

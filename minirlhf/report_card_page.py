@@ -9,8 +9,10 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirlhf.report import JUDGE, MUTED, OTHER, RATERS, REWARD, STYLE, _number, _svg, _table, html_page
-from minirlhf.run import atomic_write
+from minirlhf.files import atomic_write
+from minirlhf.report import RATERS
+from minirlhf.report_figures import JUDGE, MUTED, OTHER, REWARD, STYLE, svg
+from minirlhf.report_html import html_page, number, table
 
 HOW_TO_READ = "".join(f"<li>{line}</li>" for line in (
     "<b>Held-out texts</b>: the reward model did not learn from them; they only chose when training stopped.",
@@ -39,18 +41,18 @@ def write_page(path: Path, card: dict) -> None:
 
 
 def _checks(checks: list[dict]) -> str:
-    return _table([], [["✓" if check["passed"] else "<b>✗</b>", escape(check["question"]), escape(check["answer"])]
-                       for check in checks])
+    return table([], [["✓" if check["passed"] else "<b>✗</b>", escape(check["question"]), escape(check["answer"])]
+                      for check in checks])
 
 
 def _body(card: dict) -> str:
     ceiling = card["ceiling"]
     keys = (("mse", "MSE", 4), ("pearson", "Pearson r", 3), ("spearman", "Spearman r", 3), ("pairwise", "pairwise", 3),
             ("ece", "ECE", 3))
-    rows = [[escape(name)] + [_number(values[key], digits) for key, _, digits in keys]
+    rows = [[escape(name)] + [number(values[key], digits) for key, _, digits in keys]
             for name, values in card["predictors"].items()]
     if ceiling:
-        rows.append(["noise ceiling", "", _number(ceiling["mean"], 3), "", "", ""])
+        rows.append(["noise ceiling", "", number(ceiling["mean"], 3), "", "", ""])
     bars = Figure(figsize=(9, 2.6), layout="constrained")
     _draw_bars(bars, card)
     reliability = Figure(figsize=(9, 3.9), layout="constrained")
@@ -59,20 +61,20 @@ def _body(card: dict) -> str:
     _draw_curve(right, card)
     spoiled = Figure(figsize=(9, 2.8), layout="constrained")
     _draw_sensitivity(spoiled.subplots(), card["sensitivity"])
-    html = "<h2>Against three baselines</h2>" + _svg(bars, "Error and correlation of the reward model and the baselines")
-    html += _table(["held-out feedback"] + [name for _, name, _ in keys], rows, "numbers")
+    html = "<h2>Against three baselines</h2>" + svg(bars, "Error and correlation of the reward model and the baselines")
+    html += table(["held-out feedback"] + [name for _, name, _ in keys], rows, "numbers")
     if not ceiling:
         html += "<p class=small>No noise ceiling: the file does not say how several raters scored the same text.</p>"
     html += f"<p class=small>Pairwise: {card['n_pairs']:,} pairs, scores at least {card['min_gap']:g} apart.</p>"
-    html += "<h2>Calibration and learning curve</h2>" + _svg(reliability, "Reliability diagram, and error by number of triples")
-    html += "<h2>Does it notice when a text is spoiled?</h2>" + _svg(spoiled, "Share of spoiled texts whose score fell")
+    html += "<h2>Calibration and learning curve</h2>" + svg(reliability, "Reliability diagram, and error by number of triples")
+    html += "<h2>Does it notice when a text is spoiled?</h2>" + svg(spoiled, "Share of spoiled texts whose score fell")
     heads = ["check", "texts", "reward model falls", "mean change", "judge falls", "falls where the judge falls [95%]"]
-    html += _table(heads, [
-        [escape(row["check"]), _number(row["n"], 0), _share(row["falls"]), _number(row["change"], 3), _share(row["judge_falls"]),
+    html += table(heads, [
+        [escape(row["check"]), number(row["n"], 0), _share(row["falls"]), number(row["change"], 3), _share(row["judge_falls"]),
          "–" if row["falls_with_judge"] is None else
          f"{_share(row['falls_with_judge'])} [{_share(row['low'])}, {_share(row['high'])}]"]
         for row in card["sensitivity"]], "numbers")
-    html += "<h2>The ten worst mistakes</h2>" + _table(["topic", "text"], [
+    html += "<h2>The ten worst mistakes</h2>" + table(["topic", "text"], [
         [escape(row["topic"]), f"<div class=text>{escape(row['text'])}</div><small>{_facts(row)}</small>"]
         for row in card["worst"]], "samples")
     return html
@@ -109,10 +111,10 @@ def _draw_bars(figure: Figure, card: dict) -> None:
 
 def _draw_reliability(axis: Axes, groups: list[dict]) -> None:
     axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         axis.plot([group["predicted"]] * 2, [group["low"], group["high"]], color=REWARD, linewidth=1.2)
         axis.plot(group["predicted"], group["observed"], "o", color=REWARD, markersize=5,
-                  label=None if number else "held-out texts, 95% interval")
+                  label=None if place else "held-out texts, 95% interval")
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted score", ylabel="mean observed score")
     axis.set_title("Reliability diagram")
     axis.legend(fontsize=8.5, loc="lower right")

@@ -1,4 +1,4 @@
-"""A run is a folder, and this file keeps it whole: atomic writes, metrics, checkpoints that resume bit for bit.
+"""A run is a folder, and this file keeps it whole: settings, metrics, checkpoints that resume bit for bit.
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
@@ -11,79 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import re
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minirlhf import distributed
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.devices import peak_rss_mb, pick_device, use_precision
+from minirlhf.files import atomic_write, load_tensors, read_json, save_tensors
+from minirlhf.optimizers import load_optimizer
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-def atomic_write(path: Path, text: str) -> None:
-    """Write text so that a reader finds either the old file or the whole new one. Of several processes only rank 0 writes."""
-    if distributed.rank() > 0:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> object:
-    """What a JSON file holds. Raises ValueError, one line, if it is malformed; FileNotFoundError is left to the caller."""
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} more than once")
-        return content
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, found: {str(error)[:100]}") from None
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and a JSON header as one safetensors file, atomically. Of several processes only rank 0 writes."""
-    if distributed.rank() > 0:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={"minirlhf": json.dumps(header)})
-        os.replace(temporary, path)
-    except SafetensorError as error:  # a full disk, for one
-        raise OSError(None, str(error)[:100], str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote. Raises ValueError, one line, if the file is missing, cut off or something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("minirlhf", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, header
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, found: {str(error)[:100]}") from None
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -116,56 +58,6 @@ def step_generator(seed: int, stage: str, step: int, device: torch.device | str 
     return torch.Generator(device).manual_seed(step_seed(seed, stage, step))
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA, then MPS, then the CPU. Raises ValueError if the device asked for is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = "cuda" if available["cuda"] else "mps" if available["mps"] else "cpu"
-    if not available[name]:
-        raise ValueError(f"--device {name}: not available on this machine; use --device auto")
-    return torch.device(name)
-
-
-def autocast(device: torch.device):
-    """bf16 matrix products on CUDA; full float32 elsewhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def adamw(module: nn.Module, learning_rate: float, weight_decay: float, betas=(0.9, 0.95)) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only (not on norms and biases)."""
-    parameters = list(module.parameters())
-    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
-
-
-def peak_rss_mb() -> float | None:
-    """The most memory this process has held, in MB; None where the system does not say (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if platform.system() == "Darwin" else 1e3)
-
-
-def muon_and_adamw(
-    module: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float
-) -> list[torch.optim.Optimizer]:
-    """For learning from a fixed data set: Muon (Jordan et al. 2024) on the matrices of all blocks, AdamW on all else.
-
-    Muon makes each step of a matrix orthogonal, so that all its directions learn at one pace. On this task it reaches the loss
-    of AdamW with less than half of the texts.
-    """
-    matrices = [p for name, p in module.named_parameters() if "blocks." in name and p.dim() == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in module.parameters() if id(p) not in chosen]
-    return [torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay),
-            torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0,
-                              fused=rest[0].device.type in ("cpu", "cuda"))]
-
-
 def run_path(runs: Path, name: str) -> Path:
     """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -174,11 +66,12 @@ def run_path(runs: Path, name: str) -> Path:
 
 
 class Run:
-    """A run folder. `device` is where its models live."""
+    """A run folder. `device` is where its models live. To make or open one sets the precision of matrix products there."""
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
         self.device = pick_device(config.device)
+        use_precision(config.precision, self.device)
 
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
@@ -329,21 +222,3 @@ class Checkpoints:
         """Save if the last time is long ago."""
         if time.perf_counter() - self.saved > self.every_seconds:
             self.save(step, **header)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-    """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay.
-
-    Raises ValueError naming `where` and the first moment that is of another shape than its weight or not finite.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            index, key = name.removeprefix(prefix).split("/")
-            wanted = parameters[int(index)].shape if tensor.dim() else tensor.shape  # a count of steps has no shape
-            if tensor.shape != wanted or not tensor.isfinite().all():
-                raise ValueError(f"{where}: {name}: expected finite numbers of shape {tuple(wanted)}, found "
-                                 + (f"shape {tuple(tensor.shape)}" if tensor.shape != wanted else "NaN or inf"))
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

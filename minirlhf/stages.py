@@ -14,14 +14,16 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import to_json
+from minirlhf.devices import precision_of
 from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, read_triples, split_triples, write_triples
+from minirlhf.files import atomic_write
 from minirlhf.policy import Policy
 from minirlhf.report import write_report
 from minirlhf.reward import RewardModel
-from minirlhf.run import Run, atomic_write
+from minirlhf.run import Run
 from minirlhf.tasks import Task, load_task, own, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
@@ -222,7 +224,8 @@ def _seconds(run: Run, stage: str, started: float) -> float:
 def hardware(device: torch.device) -> dict[str, str]:
     """What this ran on, in words."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": name, "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads()),
+    return {"device": name, "precision": f"{precision_of(device)} matrix products",
+            "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads()),
             "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__}
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 import regex  # comes with tiktoken; unlike `re` it knows \p{L}
 import tiktoken
 
+from minirlhf.files import replacing
+
 # A word is one of: letters (and what follows an apostrophe), one to three digits, other signs, each with the
 # space before it; or a single white space. The four classes hold every character, so no character is lost.
 # There is no look-ahead, so that tiktoken's regular expressions take time linear in the text.
@@ -179,12 +181,8 @@ class Tokenizer:
         path = Path(path)
         content = {"format": FORMAT, "version": VERSION, "pattern": PATTERN,
                    "tokens": [token.decode("latin-1") for token in self.tokens]}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -82,6 +82,18 @@ class KeyValueCache:
             self.padding, self.bias = self.padding[rows], self.bias[rows]
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width), by PyTorch's fused kernel.
+
+    q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in `Block.forward`.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # The kernel's backward pass takes five times as long in bfloat16 as in float32 there.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, is_causal=is_causal)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+
+
 class Block(nn.Module):
     """One layer: attention, then a two-layer perceptron, each added to its input after a norm of its own."""
 
@@ -103,7 +115,7 @@ class Block(nn.Module):
         ).permute(2, 0, 3, 1, 4)  # each (batch, heads, time, head_width)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None and time > 1)
+        attended = attention(q, k, v, mask, is_causal=self.causal and mask is None and time > 1)
         x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh"))
 

@@ -28,7 +28,7 @@ from minirlhf.config import (  # noqa: E402
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.report import STYLE  # noqa: E402
+from minirlhf.report_figures import STYLE  # noqa: E402
 from minirlhf.run import Run  # noqa: E402
 from minirlhf.tasks import Task, openings  # noqa: E402
 

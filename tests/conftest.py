@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirlhf import stages
+from minirlhf import devices, stages
 from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
 from minirlhf.run import Run
 from minirlhf.tasks import Task, openings
@@ -19,8 +19,15 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
 
 
+@pytest.fixture(autouse=True)
+def no_precision_chosen(monkeypatch):
+    """A run that one test opens chooses the precision of the whole process: the next test begins without a choice."""
+    monkeypatch.setattr(devices, "_chosen", {})
+
+
 TINY = Config(
     device="cpu",
+    precision="float32",  # the same numbers on every machine; test_precision.py has the rest
     model=ModelConfig(vocab_size=400, context=96, width=32, layers=1, heads=2),
     pretrain=PretrainConfig(steps=30, batch_size=16, warmup=5, evaluate_every=10),
     reward=RewardConfig(own_texts=40, heldout_share=0.1, steps=20, batch_size=16, warmup=2, evaluate_every=10),

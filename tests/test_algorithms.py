@@ -15,9 +15,11 @@ from minirlhf import equations, stages
 from minirlhf.cli import main
 from minirlhf.config import FinetuneConfig, PPOConfig, TRPOConfig, WarnConfig, from_json, to_json
 from minirlhf.evaluate import best_of_n
+from minirlhf.files import load_tensors
+from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, load_tensors
+from minirlhf.run import Checkpoints, Run
 from minirlhf.training import finetune as finetune_module
 from minirlhf.training import ppo as ppo_module
 from minirlhf.training.diagnostics import diagnose

@@ -40,6 +40,7 @@ def test_help(command, capsys):
     assert "usage: minirlhf" in printed
     if command == ["demo"]:
         assert "--finetune.credit" in printed and "--reward.target" in printed and "--feedback" in printed
+        assert "--precision {auto,float32,bfloat16}" in printed
 
 
 def test_stages_one_by_one_and_sample(tmp_path, capsys):

@@ -16,7 +16,8 @@ import torch
 from conftest import TINY
 
 from minirlhf import stages
-from minirlhf.run import Run, load_tensors
+from minirlhf.files import load_tensors
+from minirlhf.run import Run
 
 FINETUNE = ["--updates", "4", "--batch-size", "12", "--max-new-tokens", "40", "--rounds", "2", "--ratings-per-round", "7",
             "--refit-steps", "4"]  # 7 ratings: a number that two processes cannot share evenly
@@ -25,7 +26,7 @@ FINETUNE = ["--updates", "4", "--batch-size", "12", "--max-new-tokens", "40", "-
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory, small_task) -> Path:
     """A folder of runs that holds one, "ready", with a reward model."""
-    run = Run.create(tmp_path_factory.mktemp("runs") / "ready", dataclasses.replace(TINY, seed=3))
+    run = Run.create(tmp_path_factory.mktemp("runs") / "ready", dataclasses.replace(TINY, seed=3, precision="float32"))
     for stage in ("pretrain", "reward"):
         stages.STAGE_FUNCTIONS[stage](run, small_task)
     return run.path.parent

@@ -15,7 +15,8 @@ from minirlhf import stages
 from minirlhf.cli import main
 from minirlhf.encoder import Encoder, EncoderConfig, EncoderReward
 from minirlhf.encoder_weights import from_state_dict, load_encoder
-from minirlhf.run import Checkpoints, Run, load_tensors, step_generator
+from minirlhf.files import load_tensors
+from minirlhf.run import Checkpoints, Run, step_generator
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import fit_reward as fit_module
 from minirlhf.training import pretrain_mlm as mlm

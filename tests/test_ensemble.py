@@ -12,8 +12,9 @@ from test_reward import PROMPTS, TEXTS, config_of, randomise, rows_of
 from minirlhf import stages
 from minirlhf.cli import main
 from minirlhf.ensemble import RewardEnsemble, members_of
+from minirlhf.files import load_tensors
 from minirlhf.reward import RewardModel
-from minirlhf.run import Run, load_tensors
+from minirlhf.run import Run
 from minirlhf.training.fit_reward import ScoredTexts, fit_reward, predict
 from minirlhf.training.ppo import ValueModel
 from minirlhf.training.rollout import collect

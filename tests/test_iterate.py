@@ -12,9 +12,10 @@ from minirlhf import stages
 from minirlhf.answer_file import AnswerFile
 from minirlhf.cli import main
 from minirlhf.feedback import read_triples
+from minirlhf.files import load_tensors
 from minirlhf.iterate import PersonRaters, iterate
 from minirlhf.report import rounds_of
-from minirlhf.run import Run, load_tensors
+from minirlhf.run import Run
 from minirlhf.training.finetune import summarise
 
 CONFIG = dataclasses.replace(TINY, finetune=dataclasses.replace(TINY.finetune, updates=4, rounds=2, ratings_per_round=12,

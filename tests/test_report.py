@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from minirlhf import report
+from minirlhf import report, report_figures
 
 TRAIN = [f"training topic {index}" for index in range(10)]
 HELDOUT = [f"held-out topic {index}" for index in range(3)]
@@ -312,7 +312,7 @@ def test_curve_passes_through_the_logged_numbers():
 
     finetune = [row for row in synthetic_metrics(np.random.default_rng(0)) if row["stage"] == "finetune"]
     axis = Figure().subplots()
-    report._draw_scores(axis, finetune)
+    report_figures.draw_scores(axis, finetune)
     lines = {line.get_label().split()[0]: line for line in axis.lines}
     for key in ("reward", "judge"):
         np.testing.assert_allclose(lines[key].get_xdata(), [row["seconds"] / 60 for row in finetune])
@@ -324,7 +324,7 @@ def test_curve_passes_through_the_logged_numbers():
 
 def test_calibration_and_baseline_are_inside_the_figure():
     summary, metrics = synthetic_summary()["reward_model"], synthetic_metrics(np.random.default_rng(0))
-    left, right = report._figure_reward([row for row in metrics if row["stage"] == "reward"], summary).axes
+    left, right = report_figures.reward_figure([row for row in metrics if row["stage"] == "reward"], summary).axes
     points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(points, [(group["predicted"], group["observed"]) for group in summary["calibration"]])
     assert left.get_xlim() == left.get_ylim() == (0, 1)

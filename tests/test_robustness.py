@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minirlhf.cli import main
-from minirlhf.run import load_tensors, save_tensors
+from minirlhf.files import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
 TINY = ["--model.vocab-size", "300", "--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--device", "cpu",

@@ -10,9 +10,10 @@ from conftest import TINY, run_all
 
 from minirlhf import stages
 from minirlhf.config import Config, FinetuneConfig, from_json, to_json
+from minirlhf.files import load_tensors
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, load_tensors
+from minirlhf.run import Checkpoints, Run
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import finetune as finetune_module
 from minirlhf.training import pretrain as pretrain_module

@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 
 from minirlhf.feedback import read_triples
+from minirlhf.files import replacing
 from minirlhf.tasks import Task
 from minirlhf.tasks.openings_compose import DATA, FEEDBACK_SHARES, corpus, knowledge, mixture
 from minirlhf.tasks.openings_judge import explain, judge
@@ -60,12 +61,8 @@ def build_feedback(
                   "ratings": [int(rating) for rating in ratings], "provenance": "simulated"}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(seed: int) -> Task:

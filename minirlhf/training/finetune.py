@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from minirlhf import distributed, equations
 from minirlhf.config import FinetuneConfig
+from minirlhf.devices import autocast
 from minirlhf.feedback import Triple
+from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast, step_seed
+from minirlhf.run import Checkpoints, Run, step_seed
 from minirlhf.tasks import Task, rated
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, set_learning_rate

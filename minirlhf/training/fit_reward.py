@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import RewardConfig
+from minirlhf.devices import autocast
 from minirlhf.encoder import EncoderReward
 from minirlhf.ensemble import RewardEnsemble, members_of
 from minirlhf.feedback import Comparison, Triple
+from minirlhf.optimizers import muon_and_adamw
 from minirlhf.reward import RewardModel
-from minirlhf.run import Checkpoints, Run, autocast, load_weights, muon_and_adamw, weights
+from minirlhf.run import Checkpoints, Run, load_weights, weights
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 from minirlhf.training.ranking import Pairs, pair_batch, pairs_as_given, pairs_from_scores, ranking_reward_loss, tied_ranking_loss

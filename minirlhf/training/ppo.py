@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import FinetuneConfig
+from minirlhf.devices import autocast
 from minirlhf.policy import Policy, gather_text
 from minirlhf.reward import RewardModel
-from minirlhf.run import autocast
 from minirlhf.training.reinforce import gradient_step
 from minirlhf.training.rollout import Rollout
 

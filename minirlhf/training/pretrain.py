@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minirlhf import equations
+from minirlhf.devices import autocast
+from minirlhf.optimizers import muon_and_adamw
 from minirlhf.policy import Policy, gather_text
-from minirlhf.run import Checkpoints, Run, autocast, muon_and_adamw
+from minirlhf.run import Checkpoints, Run
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 from minirlhf.transformer import TransformerConfig

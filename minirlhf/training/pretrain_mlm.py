@@ -13,8 +13,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minirlhf.config import RewardConfig
+from minirlhf.devices import autocast
 from minirlhf.encoder import EncoderConfig, MaskedLanguageModel
-from minirlhf.run import Checkpoints, Run, adamw, autocast
+from minirlhf.optimizers import adamw
+from minirlhf.run import Checkpoints, Run
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, set_learning_rate
 

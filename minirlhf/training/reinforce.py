@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from minirlhf import distributed, equations
 from minirlhf.config import FinetuneConfig
+from minirlhf.devices import autocast
 from minirlhf.policy import Policy
-from minirlhf.run import autocast
 from minirlhf.training.rollout import Rollout
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from minirlhf import distributed
+from minirlhf.devices import autocast
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
-from minirlhf.run import autocast, step_generator
+from minirlhf.run import step_generator
 from minirlhf.tokenizer import Tokenizer
 
 
