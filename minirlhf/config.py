@@ -25,7 +25,7 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 700
+    steps: int = 1000
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -153,12 +153,12 @@ class FinetuneConfig:
     For REINFORCE; TRPO has its own."""
     baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
     """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.9
     """For credit sequence with baseline prefix-score: how much the steps r_k - r_(k-1) after token t count in its weight. 1: in
     full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 56
+    updates: int = 44
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 6e-4

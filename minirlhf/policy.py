@@ -69,7 +69,9 @@ class Policy(nn.Module):
 
         A third of a batch is padding and the output layer is half of the work, so this is what training and scoring use.
         """
-        return self.head(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask])
+        hidden = gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask]  # (tokens, width)
+        # Filled up to a multiple of 256: in bfloat16 a CPU prepares code for each new shape, and no two batches are alike.
+        return self.head(F.pad(hidden, (0, 0, 0, -len(hidden) % 256)))[: len(hidden)]
 
     def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(y_t | x, y_<t) (batch, time) of the texts `tokens` (batch, time) that `rows` hold (E3).
@@ -132,7 +134,8 @@ class Policy(nn.Module):
                 if living == 0:
                     break
                 if living < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
-                    kept = alive.nonzero().squeeze(1)
+                    # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
+                    kept = alive.int().argsort(descending=True, stable=True)[: -(-living // 16) * 16]
                     rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
                     cache.keep_rows(kept)
             hidden = self.body(next_tokens[:, None], None, cache)[:, -1]

@@ -26,7 +26,7 @@ BACKOFF = 0.4  # Brants et al. (2007), Large Language Models in Machine Translat
 JUDGE_NAME = "VADER compound score, (compound + 1) / 2"
 NOTES = (
     "the scores come from people (15 to 29 for each film sentence); the judge is a rule scorer that never saw them",
-    "other rated texts (products, tweets, newspaper) serve pretraining; their scores are in other_triples()",
+    "people scored products, tweets and newspaper sentences on the same scale: these train the reward model too, no film held out",
 )
 
 
@@ -50,9 +50,10 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
     """The task. The films held out are always the same; `seed` orders the texts. Raises ValueError if not fetched."""
     _vader()  # a missing package is said now, not after pretraining
     train, heldout = heldout_split(cache_dir)
-    corpus = [(triple.topic, triple.text) for triple in train + other_triples(cache_dir)]
+    feedback = train + other_triples(cache_dir)
+    corpus = [(triple.topic, triple.text) for triple in feedback]
     generator = random.Random(seed)
-    generator.shuffle(train)
+    generator.shuffle(feedback)
     generator.shuffle(corpus)
     return Task(
         name="reviews",
@@ -60,7 +61,7 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
         heldout_prompts=sorted({triple.topic for triple in heldout}),
         corpus=corpus,
         corpus_heldout=[(triple.topic, triple.text) for triple in heldout],
-        feedback=train,
+        feedback=feedback,
         heldout_feedback=heldout,
         handwritten=[],
         judge=judge,

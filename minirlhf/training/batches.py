@@ -11,6 +11,7 @@ from minirlhf.run import step_generator
 from minirlhf.tokenizer import Tokenizer
 
 BUCKET = 8  # batches drawn at a time and sorted by length among themselves
+STRIDE = 8  # columns are a multiple of it: in bfloat16 a CPU prepares (and keeps) code for each new shape
 
 
 @dataclass
@@ -47,11 +48,11 @@ class EncodedTexts:
         return len(self.lengths)
 
     def batch(self, index: Tensor, device: torch.device) -> Batch:
-        """The rows at `index` (batch,), cut to the longest of them."""
-        rows = self.rows[index, : int(self.lengths[index].max())]
+        """The rows at `index` (batch,), cut to the longest of them (up to STRIDE - 1 columns more)."""
+        rows = self.rows[index, : rounded_up(int(self.lengths[index].max()), STRIDE)]
         prompts = self.prompt_lengths[index]
         lengths = self.lengths[index] - prompts  # of the texts
-        columns = torch.arange(int(lengths.max()))
+        columns = torch.arange(min(rounded_up(int(lengths.max()), STRIDE), rows.shape[1]))
         mask = columns < lengths[:, None]
         tokens = rows.gather(1, (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)).masked_fill(~mask, 0)
         return Batch(*(tensor.to(device) for tensor in (rows, prompts, tokens, mask, index)))
@@ -70,6 +71,11 @@ class EncodedTexts:
         drawn = torch.randint(len(self), (BUCKET * batch_size,), generator=generator)
         by_length = drawn[self.lengths[drawn].argsort(stable=True)].view(BUCKET, batch_size)
         return self.batch(by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device)
+
+
+def rounded_up(number: int, stride: int) -> int:
+    """The next multiple of `stride`."""
+    return -(-number // stride) * stride
 
 
 def linear_schedule(step: int, steps: int, warmup: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minirlhf import distributed
 from minirlhf.devices import autocast
@@ -13,6 +13,7 @@ from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
 from minirlhf.run import step_generator
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import STRIDE, rounded_up
 
 
 @dataclass
@@ -70,6 +71,8 @@ def collect(
         samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
+        columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
+        rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
         tokens, mask, ended = samples.tokens, samples.mask, samples.ended
         reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
         initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
