@@ -124,8 +124,8 @@ class TRPOConfig:
     """Added to the diagonal of the Fisher matrix: distrust of directions in which few texts show any curvature."""
     fisher_texts: int = 32
     """Texts of the batch from which the Fisher matrix is taken (the bound itself is checked on all)."""
-    credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "prefix-difference"
-    """As `credit` of REINFORCE. The bound allows long steps, so it needs weights of little variance."""
+    credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
+    """As `credit` of REINFORCE (and like it with `baseline` and `gae_lambda`)."""
     backtracks: int = 10
     """Steps tried, each half of the one before, until an update is given up."""
 

@@ -69,8 +69,13 @@ class Policy(nn.Module):
 
         A third of a batch is padding and the output layer is half of the work, so this is what training and scoring use.
         """
-        hidden = gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask]  # (tokens, width)
-        # Filled up to a multiple of 256: in bfloat16 a CPU prepares code for each new shape, and no two batches are alike.
+        return self.logits_of(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask])
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Logits (tokens, vocab) of hidden states (tokens, width).
+
+        Filled up to a multiple of 256 on the way: in bfloat16 a CPU prepares code for each new shape, and few batches are alike.
+        """
         return self.head(F.pad(hidden, (0, 0, 0, -len(hidden) % 256)))[: len(hidden)]
 
     def text_log_probs(self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -80,9 +85,7 @@ class Policy(nn.Module):
         """
         if mask is None:
             return equations.token_log_probs(self.text_logits(rows, prompt_lengths, tokens.shape[1]), tokens)
-        logits = self.real_logits(rows, prompt_lengths, mask).float()
-        real = equations.token_log_probs(logits[None], tokens[mask][None])  # (1, tokens)
-        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, real)
+        return log_probs_of(self.real_logits(rows, prompt_lengths, mask).float(), tokens, mask)
 
     def frozen_copy(self) -> Policy:
         """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""
@@ -133,9 +136,10 @@ class Policy(nn.Module):
                 living = int(alive.sum())
                 if living == 0:
                     break
-                if living < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
-                    # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
-                    kept = alive.int().argsort(descending=True, stable=True)[: -(-living // 16) * 16]
+                # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
+                count = -(-living // 16) * 16
+                if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
+                    kept = alive.int().argsort(descending=True, stable=True)[:count]
                     rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
                     cache.keep_rows(kept)
             hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
@@ -147,6 +151,12 @@ class Policy(nn.Module):
         mask = torch.arange(time, device=device) < count[:, None]
         tokens = tokens[:, :time].masked_fill(~mask, 0)
         return Samples(tokens, mask, log_probs[:, :time].masked_fill(~mask, 0.0), ended)
+
+
+def log_probs_of(real_logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """E3 (batch, time), 0 where `mask` is False, from the logits (tokens, vocab) where it is True."""
+    real = equations.token_log_probs(real_logits[None], tokens[mask][None])  # (1, tokens)
+    return torch.zeros(mask.shape, device=mask.device, dtype=real.dtype).masked_scatter(mask, real)
 
 
 def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:

@@ -26,7 +26,7 @@ from minirlhf.training.diagnostics import diagnose
 from minirlhf.training.ppo import ValueModel, ppo, text_values
 from minirlhf.training.reinforce import advantages, gradient_step, reinforce
 from minirlhf.training.rollout import Rollout, collect
-from minirlhf.training.trpo import conjugate_gradient, fisher_product, flat, text_logits, trpo
+from minirlhf.training.trpo import conjugate_gradient, fisher_product, flat, trpo
 from minirlhf.transformer import TransformerConfig
 
 WANTED, END = 3, 19  # the token whose share is the reward, and the end of a text
@@ -166,7 +166,7 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
         return policy(torch.tensor([[1, 2, 3]])).log_softmax(-1)[0, 1, 7].neg() * (number + 1)
 
     plain = gradient()
-    entropy = equations.entropy(text_logits(policy, rollout), rollout.mask).sum(1).mean()
+    entropy = equations.entropy(text_logits64(policy, rollout), rollout.mask).sum(1).mean()
     wanted = flat(torch.autograd.grad(entropy, list(policy.parameters())))
     torch.testing.assert_close(gradient(entropy_weight=0.5), plain - 0.5 * wanted, atol=1e-4, rtol=1e-3)
     wanted = flat(torch.autograd.grad(pretraining_loss(0), list(policy.parameters())))
@@ -348,7 +348,7 @@ def test_trpo_direction_is_the_natural_gradient():
 def test_policy_learns_a_reward_it_can_reach(algorithm):
     policy, reward_model = world()
     name, _, kind = algorithm.partition("-")
-    config = FinetuneConfig(algorithm=name, ppo=PPOConfig(learning_rate=3e-3, value=kind or "separate"),
+    config = FinetuneConfig(algorithm=name, gae_lambda=1.0, ppo=PPOConfig(learning_rate=3e-3, value=kind or "separate"),
                             trpo=TRPOConfig(delta=0.1, damping=0.1, credit="sequence"))
     value, optimizer, _ = ppo_setup(policy, reward_model, value=config.ppo.value, learning_rate=3e-3 if name == "ppo" else 1e-2)
     shares = []

@@ -293,11 +293,11 @@ def count_steps(policy: Policy, monkeypatch) -> list[int]:
 def test_sampling_stops_when_all_have_ended(monkeypatch):
     policy = policy_that_ends(bonus=4)
     steps = count_steps(policy, monkeypatch)
-    samples = policy.sample(PROMPTS, 20, end_id=END, generator=seeded(3))
+    samples = policy.sample(PROMPTS * 8, 20, end_id=END, generator=seeded(3))
     check_shape_of(samples, 20)
     assert samples.ended.all() and 2 <= samples.tokens.shape[1] < 20
     assert len(steps) == samples.tokens.shape[1]  # the prompt gives token 1, each further pass one more
-    assert steps[0] == len(PROMPTS) and steps[-1] < len(PROMPTS)  # rows that ended stopped costing time
+    assert steps[0] == 8 * len(PROMPTS) and steps[-1] < 8 * len(PROMPTS)  # rows that ended stopped costing time
 
 
 def test_every_row_ends_at_once(monkeypatch):

@@ -26,7 +26,7 @@ BACKOFF = 0.4  # Brants et al. (2007), Large Language Models in Machine Translat
 JUDGE_NAME = "VADER compound score, (compound + 1) / 2"
 NOTES = (
     "the scores come from people (15 to 29 for each film sentence); the judge is a rule scorer that never saw them",
-    "people scored products, tweets and newspaper sentences on the same scale: these train the reward model too, no film held out",
+    "people scored products, tweets and newspaper sentences on the same scale: these train the reward model too",
 )
 
 

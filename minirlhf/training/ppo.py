@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minirlhf import equations
 from minirlhf.config import FinetuneConfig
 from minirlhf.devices import autocast
-from minirlhf.policy import Policy, gather_text
+from minirlhf.policy import Policy, gather_text, log_probs_of
 from minirlhf.reward import RewardModel
 from minirlhf.training.reinforce import gradient_step
 from minirlhf.training.rollout import Rollout
@@ -83,22 +83,20 @@ def ppo(
         columns = (index, slice(part.mask.shape[1]))
         with autocast(mask.device):
             hidden, values = text_values(policy, value, part)
-            logits = policy.head(hidden)  # (minibatch, time, vocab)
-        logits = logits.float()
-        log_probs = equations.token_log_probs(logits, part.tokens, part.mask)
+            logits = policy.logits_of(hidden[part.mask]).float()  # (tokens, vocab): no padding
+        log_probs = log_probs_of(logits, part.tokens, part.mask)  # (minibatch, time)
         step = step_metrics(log_probs.detach(), part, settings.clip_range)
         if steps and step["kl_step_nats"] > settings.kl_stop:
             break
         loss = equations.ppo_policy_loss(log_probs, part.log_probs, advantages[columns], part.mask, settings.clip_range)
         loss = loss + settings.value_weight * equations.ppo_value_loss(
             values, old_values[columns], returns[columns], part.mask, settings.value_clip)
-        with torch.set_grad_enabled(settings.entropy_weight != 0):
-            entropy = equations.entropy(logits, part.mask)  # (minibatch, time)
-        loss = loss - settings.entropy_weight * entropy.sum(1).mean()
+        if settings.entropy_weight != 0:
+            loss = loss - settings.entropy_weight * equations.entropy(logits[None]).sum() / len(index)  # nats a text
         if pretraining_loss is not None:
             loss = loss + settings.pretraining_weight * pretraining_loss(number)
         step["gradient_norm"] = gradient_step(loss, optimizer, [policy, value], config.gradient_clip)
-        step["entropy_nats_per_token"] = entropy.detach().sum() / part.mask.sum()
+        step["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()  # on average; as in reinforce.py
         steps.append(step)
 
     metrics = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
 from minirlhf.config import TRPOConfig
-from minirlhf.policy import Policy
+from minirlhf.policy import Policy, log_probs_of
 from minirlhf.training.rollout import Rollout
 
 
@@ -30,8 +30,8 @@ def trpo(policy: Policy, rollout: Rollout, advantages: Tensor, config: TRPOConfi
     KL of one step is small beside bf16's rounding.
     """
     mask, parameters = rollout.mask, list(policy.parameters())
-    logits = text_logits(policy, rollout)  # (batch, time, vocab)
-    log_probs = equations.token_log_probs(logits, rollout.tokens, mask)
+    logits = real_logits(policy, rollout)  # (tokens, vocab): no padding
+    log_probs = log_probs_of(logits, rollout.tokens, mask)  # (batch, time)
     old_logits, old_log_probs = logits.detach(), log_probs.detach()
     loss = equations.trpo_surrogate(log_probs, old_log_probs, advantages, mask)
     gradient = flat(torch.autograd.grad(loss, parameters))
@@ -46,24 +46,29 @@ def trpo(policy: Policy, rollout: Rollout, advantages: Tensor, config: TRPOConfi
     for halvings in range(config.backtracks):
         set_parameters(parameters, start + 0.5**halvings * step)
         with torch.no_grad():
-            new_logits = text_logits(policy, rollout)
-            new_log_probs = equations.token_log_probs(new_logits, rollout.tokens, mask)
+            new_logits = real_logits(policy, rollout)
+            new_log_probs = log_probs_of(new_logits, rollout.tokens, mask)
             new_loss = equations.trpo_surrogate(new_log_probs, old_log_probs, advantages, mask)
-            kl = equations.mean_sequence_kl(old_logits, new_logits, mask)
+            kl = mean_kl(old_logits, new_logits, len(mask))
         if kl <= config.delta and new_loss < loss:  # false for NaN
             accepted, moved = 0.5**halvings, kl
             break
     else:
         set_parameters(parameters, start)
         new_loss, new_log_probs = loss.detach(), old_log_probs
-    return {"entropy_nats_per_token": equations.entropy(old_logits, mask).sum() / mask.sum(),
+    return {"entropy_nats_per_token": -old_log_probs.sum() / mask.sum(),
             "gradient_norm": gradient.norm(), "accepted_step": torch.tensor(accepted, device=mask.device),
             "kl_step_nats": moved, "surrogate_gain": loss.detach() - new_loss,
             "ratio_max": (new_log_probs - old_log_probs).max().exp()}
 
 
-def text_logits(policy: Policy, rollout: Rollout) -> Tensor:
-    return policy.text_logits(rollout.rows, rollout.prompt_lengths, rollout.mask.shape[1]).float()
+def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
+    return policy.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()
+
+
+def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
+    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
+    return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
 
 
 def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable[[Tensor], Tensor]:
@@ -74,8 +79,8 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
     """
     parameters = list(policy.parameters())
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        logits = text_logits(policy, rollout)
-    kl = equations.mean_sequence_kl(logits.detach(), logits, rollout.mask)
+        logits = real_logits(policy, rollout)
+    kl = mean_kl(logits.detach(), logits, len(rollout.mask))
     slope = flat(torch.autograd.grad(kl, parameters, create_graph=True))
 
     def product(vector: Tensor) -> Tensor:
