@@ -43,7 +43,7 @@ FACTORS = [30 ** (power / 3) for power in (-1, 0, 1, 2)]
 BEST_OF = (1, 4, 16, 64)
 CURVE = ("samples", "judge", "reward", "kl_nats", "entropy_nats_per_token", "length_tokens", "gradient_norm", "kl_step_nats",
          "ratio_max", "clip_fraction", "explained_variance", "accepted_step")
-SHARED_FILES = ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"], "progress.json")
+SHARED_FILES = ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"], stages.FIRST_RATINGS, "progress.json")
 SMOOTH = 5  # updates that a point of a curve is the mean of
 
 
