@@ -160,6 +160,7 @@ class Feedback:
 def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> None:
     """Do the stages that the command stands for, from run folder to run folder."""
     from minirlhf import distributed, stages
+    from minirlhf.devices import give_back_memory
     from minirlhf.run import Run
 
     folder = arguments.folder
@@ -205,6 +206,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         for stage in wanted:
             if not stages.is_done(run, stage):
                 stages.STAGE_FUNCTIONS[stage](run, task)
+                give_back_memory()
     except KeyboardInterrupt:
         command = "demo" if isinstance(arguments, Demo) else wanted[0]
         place = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"

@@ -64,7 +64,7 @@ class RewardConfig:
     mlm_learning_rate: float = 1e-3
     own_texts: int = 2000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 450
+    steps: int = 400
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
@@ -158,7 +158,7 @@ class FinetuneConfig:
     full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 44
+    updates: int = 40
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 6e-4
@@ -171,11 +171,11 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 6
+    rounds: int = 5
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
     ratings_per_round: int = 600
     """Texts rated between two rounds."""
-    refit_steps: int = 50
+    refit_steps: int = 36
     """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)

@@ -1,6 +1,7 @@
 """What a run computes on: the device, the precision of its matrix products, the memory that it took."""
 from __future__ import annotations
 
+import ctypes
 import platform
 from contextlib import nullcontext
 
@@ -52,6 +53,12 @@ def precision_of(device: torch.device) -> str:
 def autocast(device: torch.device):
     """A context in which matrix products on the device have the precision that `precision_of` says."""
     return torch.autocast(device.type, torch.bfloat16) if precision_of(device) == "bfloat16" else nullcontext()
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system. Blocks of all sizes come and go in a stage, and glibc would keep what lies between."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_rss_mb() -> float | None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from minirlhf import distributed, equations
 from minirlhf.config import FinetuneConfig
-from minirlhf.devices import autocast
+from minirlhf.devices import autocast, give_back_memory
 from minirlhf.feedback import Triple
 from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
@@ -82,6 +82,7 @@ def finetune(
                        stage=f"refit {index}")
             distributed.broadcast_weights(reward_model)
             refits = index
+            give_back_memory()
             checkpoints.save(update, kl_weight=kl_weight, collected=len(collected), refits=refits)
 
         drawn = draw_topics(task.train_prompts, config.batch_size // group, run.generator("topics", update))
