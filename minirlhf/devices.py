@@ -56,7 +56,7 @@ def autocast(device: torch.device):
 
 
 def give_back_memory() -> None:
-    """Hand freed memory back to the system. Blocks of all sizes come and go in a stage, and glibc would keep what lies between."""
+    """Hand freed memory back to the system: blocks of all sizes come and go in a stage, and glibc keeps what lies between."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
