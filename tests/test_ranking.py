@@ -28,6 +28,7 @@ from minirlhf.reward import RewardModel
 from minirlhf.run import Run
 from minirlhf.tasks import own
 from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.training import ranking
 from minirlhf.training.fit_reward import ScoredTexts, centre, fit_reward, heldout_ranking_loss, predict
 from minirlhf.training.ranking import (
     Pairs,
@@ -118,6 +119,16 @@ def test_a_split_of_pairs_has_the_share_asked_for():
 
 
 # ---- scores to comparisons
+
+
+def test_a_topic_with_very_many_texts_makes_a_part_of_its_pairs(monkeypatch):
+    monkeypatch.setattr(ranking, "ALL_PAIRS_UP_TO", 10)
+    monkeypatch.setattr(ranking, "PARTNERS", 3)
+    pairs = pairs_from_scores([Triple("t", str(index), index / 20) for index in range(20)], 0.0)
+    found = {frozenset(pair) for pair in zip(pairs.better.tolist(), pairs.worse.tolist())}
+    assert len(pairs.better) == len(found) == 20 * 3 and (pairs.better > pairs.worse).all()
+    assert found == {frozenset((index, (index + step) % 20)) for index in range(20) for step in (1, 2, 3)}
+
 
 
 @pytest.mark.parametrize("min_gap", [0.0, 0.125, 0.5])

@@ -18,6 +18,9 @@ from minirlhf.reward import RewardModel
 from minirlhf.run import step_generator
 from minirlhf.training.batches import Batch, EncodedTexts
 
+ALL_PAIRS_UP_TO = 1500  # texts on one topic
+PARTNERS = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
@@ -39,6 +42,8 @@ class Pairs:
 def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     """All pairs of texts on one topic whose scores lie at least `min_gap` apart. With min_gap 0 equal scores are ties.
 
+    Of a topic with more than ALL_PAIRS_UP_TO texts (a million pairs are no better than a part of them), each text with the PARTNERS
+    that follow it.
     Raises ValueError if there is no such pair.
     """
     scores = np.array([triple.score for triple in triples])
@@ -46,7 +51,11 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     parts = []
     for topic in range(topics.max() + 1):
         rows = np.flatnonzero(topics == topic)
-        first, second = np.triu_indices(len(rows), k=1)
+        if len(rows) <= ALL_PAIRS_UP_TO:
+            first, second = np.triu_indices(len(rows), k=1)
+        else:
+            first = np.arange(len(rows)).repeat(PARTNERS)
+            second = (first + np.tile(np.arange(1, PARTNERS + 1), len(rows))) % len(rows)
         parts.append(np.stack([rows[first], rows[second]]))
     first, second = np.concatenate(parts, axis=1)
     gap = scores[first] - scores[second]
