@@ -69,7 +69,7 @@ def main() -> None:
     task = stages.task_of(run)
     tokenizer, context = stages.tokenizer_of(run, task), run.config.model.context
     train, heldout = stages.split_feedback(run, task)
-    train = [triple for triple in train if triple.topic in set(task.train_prompts)]  # of `reviews`, films only: pairs need a topic
+    train = [triple for triple in train if triple.topic in set(task.train_prompts)]  # films, of `reviews`
     test, pairs = ScoredTexts(tokenizer, heldout, context), pairs_from_scores(heldout, options.min_gap)
     scores, results = test.scores.double().numpy(), []
     for size in options.sizes:

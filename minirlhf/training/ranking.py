@@ -42,8 +42,7 @@ class Pairs:
 def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     """All pairs of texts on one topic whose scores lie at least `min_gap` apart. With min_gap 0 equal scores are ties.
 
-    Of a topic with more than ALL_PAIRS_UP_TO texts (a million pairs are no better than a part of them), each text with the PARTNERS
-    that follow it.
+    Of a topic with more than ALL_PAIRS_UP_TO texts, whose pairs would be millions: each text with the PARTNERS that follow it.
     Raises ValueError if there is no such pair.
     """
     scores = np.array([triple.score for triple in triples])
