@@ -254,6 +254,8 @@ def print_summary(path: Path) -> None:
               f"KL {part['kl_after']:.1f} nats, length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
               f"distinct {part['distinct_after']:.0%}")
         print(f"  {'':16s} reward {show(part['reward_before'])} -> {show(part['reward_after'])}")
+        if "fluency_after" in part:
+            print(f"  {'':16s} fluency {show(part['fluency_before'])} -> {show(part['fluency_after'])} nats a word")
     if summary["reward_hacking"]:
         print("REWARD HACKING: the reward rose and the judge fell. Raise --finetune.kl-weight or improve the reward model.")
     for note in summary["notes"]:

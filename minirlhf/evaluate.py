@@ -51,6 +51,8 @@ def sample_and_judge(
                                                      rollout.mask.sum(1).tolist()):
             rows.append({"topic": topic, "text": text, "judge": task.judge(topic, text), "reward": reward,
                          "kl_nats": nats, "length_tokens": length})
+            if task.fluency is not None:
+                rows[-1]["fluency_nats_per_word"] = task.fluency(text)
     return rows
 
 
@@ -66,6 +68,8 @@ def summarise(before: list[dict], after: list[dict]) -> dict:
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])
         result[f"reward_{when}"] = interval([row["reward"] for row in rows])
+        if "fluency_nats_per_word" in rows[0]:
+            result[f"fluency_{when}"] = interval([row["fluency_nats_per_word"] for row in rows])
         result[f"length_{when}"] = statistics.fmean(row["length_tokens"] for row in rows)
         result[f"distinct_{when}"] = len({row["text"] for row in rows}) / len(rows)
     result["kl_after"] = statistics.fmean(row["kl_nats"] for row in after)

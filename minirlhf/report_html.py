@@ -42,8 +42,9 @@ def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
 
 def before_after_table(summary: dict) -> str:
     splits = evaluated_splits(summary)
+    known = [("judge (0 to 1)", "judge"), ("reward model (0 to 1)", "reward"), ("fluency (nats per word)", "fluency")]
     scores = [(label, lambda part, when, key=key: interval(part.get(f"{key}_{when}")))
-              for label, key in (("judge (0 to 1)", "judge"), ("reward model (0 to 1)", "reward"))]
+              for label, key in known if any(f"{key}_after" in summary[split] for split in splits)]
     scores += [("KL to the reference (nats per text)",
                 lambda part, when: "0 (is the reference)" if when == "before" else number(part.get("kl_after"))),
                ("length (tokens per text)", lambda part, when: number(part.get(f"length_{when}"), 1)),

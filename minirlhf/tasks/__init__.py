@@ -25,6 +25,7 @@ class Task:
     handwritten: list[Triple]
     judge: Callable[[str, str], float]
     judge_name: str
+    fluency: Callable[[str], float] | None = None  # a second judge, of the language alone; nats a word, higher is likelier
     raters: Callable[[str, str, int], tuple[float, ...]] | None = None
     raters_are: str = "simulated"  # provenance of what `raters` say
     rating_range: tuple[float, float] = (1.0, 5.0)

@@ -48,7 +48,7 @@ def fetch(cache_dir: str | os.PathLike[str] | None = None) -> None:
 
 def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
     """The task. The films held out are always the same; `seed` orders the texts. Raises ValueError if not fetched."""
-    _vader()  # a missing package is said now, not after pretraining
+    _vader(), _counts()  # a missing package is said now, not after pretraining
     train, heldout = heldout_split(cache_dir)
     feedback = train + other_triples(cache_dir)
     corpus = [(triple.topic, triple.text) for triple in feedback]
@@ -66,6 +66,7 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
         handwritten=[],
         judge=judge,
         judge_name=JUDGE_NAME,
+        fluency=fluency,
         rating_range=reviews_source.SCORE_RANGE,
         notes=NOTES,
     )
