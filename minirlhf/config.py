@@ -39,7 +39,7 @@ class PretrainConfig:
     """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
     match_share: float = 0.6
     """Share of the steps in which that weight falls to 0."""
-    evaluate_every: int = 100
+    evaluate_every: int = 250
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ class FinetuneConfig:
     full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 40
+    updates: int = 56
     batch_size: int = 128
     """Texts sampled for an update."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 7e-4
     """Of REINFORCE, RLOO and GRPO."""
     kl_weight: float = 0.02
     """Reward units that one nat of KL to the reference costs."""
