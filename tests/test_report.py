@@ -349,3 +349,17 @@ def test_plot_is_a_png_and_pyplot_is_never_imported(run, tmp_path):
 def test_plot_needs_a_finished_run(tmp_path):
     with pytest.raises(ValueError, match="expected a run that is fine-tuned and evaluated"):
         report.write_plot(make_run(tmp_path / "run"), tmp_path / "plot.png")
+
+
+def test_a_second_judge_is_summed_up_and_shown_where_a_task_has_one():
+    from minirlhf.evaluate import summarise
+    from minirlhf.report_html import before_after_table
+
+    def rows(*fluency: float) -> list[dict]:
+        return [{"judge": 0.5, "reward": 0.5, "length_tokens": 9, "kl_nats": 0.0, "text": str(value)}
+                | ({"fluency_nats_per_word": value} if value else {}) for value in fluency]
+
+    part = summarise(rows(-6.0, -8.0), rows(-9.0, -10.0))
+    assert part["fluency_before"]["mean"] == -7 and part["fluency_after"]["mean"] == -9.5 and part["fluency_after"]["n"] == 2
+    assert "fluency" in before_after_table({"train": part})
+    assert "fluency" not in before_after_table({"train": summarise(rows(0, 0), rows(0, 0))})
