@@ -1,6 +1,6 @@
 """Many rounds of feedback against one, with the same number of ratings in all, over several seeds.
 
-    python benchmarks/iterate.py --seeds 5 --rounds 1 3 --ratings 1200 --json FILE
+    python -m benchmarks.iterate --seeds 5 --rounds 1 3 --ratings 1200 --json FILE
 
 Each seed is pretrained once; each number of rounds starts from there. Other arguments go to `iterate`.
 """

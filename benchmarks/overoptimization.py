@@ -1,6 +1,6 @@
 """Where does the judge turn? Reward models of four data sizes, climbed by best-of-n and by RL (Gao et al. 2022).
 
-    python -m minirlhf pretrain --run base && python benchmarks/overoptimization.py --run base --json FILE --plot FILE.png
+    python -m minirlhf pretrain --run base && python -m benchmarks.overoptimization --run base --json FILE --plot FILE.png
 
 For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
 without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,

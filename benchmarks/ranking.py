@@ -1,6 +1,6 @@
 """Scores or comparisons: from which does a reward model learn more, judgment for judgment?
 
-    python -m minirlhf pretrain --run base && python benchmarks/ranking.py --run base --json FILE
+    python -m minirlhf pretrain --run base && python -m benchmarks.ranking --run base --json FILE
 
 A judgment is one rater's score of one text, or one rater's answer to "which of these two is better". On `openings` the
 (simulated) rater who compares is one whose scores of both texts are known; equal scores are ties. On `reviews` no two scores are

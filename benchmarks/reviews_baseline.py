@@ -1,6 +1,6 @@
 """The bar for the reward model on `reviews`: tf-idf of words and word pairs, then ridge regression (scikit-learn).
 
-    python -m minirlhf data reviews && python benchmarks/reviews_baseline.py
+    python -m minirlhf data reviews && python -m benchmarks.reviews_baseline
 
 Same films held out as in the task. The penalty alpha is chosen on validation films, a fifth of the training films;
 the held-out films are scored once, by the model refitted on all training texts. Prints r, Spearman and MSE, with 95%

@@ -1,7 +1,7 @@
 """The demo over several seeds: is the result luck? Prints a table and writes JSON.
 
-    python benchmarks/seeds.py --seeds 5 --json benchmarks/results/seeds.json
-    python benchmarks/seeds.py --workers 2                                      # two at a time, one thread each
+    python -m benchmarks.seeds --seeds 5 --json benchmarks/results/seeds.json
+    python -m benchmarks.seeds --workers 2                                      # two at a time, one thread each
 
 Every seed is a whole demo of its own (tokenizer's corpus, pretraining, reward model, fine-tuning, judgement) in a fresh process.
 The shipped feedback is the same for all.

@@ -1,10 +1,10 @@
 """How long does one step take, part by part, against arithmetic and against well-known libraries that do the same work?
 
     python -m pip install -r requirements-bench.txt
-    python benchmarks/step.py --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
-    python benchmarks/step.py --size large --repeats 7                   # wants a GPU
-    python benchmarks/step.py --threads 1 --cpu-seconds                  # on a busy machine
-    python benchmarks/step.py --steps 500                                # only our steps: does memory grow?
+    python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
+    python -m benchmarks.step --size large --repeats 7                   # wants a GPU
+    python -m benchmarks.step --threads 1 --cpu-seconds                  # on a busy machine
+    python -m benchmarks.step --steps 500                                # only our steps: does memory grow?
 
 Ours and the peers' (peers.py) take turns within one run, so that a busy machine slows both; all figures are medians. The texts
 have no end token, so every text has its full length on all sides. Random weights: speed does not depend on them.
@@ -243,7 +243,7 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
         result["update_flops_utilisation"] = flops["update"] / parts["update"] / H100_FLOPS
         print(f"update: {result['update_flops_utilisation']:.1%} of an H100's {H100_FLOPS / 1e12:.0f} TFLOP/s in bf16")
 
-    import peers
+    from benchmarks import peers
 
     found = take_turns(repeats, ours.clock, ours=ours.sample, peer=peers.sampler(shape, ours.prompts, device))
     result["sample_vs_generate"] = found["peer"] / found["ours"]

@@ -1,7 +1,11 @@
 """One tiny run for all tests that need one: the real stages on the real task, small enough for seconds."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# One thread, here and in every process that a test starts: tiny models gain nothing from more, and sums keep their order.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
