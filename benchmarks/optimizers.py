@@ -235,8 +235,7 @@ def grouped(results: dict) -> tuple[dict[str, list[dict]], dict[tuple[str, float
 def plot(results: dict, path: Path) -> None:
     by_name, sweep = grouped(results)
     figure = Figure(figsize=(15, 4.6), layout="constrained")
-    axes = figure.subplots(1, 3 if sweep else 2)
-    over_texts, over_kl = axes[:2]
+    over_texts, over_kl, *over_steps = axes = figure.subplots(1, 3 if sweep else 2)
     for name, runs in by_name.items():
         curves = {key: list(zip(*(smooth(run["curve"][key]) for run in runs))) for key in ("samples", "judge", "kl_nats")}
         judge, low, high = zip(*(band(list(values)) for values in curves["judge"]))
@@ -254,16 +253,15 @@ def plot(results: dict, path: Path) -> None:
     over_kl.vlines(bound, low, high, color=COLOURS["best of n"], alpha=0.5)
     for rows, x, y in zip(best, bound, judge):
         over_kl.annotate(f"{rows[0]['n']}", (x, y), (4, -10), textcoords="offset points", fontsize=8, color=COLOURS["best of n"])
-    for name in ALGORITHMS if sweep else ():
-        over_steps = axes[2]
-        each = [[run["train"]["judge"] for run in sweep[name, factor]] for factor in FACTORS]
-        over_steps.plot(FACTORS, [statistics.fmean(values) for values in each], color=COLOURS[name], label=ALGORITHMS[name])
-        for factor, values in zip(FACTORS, each):
-            over_steps.plot([factor] * len(values), values, ".", color=COLOURS[name])
+    for axis in over_steps:
+        for name in ALGORITHMS:
+            each = [[run["train"]["judge"] for run in sweep[name, factor]] for factor in FACTORS]
+            axis.plot(FACTORS, [statistics.fmean(values) for values in each], color=COLOURS[name], label=ALGORITHMS[name])
+            for factor, values in zip(FACTORS, each):
+                axis.plot([factor] * len(values), values, ".", color=COLOURS[name])
+        axis.set(title="Judge after the run against step size (a dot a seed)", xlabel="default step size times", xscale="log")
     over_texts.set(title="Judge against sampled texts (95% bands over seeds)", xlabel="texts sampled")
     over_kl.set(title="Judge against KL to the reference", xlabel="KL (nats per text)")
-    if sweep:
-        axes[2].set(title="Judge after the run against step size (a dot a seed)", xlabel="default step size times", xscale="log")
     for axis in axes:
         axis.set(ylim=(0, 1), ylabel="judge (0 to 1)")
         axis.grid(alpha=0.3)

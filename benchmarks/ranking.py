@@ -70,7 +70,8 @@ def main() -> None:
     tokenizer, context = stages.tokenizer_of(run, task), run.config.model.context
     train, heldout = stages.split_feedback(run, task)
     # Texts that several raters scored on their own; of `reviews`, films only.
-    train = [triple for triple in train if len(triple.ratings) > 1 and triple.topic in set(task.train_prompts)]
+    prompts = set(task.train_prompts)
+    train = [triple for triple in train if len(triple.ratings) > 1 and triple.topic in prompts]
     test, pairs = ScoredTexts(tokenizer, heldout, context), pairs_from_scores(heldout, options.min_gap)
     scores, results = test.scores.double().numpy(), []
     for size in options.sizes:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from minirlhf.files import atomic_write
 from minirlhf.report import RATERS
-from minirlhf.report_figures import JUDGE, MUTED, OTHER, REWARD, STYLE, svg
+from minirlhf.report_figures import JUDGE, MUTED, OTHER, REWARD, STYLE, draw_reliability, svg
 from minirlhf.report_html import html_page, number, table
 
 HOW_TO_READ = "".join(f"<li>{line}</li>" for line in (
@@ -57,7 +57,8 @@ def _body(card: dict) -> str:
     _draw_bars(bars, card)
     reliability = Figure(figsize=(9, 3.9), layout="constrained")
     left, right = reliability.subplots(1, 2)
-    _draw_reliability(left, card["calibration"])
+    draw_reliability(left, card["calibration"])
+    left.set_title("Reliability diagram")
     _draw_curve(right, card)
     spoiled = Figure(figsize=(9, 2.8), layout="constrained")
     _draw_sensitivity(spoiled.subplots(), card["sensitivity"])
@@ -107,17 +108,6 @@ def _draw_bars(figure: Figure, card: dict) -> None:
             axis.set_xlim(min(0, *values), 1)
         if key == "pairwise":
             axis.axvline(0.5, color=MUTED, linestyle=":", linewidth=1)
-
-
-def _draw_reliability(axis: Axes, groups: list[dict]) -> None:
-    axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
-    for place, group in enumerate(groups):
-        axis.plot([group["predicted"]] * 2, [group["low"], group["high"]], color=REWARD, linewidth=1.2)
-        axis.plot(group["predicted"], group["observed"], "o", color=REWARD, markersize=5,
-                  label=None if place else "held-out texts, 95% interval")
-    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted score", ylabel="mean observed score")
-    axis.set_title("Reliability diagram")
-    axis.legend(fontsize=8.5, loc="lower right")
 
 
 def _draw_curve(axis: Axes, card: dict) -> None:

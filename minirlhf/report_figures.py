@@ -115,19 +115,23 @@ def _draw_losses(axis: Axes, records: list[dict], keys: tuple) -> None:
     axis.legend(fontsize=8.5)
 
 
+def draw_reliability(axis: Axes, groups: list[dict]) -> None:
+    """Mean observed against predicted score of groups of texts, as `fit_reward.calibration` makes them."""
+    axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
+    for place, group in enumerate(groups):
+        axis.plot([group["predicted"]] * 2, [group["low"], group["high"]], color=REWARD, linewidth=1.2)
+        axis.plot(group["predicted"], group["observed"], "o", color=REWARD, markersize=5,
+                  label=None if place else "held-out texts, 95% interval")
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted score", ylabel="mean observed score")
+    axis.legend(fontsize=8.5, loc="lower right")
+
+
 def reward_figure(reward: list[dict], model: dict) -> Figure:
     """Calibration on the left; the error as the reward model learned, with the constant baseline, on the right."""
     figure = Figure(figsize=(9, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
-    bins = model.get("calibration") or []
-    for number, group in enumerate(bins):
-        left.plot([group["predicted"]] * 2, [group["low"], group["high"]], color=REWARD, linewidth=1.2)
-        left.plot(group["predicted"], group["observed"], "o", color=REWARD, markersize=5,
-                  label=None if number else "held-out texts, 95% interval")
-    left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="predicted score", ylabel="mean observed score")
+    draw_reliability(left, model.get("calibration") or [])
     left.set_title("Calibration")
-    left.legend(fontsize=8.5, loc="lower right")
     if model.get("mse_constant") is not None:
         right.axhline(model["mse_constant"], color=MUTED, linestyle="--", linewidth=1, label="always the mean score")
     _draw_losses(right, reward, (("loss_mse", "training batch"), ("heldout_mse", "held-out")))

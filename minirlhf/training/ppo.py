@@ -96,7 +96,7 @@ def ppo(
         if pretraining_loss is not None:
             loss = loss + settings.pretraining_weight * pretraining_loss(number)
         step["gradient_norm"] = gradient_step(loss, optimizer, [policy, value], config.gradient_clip)
-        step["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()  # on average; as in reinforce.py
+        step["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()  # with the KL from the one that sampled
         steps.append(step)
 
     metrics = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}

@@ -42,8 +42,8 @@ def column_mean(weights: Tensor, mask: Tensor) -> Tensor:
 def scores_before(rollout: Rollout) -> Tensor:
     """r_0 .. r_(T-1) (batch, time): what the text was worth before each token, a baseline that needs no second network.
 
-    It does not depend on the token, so it leaves the mean gradient as it is, however wrong it may be (proof:
-    tests/test_exact_policy_gradient.py).
+    It does not depend on the token, so subtracted from r(x, y) (gae_lambda 1) it leaves the mean gradient as it is, however wrong
+    it may be (proof: tests/test_exact_policy_gradient.py). With a smaller lambda its errors count.
     """
     return torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
 
