@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minirlhf import distributed
 from minirlhf.config import Config, from_json, to_json
-from minirlhf.devices import peak_rss_mb, pick_device, use_precision
+from minirlhf.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.files import atomic_write, load_tensors, read_json, save_tensors
 from minirlhf.optimizers import load_optimizer
 
@@ -72,6 +72,7 @@ class Run:
         self.path, self.config = path, config
         self.device = pick_device(config.device)
         use_precision(config.precision, self.device)
+        keep_freed_memory()
 
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
