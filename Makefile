@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m minirlhf demo --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/run_all.py
