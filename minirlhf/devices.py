@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 from contextlib import nullcontext
 
@@ -55,20 +56,25 @@ def autocast(device: torch.device):
     return torch.autocast(device.type, torch.bfloat16) if precision_of(device) == "bfloat16" else nullcontext()
 
 
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process if it is GNU's: only that one has the two calls below."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks for the next step. By default it hands large ones back at once and fetches them anew, page by
-    page: on a CPU that is up to a tenth of a training step. `give_back_memory` undoes it where a stage ends."""
-    if platform.libc_ver()[0] == "glibc":
+    page: on a CPU that is up to a tenth of a training step. `give_back_memory` still hands them back where a stage ends."""
+    if libc := _glibc():
         trim_threshold, mmap_threshold = -1, -3  # mallopt(3)
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older versions allow no more
-        mallopt(trim_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**30) or libc.mallopt(mmap_threshold, 2**25)  # older versions allow no more
+        libc.mallopt(trim_threshold, 2**30)
 
 
 def give_back_memory() -> None:
     """Hand freed memory back to the system: blocks of all sizes come and go in a stage, and glibc keeps what lies between."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
 
 
 def peak_rss_mb() -> float | None:

@@ -66,7 +66,8 @@ def run_path(runs: Path, name: str) -> Path:
 
 
 class Run:
-    """A run folder. `device` is where its models live. To make or open one sets the precision of matrix products there."""
+    """A run folder. `device` is where its models live. To make or open one sets, for this process, the precision of
+    matrix products there and that freed memory is kept."""
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
