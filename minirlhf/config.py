@@ -76,8 +76,8 @@ class RewardConfig:
     """Share of the text's tokens hidden at random in training (against learning by heart)."""
     heldout_share: float = 0.05
     """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
-    evaluate_every: int = 50
-    patience: int = 4
+    evaluate_every: int = 100
+    patience: int = 2
     """Stop after this many evaluations without a better held-out loss."""
 
 
@@ -171,9 +171,9 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 5
+    rounds: int = 4
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
-    ratings_per_round: int = 600
+    ratings_per_round: int = 750
     """Texts rated between two rounds."""
     refit_steps: int = 36
     """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from minirlhf.run import step_generator
 from minirlhf.tokenizer import Tokenizer
 
-BUCKET = 8  # batches drawn at a time and sorted by length among themselves
+BUCKET = 16  # batches drawn at a time and sorted by length among themselves
 STRIDE = 8  # columns are a multiple of it: in bfloat16 a CPU prepares (and keeps) code for each new shape
 
 

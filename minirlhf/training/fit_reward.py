@@ -173,9 +173,10 @@ def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tenso
 
 
 def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
-    """A short run from the present weights: half the learning rate, one evaluation at the end."""
-    return dataclasses.replace(config, steps=steps, learning_rate=config.learning_rate / 2, warmup=min(10, steps),
-                               muon_learning_rate=config.muon_learning_rate / 2, evaluate_every=max(1, steps // 2))
+    """A short run from the present weights: half the batch and half the learning rate, one evaluation at the end."""
+    return dataclasses.replace(config, steps=steps, batch_size=max(2, config.batch_size // 2), warmup=min(10, steps),
+                               learning_rate=config.learning_rate / 2, muon_learning_rate=config.muon_learning_rate / 2,
+                               evaluate_every=steps)
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
