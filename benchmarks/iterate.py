@@ -1,57 +1,73 @@
 """Many rounds of feedback against one, with the same number of ratings in all, over several seeds.
 
-    python -m benchmarks.iterate --seeds 5 --rounds 1 3 --ratings 1200 --json FILE
+    python -m benchmarks.iterate --seeds 5 --rounds 1 4 --ratings 3000 --workers 2 --json FILE
 
-Each seed is pretrained once; each number of rounds starts from there. Other arguments go to `iterate`.
+Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again); each number of rounds starts from there. Other
+arguments go to `iterate`.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from minirlhf import stages
 from minirlhf.report import rounds_of
 from minirlhf.run import Run
 
 
-def minirlhf(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "minirlhf", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+def minirlhf(*arguments: object, one_thread: bool) -> None:
+    """Runs the command line in a process of its own. Raises CalledProcessError if it failed."""
+    environment = os.environ | {"TQDM_DISABLE": "1"} | ({"OMP_NUM_THREADS": "1"} if one_thread else {})
+    subprocess.run([sys.executable, "-m", "minirlhf", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL,
+                   env=environment)
+
+
+def one_seed(seed: int, options: argparse.Namespace, extra: list[str]) -> list[dict]:
+    """A row for each number of rounds, all from one pretrained policy."""
+    base, rows, one_thread = options.runs / f"iterate-base{seed}", [], options.workers > 1
+    if not (base / stages.RESULT["pretrain"]).exists():
+        steps = ["--steps", options.pretrain_steps] if options.pretrain_steps else []
+        minirlhf("pretrain", "--run", base.name, "--runs", options.runs, "--seed", seed, "--overwrite", *steps,
+                 one_thread=one_thread)
+    for rounds in options.rounds:
+        path = options.runs / f"iterate{rounds}-{seed}"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(base, path)
+        minirlhf("iterate", "--run", path.name, "--runs", options.runs, "--rounds", rounds, "--ratings-per-round",
+                 options.ratings // rounds, *extra, one_thread=one_thread)
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        rows.append({"seed": seed, "rounds": rounds, "by_round": rounds_of(Run.open(path).read("metrics.jsonl")),
+                     "ratings": summary["ratings"]["collected"], "pearson": summary["reward_model"]["pearson"],
+                     **{f"{split}_{key}": summary[split][f"{key}_after"]["mean"] for split in ("train", "heldout")
+                        for key in ("judge", "reward")}, "train_kl": summary["train"]["kl_after"]})
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, nargs="+", default=[1, 3])
-    parser.add_argument("--ratings", type=int, default=1200, help="in all")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--ratings", type=int, default=3000, help="in all")
     parser.add_argument("--pretrain-steps", type=int, help="(default: that of pretrain)")
+    parser.add_argument("--workers", type=int, default=1, help="seeds at a time; if more than one, with one thread each")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--json", type=Path)
     options, extra = parser.parse_known_args()
     results = []
-    for seed in range(options.seeds):
-        base = options.runs / f"iterate-base{seed}"
-        steps = ["--steps", options.pretrain_steps] if options.pretrain_steps else []
-        minirlhf("pretrain", "--run", base.name, "--runs", options.runs, "--seed", seed, "--overwrite", *steps)
-        for rounds in options.rounds:
-            path = options.runs / f"iterate{rounds}-{seed}"
-            shutil.rmtree(path, ignore_errors=True)
-            shutil.copytree(base, path)
-            minirlhf("iterate", "--run", path.name, "--runs", options.runs, "--rounds", rounds, "--ratings-per-round",
-                     options.ratings // rounds, *extra)
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-            row = {"seed": seed, "rounds": rounds, "by_round": rounds_of(Run.open(path).read("metrics.jsonl")),
-                   "ratings": summary["ratings"]["collected"],
-                   **{f"{split}_{key}": summary[split][f"{key}_after"]["mean"] for split in ("train", "heldout")
-                      for key in ("judge", "reward")}}
-            results.append(row)
-            last = row["by_round"][-1]
-            print(f"seed {seed}, {rounds} rounds, {row['ratings']} ratings: judge {row['train_judge']:.3f} (held-out topics "
-                  f"{row['heldout_judge']:.3f}), reward {row['train_reward']:.3f}; at the end the reward model's MSE on the "
-                  f"policy's own texts {last['reward_judge_mse']:.4f}", flush=True)
+    with ThreadPoolExecutor(options.workers) as pool:
+        for rows in pool.map(lambda seed: one_seed(seed, options, extra), range(options.seeds)):
+            results += rows
+            for row in rows:
+                print(f"seed {row['seed']}, {row['rounds']} rounds, {row['ratings']} ratings: judge {row['train_judge']:.3f} "
+                      f"(held-out topics {row['heldout_judge']:.3f}), reward {row['train_reward']:.3f}; at the end the reward "
+                      f"model's MSE on the policy's own texts {row['by_round'][-1]['reward_judge_mse']:.4f}", flush=True)
     for rounds in options.rounds:
         judged = [row["train_judge"] for row in results if row["rounds"] == rounds]
         spread = statistics.stdev(judged) if len(judged) > 1 else float("nan")

@@ -137,7 +137,7 @@ class Policy(nn.Module):
                 if living == 0:
                     break
                 # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
-                count = -(-living // 16) * 16
+                count = living + -living % 16
                 if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
                     kept = alive.int().argsort(descending=True, stable=True)[:count]
                     rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
