@@ -25,7 +25,7 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
-    steps: int = 1000
+    steps: int = 1500
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -39,7 +39,7 @@ class PretrainConfig:
     """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
     match_share: float = 0.6
     """Share of the steps in which that weight falls to 0."""
-    evaluate_every: int = 250
+    evaluate_every: int = 300
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class RewardConfig:
     masking: Literal["dynamic", "static"] = "dynamic"
     """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
     mlm_steps: int = 1500
-    mlm_learning_rate: float = 1e-3
+    mlm_learning_rate: float = 3e-3
+    """Of AdamW, as `learning_rate` below."""
+    mlm_muon_learning_rate: float = 0.02
     own_texts: int = 2000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 400
+    steps: int = 500
     batch_size: int = 64
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from minirlhf.config import RewardConfig
 from minirlhf.devices import autocast
 from minirlhf.encoder import EncoderConfig, MaskedLanguageModel
-from minirlhf.optimizers import adamw
+from minirlhf.optimizers import muon_and_adamw
 from minirlhf.run import Checkpoints, Run
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, set_learning_rate
+from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 COPIES = 10  # different masks of each text under static masking, as BERT's data had
@@ -84,23 +84,24 @@ def pretrain_mlm(run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: l
     device, seed = run.device, run.config.seed
     torch.manual_seed(seed)
     model = MaskedLanguageModel(encoder_config(run, tokenizer)).to(device)
-    optimizer = adamw(model, config.mlm_learning_rate, weight_decay=0.01)
+    optimizers = muon_and_adamw(model, config.mlm_learning_rate, config.mlm_muon_learning_rate, weight_decay=0.01)
     train, heldout = (EncodedTexts(tokenizer, part, run.config.model.context) for part in (corpus, corpus_heldout))
     masks = Masks(train, tokenizer.vocab_size, lambda name, step: run.generator(f"masked-lm {name}", step),
                   config.masking == "static")
-    checkpoints = Checkpoints(run, "masked-lm", {"model": model}, optimizer)
+    checkpoints = Checkpoints(run, "masked-lm", {"model": model}, *optimizers)
     resumed = checkpoints.resume()
     start, losses = resumed["step"] if resumed else 0, []
     bar = tqdm(range(start, config.mlm_steps), desc="masked-lm", unit="step", initial=start, total=config.mlm_steps)
     for step in bar:
         batch = train.random_batch(32, seed, "masked-lm", step, device)
-        set_learning_rate(optimizer, config.mlm_learning_rate * linear_schedule(step, config.mlm_steps, WARMUP))
+        scale_learning_rates(optimizers, linear_schedule(step, config.mlm_steps, WARMUP))
         with autocast(device):
             loss = masked_lm_loss(model, batch, masks, step, tokenizer)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.detach())
 
         done = step + 1
