@@ -3,7 +3,7 @@ import os
 
 __version__ = "0.1.0"
 
-# PyTorch's threads (GNU OpenMP) wait for each other by spinning. Where something else has one of the cores, that can take ten times
-# as long as the work, so they spin for microseconds only and then sleep. It is read when torch is first imported.
+# PyTorch's threads (GNU OpenMP) wait for each other by spinning. Where something else has one of the cores, that can take ten
+# times as long as the work, so they spin for microseconds only and then sleep. It is read when torch is first imported.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
