@@ -17,6 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, P
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from minirlhf.devices import autocast, precision_of
+
 GROUP = 8  # texts of one prompt that RLOO and GRPO compare
 
 
@@ -31,7 +33,7 @@ def sampler(shape, prompts: list[list[int]], device: torch.device) -> Callable[[
     model, rows = gpt2(shape, shape.prompt + shape.new).to(device).eval(), torch.tensor(prompts, device=device)
 
     def sample() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             found = model.generate(rows, attention_mask=torch.ones_like(rows), do_sample=True, top_k=0, pad_token_id=0,
                                    max_new_tokens=shape.new)
         if found.shape != (shape.batch, shape.prompt + shape.new):
@@ -46,7 +48,7 @@ def pretrainer(shape, rows: Tensor) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
-        with torch.autocast(rows.device.type, torch.bfloat16, enabled=rows.device.type == "cuda"):
+        with autocast(rows.device):
             loss = model(rows, labels=rows, use_cache=False).loss
         optimizer.zero_grad()
         loss.backward()
@@ -92,7 +94,7 @@ def trl_steps(
     with tempfile.TemporaryDirectory() as folder:
         config = config_class(
             folder, per_device_train_batch_size=shape.batch, num_generations=GROUP, max_completion_length=shape.new,
-            max_steps=steps, beta=0.03, learning_rate=1e-4, gradient_checkpointing=False, bf16=device.type == "cuda",
+            max_steps=steps, beta=0.03, learning_rate=1e-4, gradient_checkpointing=False, bf16=precision_of(device) == "bfloat16",
             use_cpu=device.type == "cpu", report_to="none", logging_strategy="no", save_strategy="no", disable_tqdm=True)
         watch = Stopwatch(clock, between)
         data = Dataset.from_dict({"prompt": [" ".join(f"t{token}" for token in row) for row in prompts]})

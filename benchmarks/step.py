@@ -3,6 +3,7 @@
     python -m pip install -r requirements-bench.txt
     python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
     python -m benchmarks.step --size large --repeats 7                   # wants a GPU
+    python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: always)
     python -m benchmarks.step --threads 1 --cpu-seconds                  # on a busy machine
     python -m benchmarks.step --steps 500                                # only our steps: does memory grow?
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from minirlhf.config import FinetuneConfig
-from minirlhf.devices import autocast, peak_rss_mb, pick_device
+from minirlhf.devices import autocast, keep_freed_memory, peak_rss_mb, pick_device, precision_of, use_precision
 from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
@@ -140,9 +141,9 @@ def step_flops(shape: Shape) -> dict[str, float]:
 
 
 def product_rate(device: torch.device, clock: Callable[[], float]) -> float:
-    """FLOP/s of a large matrix product: bf16 on CUDA, float32 elsewhere, as training uses them."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    """FLOP/s of a large matrix product in the precision that the steps have."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=device, dtype=getattr(torch, precision_of(device)))
     started = clock()
     for _ in range(4):
         a @ b
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SHAPES, default="small")
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each thing (the median counts)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="(default: bfloat16 on CUDA, float32 elsewhere)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time instead of wall time; use with --threads 1")
     parser.add_argument("--steps", type=int, help="only run this many of our steps and show the peak memory on the way")
@@ -296,11 +298,15 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     Ours.cpu_seconds = arguments.cpu_seconds
     device, shape = pick_device(arguments.device), SHAPES[arguments.size]
+    keep_freed_memory()  # as every run does; it serves the peers as well, who run in the same process
+    if arguments.precision:
+        use_precision(arguments.precision, device)
     if arguments.steps:
         memory_over(Ours(shape, device), arguments.steps)
         return
     result = measure(shape, device, arguments.repeats)
     result |= {"size": arguments.size, "repeats": arguments.repeats, "torch": torch.__version__,
+               "precision": precision_of(device),
                "clock": "cpu" if arguments.cpu_seconds else "wall",
                "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
                "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": sys.version.split()[0]}

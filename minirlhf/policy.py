@@ -121,8 +121,9 @@ class Policy(nn.Module):
         alive = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`: not ended
         check_every = CHECK_EVERY.get(device.type, 8)
 
-        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else \
-            self.head.weight.dtype
+        # A CPU attends to the cache in float32 (see `attention`), whatever the other products are in.
+        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) and device.type != "cpu" \
+            else self.head.weight.dtype
         cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
         hidden = self.body(padded, valid, cache)[:, -1]  # (batch, width)
         for t in range(max_new_tokens):

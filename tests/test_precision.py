@@ -112,7 +112,7 @@ def test_attention_with_gradients_is_float32_inside():
         assert attention(q.detach(), k, v, mask).dtype == torch.bfloat16
 
 
-def test_sampling_keeps_its_keys_in_bfloat16(policy_and_batch, monkeypatch):
+def test_sampling_on_a_cpu_keeps_its_keys_in_float32(policy_and_batch, monkeypatch):
     from minirlhf import policy as policy_module
 
     policy, _, tokenizer = policy_and_batch
@@ -130,7 +130,23 @@ def test_sampling_keeps_its_keys_in_bfloat16(policy_and_batch, monkeypatch):
         with autocast(CPU):
             samples = policy.sample(prompts, 20, end_id=tokenizer.end_id, generator=torch.Generator().manual_seed(0))
         assert samples.log_probs.dtype == torch.float32 and samples.log_probs.isfinite().all()
-    assert kept == [torch.float32, torch.bfloat16]
+    assert kept == [torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_one_query_agrees_with_the_kernel(dtype):
+    """The short cut of sampling, with no mask, a mask of booleans and one that is added."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 1, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    q, k, v = (tensor.to(dtype) for tensor in (q, k, v))
+    seen = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]], dtype=torch.bool)[:, None, None]
+    added = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+    for mask in (None, seen, added):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            ours = attention(q, k, v, mask)
+        exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-5)
 
 
 def test_trpo_stays_float32(finished_run, policy_and_batch):
