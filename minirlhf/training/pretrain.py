@@ -121,7 +121,7 @@ def heldout_loss(policy: Policy, texts: EncodedTexts) -> float:
     """The loss over all of `texts`, in nats a token."""
     device = policy.head.weight.device
     total, count = 0.0, 0
-    for batch in texts.in_order(256, device):
+    for batch in texts.in_order(64, device):
         with autocast(device):
             total += float(language_model_loss(policy, batch) * batch.mask.sum())
         count += int(batch.mask.sum())
