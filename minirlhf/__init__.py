@@ -7,3 +7,6 @@ __version__ = "0.1.0"
 # times as long as the work, so they spin for microseconds only and then sleep. It is read when torch is first imported.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
+
+# oneDNN keeps the code that it prepared for each shape of a product, 1,024 of them unless told otherwise: 150 MB of a demo.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
