@@ -4,7 +4,7 @@
 
 For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
 without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,
-with the fitted forms of overoptimization.py. Texts that were cut off count 0 for both.
+with the forms of overoptimization.py fitted to the points up to FIT_UP_TO. Texts that were cut off count 0 for both.
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from minirlhf.training.finetune import finetune
 from minirlhf.training.fit_reward import ScoredTexts, correlation, fit_reward, predict
 from minirlhf.training.rollout import collect
 
+FIT_UP_TO = 8.0  # square root of nats: farther out the judge has nothing left to lose, and these forms cannot level off
 COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
 
 
@@ -77,7 +78,7 @@ def fits(results: list[dict], size: int) -> dict:
         for which in ("gold", "proxy"):
             points = [(point["kl"] ** 0.5, point[which] - result[key][0][which])
                       for result in results if result["triples"] == size for point in result[key]]
-            d, score = (np.array(values) for values in zip(*points))
+            d, score = np.array([point for point in points if point[0] <= FIT_UP_TO]).T
             found[kind][which] = fit_form(d, score, kind)
     return found
 
@@ -91,7 +92,7 @@ def plot(results: list[dict], fitted: dict[int, dict], path: Path) -> None:
             d, gold, proxy = (np.array(values) for values in zip(*points))
             axis.plot(d, gold, "o", color=colour, markersize=3, alpha=0.5)
             axis.plot(d, proxy, "x", color=colour, markersize=3, alpha=0.3)
-            form, fine = fitted[size][kind]["gold"], np.linspace(1e-3, d.max(), 200)
+            form, fine = fitted[size][kind]["gold"], np.linspace(1e-3, min(d.max(), FIT_UP_TO), 200)
             bend = fine if kind == "best-of-n" else np.log(fine)
             axis.plot(fine, fine * (form["alpha"] - form["beta"] * bend), color=colour, label=f"judge, {size:,} triples")
         axis.set(xlabel="square root of KL (nats a text)", title={"rl": "RL", "best-of-n": "best of n"}[kind])
