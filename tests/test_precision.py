@@ -133,7 +133,7 @@ def test_sampling_on_a_cpu_keeps_its_keys_in_float32(policy_and_batch, monkeypat
     assert kept == [torch.float32, torch.float32]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_attention_of_one_query_agrees_with_the_kernel(dtype):
     """The short cut of sampling, with no mask, a mask of booleans and one that is added."""
     torch.manual_seed(0)
@@ -144,8 +144,10 @@ def test_attention_of_one_query_agrees_with_the_kernel(dtype):
     for mask in (None, seen, added):
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             ours = attention(q, k, v, mask)
-        exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
-        assert ours.dtype == torch.float32
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        same = added.to(wide) if mask is added else mask
+        exact = F.scaled_dot_product_attention(*(tensor.to(wide) for tensor in (q, k, v)), same)
+        assert ours.dtype == wide
         torch.testing.assert_close(ours, exact, atol=1e-6, rtol=1e-5)
 
 
