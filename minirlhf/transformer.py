@@ -83,7 +83,7 @@ class KeyValueCache:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width), by PyTorch's fused kernel.
+    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width), by PyTorch's fused kernel where it pays.
 
     q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in `Block.forward`.
     """
