@@ -8,6 +8,6 @@ __version__ = "0.1.0"
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
-# oneDNN keeps the code that it prepared for each shape of a product, 1,024 of them unless told otherwise. 64 take 150 MB less in a
-# demo and cost a tenth of a pretraining step.
+# oneDNN keeps the code that it prepared for each shape of a product, 1,024 of them unless told otherwise. 64 of them take 150 MB
+# less in a demo and cost a tenth of a pretraining step.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
