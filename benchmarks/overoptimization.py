@@ -1,6 +1,7 @@
 """Where does the judge turn? Reward models of four data sizes, climbed by best-of-n and by RL (Gao et al. 2022).
 
-    python -m minirlhf pretrain --run base && python -m benchmarks.overoptimization --run base --json FILE --plot FILE.png
+    python -m minirlhf pretrain --run base
+    python -m benchmarks.overoptimization --run base --seeds 3 --workers 2 --json FILE --plot FILE.png
 
 For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
 without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,
@@ -11,16 +12,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from minirlhf import stages
 from minirlhf.equations import best_of_n_kl_bound
-from minirlhf.feedback import Triple
 from minirlhf.overoptimization import best_of_n_scores, fit_form
 from minirlhf.run import Run, run_path, step_generator
 from minirlhf.tasks import Task
@@ -49,8 +55,14 @@ def best_of_n(run: Run, task: Task, tokenizer, policy, reward_model, prompts: in
     return points
 
 
-def one(base: Run, task: Task, triples: list[Triple], heldout: list[Triple], seed: int, options: argparse.Namespace) -> dict:
-    """One reward model, climbed in both ways."""
+def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
+    """One reward model, climbed in both ways. `job`: how many triples, and the seed that draws them and all else."""
+    size, seed = job
+    base = Run.open(run_path(options.runs, options.run))
+    task = stages.task_of(base)
+    train, heldout = stages.split_feedback(base, task)
+    order = torch.randperm(len(train), generator=step_generator(seed, "size", size)).tolist()
+    triples = [train[index] for index in order[:size]]
     path = base.path.parent / f"{base.path.name}-overoptimization-{len(triples)}-{seed}"
     settings = dataclasses.replace(base.config.finetune, rounds=1, kl_weight=options.kl_weight, kl_target=None,
                                    updates=options.updates, batch_size=options.batch_size)
@@ -58,9 +70,9 @@ def one(base: Run, task: Task, triples: list[Triple], heldout: list[Triple], see
     for name in ("tokenizer.json", "pretrained.safetensors"):
         shutil.copy(base.path / name, path / name)
     tokenizer = stages.tokenizer_of(run, task)
-    train, test = (ScoredTexts(tokenizer, part, run.config.model.context) for part in (triples, heldout))
+    texts, test = (ScoredTexts(tokenizer, part, run.config.model.context) for part in (triples, heldout))
     torch.manual_seed(seed)
-    reward_model = fit_reward(run, stages.new_reward_model(run, tokenizer, task), train, test, run.config.reward, "reward fit")
+    reward_model = fit_reward(run, stages.new_reward_model(run, tokenizer, task), texts, test, run.config.reward, "reward fit")
     pearson = correlation(predict(reward_model, test), test.scores)
     policy = stages.load_policy(run, "pretrained.safetensors", tokenizer)
     points = best_of_n(run, task, tokenizer, policy, reward_model, options.prompts, options.texts)
@@ -81,6 +93,12 @@ def fits(results: list[dict], size: int) -> dict:
             d, score = np.array([point for point in points if point[0] <= FIT_UP_TO]).T
             found[kind][which] = fit_form(d, score, kind)
     return found
+
+
+def ends(climb: list[dict]) -> tuple[float, float, float]:
+    """Of one RL run, in means over five updates: the judge's highest, the judge's and the reward model's last."""
+    judge = [statistics.fmean(row["gold"] for row in climb[start:start + 5]) for start in range(max(1, len(climb) - 4))]
+    return max(judge), judge[-1], statistics.fmean(row["proxy"] for row in climb[-5:])
 
 
 def plot(results: list[dict], fitted: dict[int, dict], path: Path) -> None:
@@ -108,6 +126,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--sizes", type=int, nargs="+", default=[225, 675, 1800, 3600], help="triples of the reward models")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="reward models at a time; if more than one, with one thread each")
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--kl-weight", type=float, default=0.0)
@@ -116,23 +135,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    if options.workers > 1:
+        os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     base = Run.open(run_path(options.runs, options.run))
-    task = stages.task_of(base)
-    train, heldout = stages.split_feedback(base, task)
-    results = []
-    for size in options.sizes:
-        for seed in range(options.seeds):
-            order = torch.randperm(len(train), generator=step_generator(seed, "size", size)).tolist()
-            results.append(one(base, task, [train[index] for index in order[:size]], heldout, seed, options))
-    fitted = {size: fits(results, min(size, len(train))) for size in options.sizes}
+    sizes = sorted({min(size, len(stages.split_feedback(base, stages.task_of(base))[0])) for size in options.sizes})
+    jobs = [(size, seed) for seed in range(options.seeds) for size in sizes]
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        results = list(tqdm(pool.map(partial(one, options=options), jobs), total=len(jobs), unit="reward model", disable=False))
+    fitted = {size: fits(results, size) for size in sizes}
     for size, forms in fitted.items():
-        rs = [result["pearson"] for result in results if result["triples"] == min(size, len(train))]
+        found = [result for result in results if result["triples"] == size]
+        best, judge, reward = np.mean([ends(result["rl"]) for result in found], axis=0)
+        most = statistics.fmean(result["best_of_n"][-1]["gold"] for result in found)
+        print(f"{size:6,} triples, {len(found)} seeds, r {statistics.fmean(result['pearson'] for result in found):.2f}; "
+              f"RL: judge at best {best:.2f}, at the end {judge:.2f}, reward model {reward:.2f}; "
+              f"best of {options.texts}: judge {most:.2f}")
         for kind, form in forms.items():
             gold = form["gold"]
             turn = ("never turns" if gold["turn"] is None else
                     f"turns at d = {gold['turn']:.2f} (KL {gold['turn'] ** 2:.1f} nats)")
-            print(f"{size:6,} triples (r {np.mean(rs):.2f})  {kind:9s}  judge: alpha {gold['alpha']:.4f}, "
-                  f"beta {gold['beta']:.4f}, R^2 {gold['r_squared']:.2f}, {turn}; "
+            print(f"        {kind:9s}  judge: alpha {gold['alpha']:.4f}, beta {gold['beta']:.4f}, "
+                  f"R^2 {gold['r_squared']:.2f}, {turn}; "
                   f"reward model: alpha {form['proxy']['alpha']:.4f}, beta {form['proxy']['beta']:.4f}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
