@@ -2,8 +2,8 @@
 
     python -m benchmarks.iterate --seeds 5 --rounds 1 4 --ratings 3000 --workers 2 --json FILE
 
-Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again); each number of rounds starts from there. Other
-arguments go to `iterate`.
+Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again, if its settings are the same); each number of
+rounds starts from there. Other arguments go to `iterate`.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minirlhf import stages
+from minirlhf.config import ModelConfig, PretrainConfig
 from minirlhf.report import rounds_of
 from minirlhf.run import Run
 
@@ -36,6 +37,9 @@ def one_seed(seed: int, options: argparse.Namespace, extra: list[str]) -> list[d
         steps = ["--steps", options.pretrain_steps] if options.pretrain_steps else []
         minirlhf("pretrain", "--run", base.name, "--runs", options.runs, "--seed", seed, "--overwrite", *steps,
                  one_thread=one_thread)
+    found, wanted = Run.open(base).config, PretrainConfig(steps=options.pretrain_steps or PretrainConfig.steps)
+    if (found.seed, found.model, found.pretrain) != (seed, ModelConfig(), wanted):
+        sys.exit(f"{base}: pretrained under other settings; give another --runs folder, or delete it")
     for rounds in options.rounds:
         path = options.runs / f"iterate{rounds}-{seed}"
         shutil.rmtree(path, ignore_errors=True)
