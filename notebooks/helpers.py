@@ -99,9 +99,9 @@ def small_config(**finetune) -> Config:
         device="cpu",
         precision="float32",  # the numbers that are saved in the notebooks, on every machine
         model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
-        pretrain=PretrainConfig(steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(50, 5)),
+        pretrain=PretrainConfig(steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(100, 5)),
         reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5), own_texts=pick(400, 24),
-                            heldout_share=0.1, mlm_steps=pick(500, 20)),
+                            heldout_share=0.1, mlm_steps=pick(1500, 20)),
         finetune=FinetuneConfig(**{"updates": pick(60, 3), "batch_size": pick(96, 8), "max_new_tokens": pick(56, 24),
                                    "rounds": 1, **finetune}),
         evaluate=EvaluateConfig(samples=pick(256, 8)))

@@ -10,9 +10,9 @@ train, heldout = split_triples(read_triples(mine, score_range=(1, 10)), 0.2, see
 
 
 # %% exercise 3
-# Likes texts that give reasons.
+# Likes texts with a number in them, and short ones.
 def your_taste(text: str) -> int:
-    return 1 + 3 * ("because" in text) + 3 * ("example" in text) + 3 * text.endswith(".")
+    return 1 + 4 * any(character.isdigit() for character in text) + min(5, max(0, (30 - len(text.split())) // 4))
 
 
 # %% exercise 4
