@@ -94,7 +94,7 @@ def finetune_figure(finetune: list[dict]) -> Figure:
         axis.plot(seconds / 60, values, "-o", color=OTHER, markersize=2)
         _mark_rounds(axis, finetune)
         axis.set_title(title)
-        top = 1 if key == "distinct" else max(values[np.isfinite(values)], default=0) * 1.1 or 1
+        top = 1.05 if key == "distinct" else max(values[np.isfinite(values)], default=0) * 1.1 or 1
         axis.set(ylim=(min(0, *values[np.isfinite(values)], 0), top), xlabel="minutes" if place > 1 else None)
     return figure
 
