@@ -185,8 +185,9 @@ def markdown(results: dict) -> str:
              f"{results['texts']:,} sampled texts a run, default settings. Mean over seeds with 95% interval "
              "(Student's t). Made by `benchmarks/optimizers.py`, "
              f"commit {results['commit']}, {hardware['device']} ({results['workers']} runs at a time, one thread each), "
-             f"PyTorch {hardware['torch']}.", "",
-             "| | judge, training topics | judge, held-out topics | reward model | KL (nats) | distinct | minutes | warned of |",
+             f"{hardware['precision']}, PyTorch {hardware['torch']}.", "",
+             "| | judge, training topics | judge, held-out topics | reward model | KL (nats) | distinct | minutes (median) "
+             "| warned of |",
              "|---|---|---|---|---|---|---|---|"]
     before = [run["train"]["judge_before"] for runs in by_name.values() for run in runs]
     held = [run["heldout"]["judge_before"] for runs in by_name.values() for run in runs]
@@ -200,7 +201,8 @@ def markdown(results: dict) -> str:
         held = in_words([run["heldout"]["judge"] for run in runs])
         lines.append(f"| {ALGORITHMS[name]} | {in_words(train['judge'])} | {held} "
                      f"| {in_words(train['reward'])} | {in_words(train['kl_nats'], 1)} "
-                     f"| {statistics.fmean(train['distinct']):.0%} | {statistics.fmean(run['seconds'] for run in runs) / 60:.1f} "
+                     f"| {statistics.fmean(train['distinct']):.0%} "
+                     f"| {statistics.median(run['seconds'] for run in runs) / 60:.1f} "
                      f"| {', '.join(f'{kind} ({count} of {len(runs)})' for kind, count in warned.items()) or '–'} |")
     for n in BEST_OF[1:]:
         found = [row for rows in results["best_of_n"].values() for row in rows if row["n"] == n]
@@ -307,11 +309,12 @@ def main() -> None:
     first = sorted(runs, key=lambda key: key[2] != 1)  # the comparison before the sweep
     run_all([(compare, runs[key], config(*key), bases[key[0]]) for key in first], arguments.workers, "algorithms")
 
+    found = [result_of(path, seed, factor) for (seed, _, factor), path in runs.items()]  # opens runs, which sets the precision
     results = {"task": "openings", "seeds": arguments.seeds, "sweep_seeds": arguments.sweep_seeds, "workers": arguments.workers,
                "texts": arguments.updates * FinetuneConfig.batch_size, "commit": commit(),
                "hardware": stages.hardware(torch.device("cpu")) | {"threads": "1", "system": platform.system()},
                "best_of_n": {seed: json.loads((path / "best_of_n.json").read_text("utf-8")) for seed, path in bases.items()},
-               "runs": [result_of(path, seed, factor) for (seed, _, factor), path in runs.items()]}
+               "runs": found}
     arguments.output.mkdir(parents=True, exist_ok=True)
     atomic_write(arguments.output / "optimizers.json", json.dumps(results) + "\n")
     atomic_write(arguments.output / "optimizers.md", markdown(results))

@@ -5,7 +5,8 @@
 
 For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
 without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,
-with the forms of overoptimization.py fitted to the points up to FIT_UP_TO. Texts that were cut off count 0 for both.
+with the forms of minirlhf/overoptimization.py fitted to the points up to FIT_UP_TO. Texts that were cut off count 0 for the
+proxy, and in best-of-n for the judge too; in RL the judge takes them as they stand, which costs a text most of its score.
 """
 from __future__ import annotations
 

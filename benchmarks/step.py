@@ -3,7 +3,7 @@
     python -m pip install -r requirements-bench.txt
     python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
     python -m benchmarks.step --size large --repeats 7                   # wants a GPU
-    python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: always)
+    python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: the default)
     python -m benchmarks.step --threads 1 --cpu-seconds                  # on a busy machine
     python -m benchmarks.step --steps 500                                # only our steps: does memory grow?
 

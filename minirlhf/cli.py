@@ -34,6 +34,11 @@ class RunFolder:
 
         return run_path(self.runs, self.run)
 
+    @property
+    def words(self) -> str:
+        """The options that lead to this run, for a command line that is proposed."""
+        return f"--run {self.run}" + ("" if self.runs == Path("runs") else f" --runs {self.runs}")
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -184,7 +189,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         missing = [s for s in stages.STAGES[: stages.STAGES.index(stage)] if not stages.is_done(run, s)]
         if missing:
             raise ValueError(f"{run.path}: {stage} needs the stage before it; run: "
-                             f"python -m minirlhf {missing[0]} --run {folder.run}")
+                             f"python -m minirlhf {missing[0]} {folder.words}")
         reports = isinstance(arguments, Reward) and arguments.report
         if not folder.resume and not (reports and stages.is_done(run, stage) and not folder.overwrite):
             if isinstance(arguments, Finetune):
@@ -209,8 +214,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
                 give_back_memory()
     except KeyboardInterrupt:
         command = "demo" if isinstance(arguments, Demo) else wanted[0]
-        place = "" if folder.runs == Path("runs") else f" --runs {folder.runs}"
-        print(f"\nStopped. Go on with: python -m minirlhf {command} --run {folder.run}{place} --resume", file=sys.stderr)
+        print(f"\nStopped. Go on with: python -m minirlhf {command} {folder.words} --resume", file=sys.stderr)
         sys.exit(130)
     if isinstance(arguments, Reward) and arguments.report:
         from minirlhf.report_card import report_card
@@ -324,7 +328,7 @@ def iterate(arguments: Iterate) -> None:
     folder = arguments.folder
     run = Run.open(folder.path)
     if not stages.is_done(run, "pretrain"):
-        raise ValueError(f"{run.path}: iterate needs a pretrained policy; run: python -m minirlhf pretrain --run {folder.run}")
+        raise ValueError(f"{run.path}: iterate needs a pretrained policy; run: python -m minirlhf pretrain {folder.words}")
     if arguments.finetune.rounds < 1 or arguments.finetune.ratings_per_round < 1:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     if not folder.resume:
@@ -341,7 +345,7 @@ def iterate(arguments: Iterate) -> None:
         rounds.iterate(run, stages.task_of(run), arguments.person)
     except KeyboardInterrupt:
         words = "" if arguments.person is None else f" --person {arguments.person}"
-        print(f"\nStopped. Go on with: python -m minirlhf iterate --run {folder.run}{words} --resume", file=sys.stderr)
+        print(f"\nStopped. Go on with: python -m minirlhf iterate {folder.words}{words} --resume", file=sys.stderr)
         sys.exit(130)
     for row in rounds_of(run.read("metrics.jsonl")):
         print(f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; reward model against the judge on "
@@ -388,16 +392,32 @@ def join_processes(command) -> None:
 
 # Settings that the text argues about have a short name in `demo` too, where all others carry their stage's name.
 SHORT = {"--algorithm": "--finetune.algorithm", "--credit": "--finetune.credit", "--baseline": "--finetune.baseline",
-         "--target": "--reward.target", "--loss": "--reward.loss", "--ensemble": "--reward.ensemble"}
+         "--gae-lambda": "--finetune.gae-lambda", "--target": "--reward.target", "--loss": "--reward.loss",
+         "--ensemble": "--reward.ensemble"}
 COMMANDS = {"demo": Demo, "data": Data, "pretrain": Pretrain, "reward": Reward, "finetune": Finetune,
             "evaluate": Evaluate, "sample": Sample, "rate": Rate, "feedback": Feedback, "iterate": Iterate}
 
 
+def spelled_out(arguments: list[str]) -> list[str]:
+    """Names as tyro knows them: the short ones of `demo` made long, and elsewhere a stage's own prefix taken off.
+
+    So `--finetune.kl-weight`, the name that warnings give, is understood by demo, finetune and iterate.
+    """
+    command, found = "".join(arguments[:1]), []
+    prefix = f"--{ {'iterate': 'finetune'}.get(command, command)}."
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if command == "demo":
+            name = SHORT.get(name, name)
+        elif name.startswith(prefix):
+            name = "--" + name.removeprefix(prefix)
+        found.append(name + equals + value)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run. Bad input: one line on standard error (or one a fault), exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["demo"]:
-        arguments = [SHORT.get(word, word) for word in arguments]
+    arguments = spelled_out(sys.argv[1:] if arguments is None else arguments)
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments, prog="minirlhf", config=(tyro.conf.AvoidSubcommands,),
         description="Fine-tune a small language model from language feedback, from scratch, and let a judge decide.")

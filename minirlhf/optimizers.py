@@ -22,7 +22,7 @@ def muon_and_adamw(
     Muon makes each step of a matrix orthogonal, so that all its directions learn at one pace. On this task it reaches the loss
     of AdamW with less than half of the texts.
     """
-    matrices = [p for name, p in module.named_parameters() if ("blocks." in name or "layers." in name) and p.dim() == 2]
+    matrices = [p for name, p in module.named_parameters() if "blocks." in name and p.dim() == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in chosen]
     return [torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay),

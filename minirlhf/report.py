@@ -3,7 +3,8 @@
 The first thing it says is what the judge (评判) says, before and after, with intervals. The reward model (奖励模型) was
 optimised, so its own score proves nothing: where it rose and the judge fell, a red banner says reward hacking.
 `write_report` makes report.html. It loads nothing from outside: style and figures are inside.
-`write_plot` saves the main picture as a PNG. Both work on a run that has not finished and show what there is.
+It works on a run that has not finished, too, and shows what there is. `write_plot` saves the main picture of a finished one as
+a PNG (the README's: `write_plot("runs/demo", "benchmarks/results/demo.png")`).
 """
 from __future__ import annotations
 

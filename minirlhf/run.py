@@ -58,6 +58,9 @@ def step_generator(seed: int, stage: str, step: int, device: torch.device | str 
     return torch.Generator(device).manual_seed(step_seed(seed, stage, step))
 
 
+ANSWERS = ("ratings.jsonl", "comparisons.jsonl")  # what people answered (rate, iterate --person); nothing deletes it
+
+
 def run_path(runs: Path, name: str) -> Path:
     """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -77,7 +80,8 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
-        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first.
+        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
+        people answered.
 
         Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
         """
@@ -89,7 +93,7 @@ class Run:
             if not overwrite:
                 raise ValueError(f"{path}: a run is there already; go on with --resume, or replace it with --overwrite")
             for file in path.iterdir():
-                if file.is_file():
+                if file.is_file() and file.name not in ANSWERS:
                     file.unlink()
         run = cls(path, config)
         try:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from minirlhf.cli import main
+from minirlhf.cli import main, spelled_out
+from minirlhf.config import Config
+from minirlhf.run import Run
 
 TINY = ["--model.vocab-size", "300", "--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--device", "cpu",
         "--pretrain.steps", "20", "--pretrain.batch-size", "8", "--reward.steps", "10", "--reward.batch-size", "8",
@@ -50,7 +52,7 @@ def test_stages_one_by_one_and_sample(tmp_path, capsys):
     assert "a run is there already" in fails(capsys, "pretrain", *runs)
     assert "needs the stage before it" in fails(capsys, "finetune", *runs)
     main(["reward", *runs, "--steps", "5", "--batch-size", "8", "--target", "final"])
-    main(["finetune", *runs, "--updates", "1", "--batch-size", "8", "--rounds", "1", "--max-new-tokens", "30",
+    main(["finetune", *runs, "--finetune.updates", "1", "--batch-size", "8", "--rounds", "1", "--max-new-tokens", "30",
           "--credit", "per-token"])
     assert "is done already" in fails(capsys, "finetune", *runs)
     main(["evaluate", *runs, "--samples", "16"])
@@ -78,6 +80,27 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
     (folder / "config.json").unlink()
     assert "expected a run folder" in fails(capsys, "demo", "--run", "old", "--runs", str(tmp_path), "--overwrite")
     assert (folder / "metrics.jsonl").read_text() == "precious\n"
+
+
+def test_overwriting_a_run_keeps_what_people_answered(tmp_path):
+    config = Config(device="cpu")
+    Run.create(tmp_path / "run", config)
+    for name in ("ratings.jsonl", "comparisons.jsonl", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("an answer\n")
+    Run.create(tmp_path / "run", config, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["comparisons.jsonl", "config.json", "ratings.jsonl"]
+    assert (tmp_path / "run" / "ratings.jsonl").read_text() == "an answer\n"
+
+
+@pytest.mark.parametrize("given, expected", [
+    ("demo --algorithm=ppo --gae-lambda .5", "demo --finetune.algorithm=ppo --finetune.gae-lambda .5"),
+    ("demo --finetune.kl-weight .1 --task reviews", "demo --finetune.kl-weight .1 --task reviews"),
+    ("finetune --finetune.ppo.clip-range=.1 --run a.b", "finetune --ppo.clip-range=.1 --run a.b"),
+    ("iterate --finetune.updates 3", "iterate --updates 3"),
+    ("reward --reward.steps 3 --finetune.updates 3", "reward --steps 3 --finetune.updates 3"),
+    ("", "")])
+def test_names_of_settings_are_understood_with_and_without_their_stage(given, expected):
+    assert spelled_out(given.split()) == expected.split()
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "a b"])

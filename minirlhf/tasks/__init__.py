@@ -13,7 +13,7 @@ class Task:
     """Everything that a run needs. A prompt is a topic; a corpus is a list of (topic, text).
 
     `judge(topic, text)` is in [0, 1] and is never shown to the reward model. `raters(topic, text, seed)` gives new
-    ratings of 1 to 5 by simulated raters, or is None where no one can be asked.
+    ratings of 1 to 5 by simulated raters (or by a person: iterate.py), or is None where no one can be asked.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Your own scored texts as a task (`--feedback FILE.jsonl`).
 
 Nobody can look into your raters' heads, so the judge is made of their scores too: a ridge regression on words and word pairs,
-fitted on a third of the triples that the reward model never sees. Other texts and another kind of model: what the reward model
-gets wrong, this judge has no reason to get wrong in the same way.
+fitted on scores that the reward model never sees: all on the held-out topics, and a third of those on the others. Other texts and
+another kind of model: what the reward model gets wrong, this judge has no reason to get wrong in the same way.
 """
 from __future__ import annotations
 
@@ -45,17 +45,18 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
     topics = list(dict.fromkeys(triple.topic for triple in triples))
     if compared:
         return _load_comparisons(triples, comparisons, seed)
-    notes = ["the judge is a word regression fitted on a third of your own scores, which the reward model never saw"]
+    notes = ["the judge is a word regression fitted on a part of your own scores, which the reward model never saw"]
     if len(topics) >= 5:
         known, unseen = split_triples(triples, 0.2, seed, by="topic")
         heldout_prompts = list(dict.fromkeys(triple.topic for triple in unseen))
     else:
-        known, heldout_prompts = triples, topics
+        known, unseen, heldout_prompts = triples, [], topics
         notes.append("fewer than five topics: none is held out, and 'held-out topics' are the training topics again")
     feedback, for_judge = split_triples(known, 1 / 3, seed)
     corpus, own = _corpus(triples, seed)
     return Task("own", [topic for topic in topics if topic not in heldout_prompts or len(topics) < 5], heldout_prompts,
-                corpus, own, feedback, [], fit_judge(for_judge), "word regression on held-out scores", notes=tuple(notes))
+                corpus, own, feedback, [], fit_judge(for_judge + unseen), "word regression on held-out scores",
+                notes=tuple(notes))
 
 
 def _load_comparisons(triples: list[Triple], comparisons: list[Comparison], seed: int) -> Task:

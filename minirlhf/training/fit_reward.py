@@ -1,4 +1,7 @@
-"""Step 2 of section 3.2: fit the reward model (奖励模型训练) to human scores by regression (E7, section 4.3)."""
+"""Step 2 of section 3.2: fit the reward model (奖励模型训练) to human scores by regression (E7, section 4.3).
+
+Also by ranking (E8; ranking.py has its loss and its batches), and all members of an ensemble at once.
+"""
 from __future__ import annotations
 
 import copy

@@ -52,7 +52,8 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
     """The weight of each token (batch, time): credit minus the cost of the KL, minus a baseline.
 
     The objective is E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of the token
-    that led there, so it enters as a reward-to-go of the estimator k1 (unbiased; tests/test_exact_kl.py).
+    that led there, so it enters as a reward-to-go of the estimator k1 (unbiased; tests/test_exact_kl.py). With the baseline
+    "prefix-score" it is part of the GAE's rewards, so that with gae_lambda below 1 later KL counts less and less.
     RLOO and GRPO compare whole texts of one prompt, which stand in a row, with the KL of the whole text as part of the reward.
     (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another KL, and averages over the
     tokens of each text, which is another objective: tests/test_exact_kl.py and test_exact_policy_gradient.py show both.)
