@@ -50,7 +50,7 @@ class AnswerFile:
         if not self.path.exists():
             return []
         records = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        for number, line in enumerate(self.path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
             try:
                 if line.strip():
                     records.append(dict(json.loads(line)))

@@ -8,11 +8,14 @@ import sys
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig, check_config
+
+if TYPE_CHECKING:
+    from minirlhf.run import Run
 
 # torch is imported only when a command runs, so that --help answers at once.
 
@@ -166,7 +169,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
     """Do the stages that the command stands for, from run folder to run folder."""
     from minirlhf import distributed, stages
     from minirlhf.devices import give_back_memory
-    from minirlhf.run import Run
+    from minirlhf.run import CHECKPOINT, Run
 
     folder = arguments.folder
     wanted = stages.STAGES if isinstance(arguments, Demo) else (type(arguments).__name__.lower(),)
@@ -180,7 +183,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         if not resuming:
             config.finetune.check()
             check_config(config)
-            stages.task_of(_Settings(config))  # bad data is told of before a folder is made
+            stages.task_from(config)  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
         distributed.leader_first()
@@ -197,13 +200,15 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             later = [s for s in stages.STAGES[stages.STAGES.index(stage):] if stages.is_done(run, s)]
             if later and not folder.overwrite:
                 raise ValueError(f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite")
+            if (run.path / CHECKPOINT).exists() and not folder.overwrite:
+                raise ValueError(f"{run.path}: a stage was interrupted here; go on with --resume, or begin anew with --overwrite")
             config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
             check_config(config)
             for s in later:
                 (run.path / stages.RESULT[s]).unlink(missing_ok=True)
             if stage == "reward":
-                (run.path / stages.FIRST_RATINGS).unlink(missing_ok=True)
-            (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
+                forget_feedback(run)
+            (run.path / CHECKPOINT).unlink(missing_ok=True)
             run.replace_config(config)
         distributed.leader_done()
     task = stages.task_of(run)
@@ -227,13 +232,6 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
     elif distributed.rank() == 0:
         print(f"done: {wanted[0]} -> {run.path / stages.RESULT[wanted[0]]}")
     distributed.stop()
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What `stages.task_of` reads of a run, before there is one."""
-
-    config: Config
 
 
 def print_summary(path: Path) -> None:
@@ -319,11 +317,22 @@ def data(arguments: Data) -> None:
         print(f"wrote {path}")
 
 
+def forget_feedback(run: Run) -> None:
+    """Before the reward model is fitted anew: the policy's texts are rated again, an encoder is pretrained under the present
+    settings, and the file of --feedback is read as it is now."""
+    from minirlhf import stages
+
+    for name in (stages.FIRST_RATINGS, stages.ENCODER, stages.FEEDBACK):
+        file = run.path / name
+        if run.config.feedback is None or file.resolve() != run.config.feedback.resolve():
+            file.unlink(missing_ok=True)
+
+
 def iterate(arguments: Iterate) -> None:
     from minirlhf import iterate as rounds
     from minirlhf import stages
     from minirlhf.report import rounds_of
-    from minirlhf.run import Run
+    from minirlhf.run import CHECKPOINT, Run
 
     folder = arguments.folder
     run = Run.open(folder.path)
@@ -333,13 +342,14 @@ def iterate(arguments: Iterate) -> None:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     if not folder.resume:
         results = [stages.RESULT[stage] for stage in ("reward", "finetune", "evaluate")]
-        later = [run.path / name for name in (*results, stages.FIRST_RATINGS)]
+        later = [run.path / name for name in (*results, stages.FIRST_RATINGS, CHECKPOINT)]
         if any(path.exists() for path in later) and not folder.overwrite:
             raise ValueError(f"{run.path}: holds a reward model or more; redo all but pretraining with --overwrite")
         config = dataclasses.replace(run.config, finetune=arguments.finetune)
         check_config(config)
-        for path in (*later, run.path / "checkpoint.safetensors", run.path / stages.ENCODER):
+        for path in later:
             path.unlink(missing_ok=True)
+        forget_feedback(run)
         run.replace_config(config)
     try:
         rounds.iterate(run, stages.task_of(run), arguments.person)

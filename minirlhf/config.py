@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,8 @@ class FinetuneConfig:
                              f"found {self.group_size}")
         if not 0 <= self.gae_lambda <= 1:
             raise ValueError(f"gae_lambda: expected a number in [0, 1], found {self.gae_lambda}")
+        if self.kl_target is not None and not self.kl_weight > 0:
+            raise ValueError(f"kl_weight: expected a number above 0 where kl_target is to turn it up, found {self.kl_weight}")
         for name in ("epochs", "minibatch_size"):
             if getattr(self.ppo, name) < 1:
                 raise ValueError(f"ppo.{name}: expected at least 1, found {getattr(self.ppo, name)}")
@@ -260,10 +262,24 @@ def from_json(content: object, where: str) -> Config:
     return dataclasses.replace(config, feedback=feedback, score_range=tuple(config.score_range))
 
 
+def _check_type(hint: object, value: object, where: str) -> None:
+    """Raises ValueError unless a JSON value is of the type that a setting is annotated with."""
+    if get_origin(hint) is Literal:
+        good, words = value in get_args(hint), "one of " + ", ".join(map(str, get_args(hint)))
+    elif get_origin(hint) is tuple:
+        good = isinstance(value, list) and len(value) == len(get_args(hint)) and all(type(x) in (int, float) for x in value)
+        words = f"a list of {len(get_args(hint))} numbers"
+    else:  # T or T | None; JSON writes whole floats as int, and paths as str
+        kinds = {str if kind is Path else kind for kind in get_args(hint) or (hint,)}
+        good, words = type(value) in kinds | ({int} if float in kinds else set()), " or ".join(sorted(k.__name__ for k in kinds))
+    if not good:
+        raise ValueError(f"{where}: expected {words}, found {value!r}")
+
+
 def _fill(kind: type, content: object, where: str):
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(content).__name__}")
-    default = kind()
+    default, hints = kind(), get_type_hints(kind)
     values = {}
     for name, value in content.items():
         if not hasattr(default, name):
@@ -271,8 +287,7 @@ def _fill(kind: type, content: object, where: str):
         old = getattr(default, name)
         if dataclasses.is_dataclass(old):
             value = _fill(type(old), value, f"{where}: {name}")
-        elif old is not None and not isinstance(value, (list,) if isinstance(old, tuple) else type(old)) \
-                and not (isinstance(old, float) and isinstance(value, int)):
-            raise ValueError(f"{where}: {name}: expected {type(old).__name__}, found {value!r}")
+        else:
+            _check_type(hints[name], value, f"{where}: {name}")
         values[name] = value
     return kind(**values)

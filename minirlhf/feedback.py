@@ -24,7 +24,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minirlhf.files import replacing
@@ -222,12 +222,22 @@ def split_comparisons(
     order = sorted(groups)
     random.Random(seed).shuffle(order)
     wanted, heldout = heldout_share * len(comparisons), set()
-    for group in order[:-1]:  # at least one group stays
-        if heldout and len(heldout) + len(groups[group]) / 2 > wanted:
-            continue  # it would go further over than it now falls short
-        heldout.update(groups[group])
+    for group in order:
+        size = len(heldout) + len(groups[group])
+        if size - len(groups[group]) / 2 <= wanted and size < len(comparisons):  # else it would go further over than it is short
+            heldout.update(groups[group])
+    if not heldout:
+        heldout.update(groups[min(order, key=lambda group: len(groups[group]))])
     return ([one for index, one in enumerate(comparisons) if index not in heldout],
             [one for index, one in enumerate(comparisons) if index in heldout])
+
+
+def merged(triples: Sequence[Triple]) -> list[Triple]:
+    """One triple for each (topic, text), with the mean of its lines' scores: raters may each have a line of their own."""
+    lines: dict[tuple[str, str], list[Triple]] = {}
+    for triple in triples:
+        lines.setdefault((triple.topic, triple.text), []).append(triple)
+    return [replace(same[0], score=sum(line.score for line in same) / len(same)) for same in lines.values()]
 
 
 def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:

@@ -27,7 +27,12 @@ class PersonRaters:
 
     def __init__(self, file: AnswerFile, rater: str, total: int, key: Callable[[], str] = read_key):
         self.key = key
-        self.known = {(record["topic"], record["text"]): record["score"] for record in file.records()}
+        self.known = {}
+        for number, record in enumerate(file.records(), start=1):
+            if not {"topic", "text", "score"} <= record.keys():
+                raise ValueError(f"{file.path}: answer {number}: expected topic, text and score, found {', '.join(record)}")
+            if record.get("rater") == rater:  # others may have answered about the same texts
+                self.known[record["topic"], record["text"]] = record["score"]
         self.session = RatingSession([], file, rater)
         self.session.total, self.session.before = total, len(self.known)
 

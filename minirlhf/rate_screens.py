@@ -23,6 +23,7 @@ def read_key() -> str:
         import msvcrt
 
         return msvcrt.getwch()
+    import select
     import termios
     import tty
 
@@ -30,7 +31,11 @@ def read_key() -> str:
     settings = termios.tcgetattr(file)
     try:
         tty.setcbreak(file, termios.TCSADRAIN)  # keys come at once, none is lost; Ctrl-C still interrupts
-        return sys.stdin.read(1) or QUIT
+        key = os.read(file, 1)
+        if key == b"\x1b":  # Page Up is Escape, "[", "5", "~": none of these is an answer
+            while select.select([file], [], [], 0.02)[0]:
+                os.read(file, 1)
+        return key.decode("utf-8", "replace") or QUIT
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, settings)
 

@@ -107,9 +107,9 @@ def rounds_of(metrics: list[dict]) -> list[dict]:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 def _change(part: dict, who: str) -> str:
-    """In words; "rose" and "fell" only where the two 95% intervals do not overlap."""
-    before, after = part[f"{who}_before"], part[f"{who}_after"]
-    return "rose" if after["low"] > before["high"] else "fell" if after["high"] < before["low"] else "did not clearly change"
+    from minirlhf.evaluate import change  # needs torch
+
+    return change(part[f"{who}_before"], part[f"{who}_after"])
 
 
 def _verdict(summary: dict, finetune: list[dict]) -> str:
@@ -186,5 +186,5 @@ HOW_TO_READ = "".join(f"<li>{line}</li>" for line in (
     "<b>MSE</b>: the mean squared error; compare it with that of a constant, which knows nothing about the text.",
     "<b>Pearson and Spearman r</b>: agreement with the scores, in value and in rank; 1 is perfect, 0 is none.",
     "<b>[low, high]</b>: a 95% confidence interval of the mean. &ldquo;Rose&rdquo; and &ldquo;fell&rdquo; are said only where "
-    "the intervals do not overlap.",
+    "the 95% interval of the difference leaves out 0.",
     "<b>Held-out topics</b>: in neither feedback nor fine-tuning, unless a note at the top says otherwise."))

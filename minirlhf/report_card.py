@@ -13,7 +13,7 @@ import torch
 
 from minirlhf import baselines, stages
 from minirlhf.agreement import by_rater, noise_ceiling
-from minirlhf.feedback import Triple
+from minirlhf.feedback import Triple, merged
 from minirlhf.files import atomic_write
 from minirlhf.run import Run
 from minirlhf.sensitivity import sensitivity
@@ -36,6 +36,9 @@ def report_card(run: Run, task: Task, curve: bool = True) -> dict:
 
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     train, heldout = stages.split_feedback(run, task)
+    rated = [[rating for ratings in raters.values() for rating in ratings[:1]]
+             for raters in by_rater(heldout, task.rating_range).values()]
+    heldout = merged(heldout)
     model = stages.load_reward_model(run, stages.RESULT["reward"], tokenizer).eval()
     context = run.config.model.context
 
@@ -50,8 +53,6 @@ def report_card(run: Run, task: Task, curve: bool = True) -> dict:
         pairs = pairs_from_scores(heldout, run.config.reward.min_gap)
     except ValueError:
         pairs = None  # too few texts a topic to compare any
-    rated = [[rating for ratings in raters.values() for rating in ratings[:1]]
-             for raters in by_rater(heldout, task.rating_range).values()]
     card = {
         "task": run.config.task if run.config.feedback is None else run.config.feedback.name,
         "raters": train[0].provenance, "judge_name": task.judge_name, "n_train": len(train), "n_heldout": len(heldout),

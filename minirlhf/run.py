@@ -81,7 +81,7 @@ class Run:
     @classmethod
     def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
         """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
-        people answered.
+        people answered and for the feedback that `config` names.
 
         Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
         """
@@ -92,8 +92,9 @@ class Run:
                 raise ValueError(f"{path}: expected a run folder or an empty one (no config.json in it)")
             if not overwrite:
                 raise ValueError(f"{path}: a run is there already; go on with --resume, or replace it with --overwrite")
-            for file in path.iterdir():
-                if file.is_file() and file.name not in ANSWERS:
+            kept = {path.resolve() / name for name in ANSWERS} | ({config.feedback.resolve()} if config.feedback else set())
+            for file in sorted(path.iterdir(), key=lambda file: file.name == "config.json"):  # it last: it makes this a run
+                if file.is_file() and file.resolve() not in kept:
                     file.unlink()
         run = cls(path, config)
         try:
@@ -129,13 +130,16 @@ class Run:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def read(self, name: str) -> list[dict]:
-        """The rows of a JSONL file; a last line that an interruption cut off is dropped."""
+        """The rows of a JSONL file; a last line that an interruption cut off is dropped.
+
+        Raises ValueError, one line, naming a line that is no JSON.
+        """
         path, rows = self.path / name, []
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [], start=1):
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                break
+                raise ValueError(f"{path}: line {number}: expected JSON, found {line[:60]!r}") from None
         return rows
 
     def rewrite(self, name: str, rows: Iterable[dict]) -> None:
@@ -151,7 +155,9 @@ class Run:
             raise ValueError(f"{path}: expected a JSON object with the seconds of each stage")
         return content
 
-    def finish_stage(self, stage: str, seconds: float, **facts) -> None:
+    def finish_stage(self, stage: str, seconds: float, models: dict[str, nn.Module], **facts) -> None:
+        """Write down the facts, then the models, the last of which marks the stage done, and only then drop the checkpoint: a
+        crash in between repeats the end of the stage."""
         if distributed.rank() > 0:
             return
         progress = self.progress() | facts
@@ -159,6 +165,8 @@ class Run:
         if (peak := peak_rss_mb()) is not None:
             progress["peak_rss_mb"] = round(max(peak, progress.get("peak_rss_mb", 0)), 1)
         atomic_write(self.path / "progress.json", json.dumps(progress, indent=1) + "\n")
+        for name, module in models.items():
+            self.save_model(name, module)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def save_model(self, name: str, module: nn.Module) -> None:
@@ -209,8 +217,8 @@ class Checkpoints:
         for name in ("metrics.jsonl", "samples.jsonl"):
             rows = self.run.read(name)
             kept = [row for row in rows if row.get("stage") != self.stage or row["step"] <= done]
-            if len(kept) < len(rows) or (rows and not header):
-                self.run.rewrite(name, kept)
+            if (self.run.path / name).exists():
+                self.run.rewrite(name, kept)  # half a last line goes, too: the next row would be glued to it
         return header
 
     def save(self, step: int, **header) -> None:

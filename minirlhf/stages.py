@@ -5,21 +5,24 @@ A stage whose result is already in the folder is not done again; one that was in
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import platform
+import shutil
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-from minirlhf.config import to_json
+from minirlhf.config import Config, to_json
 from minirlhf.devices import precision_of
 from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.feedback import Triple, read_triples, split_triples, write_triples
-from minirlhf.files import atomic_write
+from minirlhf.files import atomic_write, replacing
 from minirlhf.policy import Policy
 from minirlhf.report import write_report
 from minirlhf.reward import RewardModel
@@ -38,11 +41,26 @@ RESULT = {"pretrain": "pretrained.safetensors", "reward": "reward.safetensors", 
 STAGES = tuple(RESULT)
 ENCODER = "encoder.safetensors"
 FIRST_RATINGS = "first_ratings.jsonl"
+FEEDBACK = "feedback.jsonl"  # a copy of --feedback
 
 
 def task_of(run: Run) -> Task:
-    """The run's task, or the user's own feedback made into one."""
-    config = run.config
+    """The run's task, or the user's own feedback made into one.
+
+    That is read from a copy in the run folder: more answers may be added to the file, and then texts would change sides between
+    the reward model and the judge.
+    """
+    config, kept = run.config, run.path / FEEDBACK
+    if config.feedback is None:
+        return task_from(config)
+    if not kept.exists() and config.feedback.exists():
+        with replacing(kept) as temporary:
+            shutil.copyfile(config.feedback, temporary)
+    return task_from(dataclasses.replace(config, feedback=kept if kept.exists() else config.feedback))
+
+
+def task_from(config: Config) -> Task:
+    """The task that the settings name. Raises ValueError naming every fault of the user's own feedback."""
     if config.feedback is not None:
         return own.load(config.feedback, config.score_range, config.seed)
     return load_task(config.task, config.seed)
@@ -112,7 +130,9 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
         train, heldout = split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
-    return train + task.authors_feedback + split_own_texts(run, task)[0], heldout
+    own_train, own_heldout = split_own_texts(run, task)
+    unseen = {(triple.topic, triple.text) for triple in heldout + own_heldout}  # the policy may write one of them again
+    return [triple for triple in train + task.authors_feedback + own_train if (triple.topic, triple.text) not in unseen], heldout
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
@@ -134,7 +154,10 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
         drawn = sample_texts({"before": model_for_sampling(run, tokenizer, tuned=False)}, tokenizer, task.train_prompts,
                              count + count // 8, run.config.finetune.max_new_tokens, run.config.seed)
         texts = list(dict.fromkeys((topic, text) for topic, text, _ in drawn if text.strip()))[:count]
-        write_triples(path, [rated(task, topic, text, run.config.seed) for topic, text in texts], task.rating_range)
+        if texts:
+            write_triples(path, [rated(task, topic, text, run.config.seed) for topic, text in texts], task.rating_range)
+        else:
+            atomic_write(path, "")
     return read_triples(path, task.rating_range) if path.stat().st_size else []
 
 
@@ -142,18 +165,20 @@ def pretrain_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = pretrain(run, tokenizer, task.corpus, task.corpus_heldout, task.match_topics)
-    run.save_model(RESULT["pretrain"], policy)
-    run.finish_stage("pretrain", _seconds(run, "pretrain", started))
+    run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
 
 
 def reward_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
-    torch.manual_seed(run.config.seed)
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
     context = run.config.model.context
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
+    if train.cut:
+        print(f"warning: {train.cut} of {len(train)} scored texts are longer than {context} tokens with their topic and lose "
+              "their end; raise --model.context and --finetune.max-new-tokens", file=sys.stderr)
+    torch.manual_seed(run.config.seed)  # here: whether the policy's texts are rated already must not matter to the weights
     model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
     facts = quality(model, train, heldout)
     if own_heldout := split_own_texts(run, task)[1]:
@@ -164,8 +189,7 @@ def reward_stage(run: Run, task: Task) -> None:
         handwritten = ScoredTexts(tokenizer, task.handwritten, context)
         facts["handwritten_spearman"] = correlation(ranks(predict(model, handwritten)), ranks(handwritten.scores))
         facts["handwritten_n"] = len(handwritten)
-    run.save_model(RESULT["reward"], model)
-    run.finish_stage("reward", _seconds(run, "reward", started), reward_model=facts,
+    run.finish_stage("reward", _seconds(run, "reward", started), {RESULT["reward"]: model}, reward_model=facts,
                      collected_first=len(first_ratings(run, task)))
 
 
@@ -176,9 +200,8 @@ def finetune_stage(run: Run, task: Task) -> None:
     reward_model = load_reward_model(run, RESULT["reward"], tokenizer, run.config.finetune.conservatism)
     train_triples, heldout_triples = split_feedback(run, task)
     policy, reward_model, collected = finetune(run, task, tokenizer, policy, reward_model, train_triples, heldout_triples)
-    run.save_model("reward_final.safetensors", reward_model)
-    run.save_model(RESULT["finetune"], policy)
-    run.finish_stage("finetune", _seconds(run, "finetune", started), collected=collected)
+    run.finish_stage("finetune", _seconds(run, "finetune", started),
+                     {"reward_final.safetensors": reward_model, RESULT["finetune"]: policy}, collected=collected)
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
@@ -197,7 +220,7 @@ def evaluate_stage(run: Run, task: Task) -> dict:
             rows += [{"when": when, "split": split, **row} for row in judged[when]]
         splits[split] = summarise(judged["before"], judged["after"])
     run.rewrite("samples.jsonl", [row for row in run.read("samples.jsonl") if row["when"].startswith("step")] + rows)
-    run.finish_stage("evaluate", time.perf_counter() - started)
+    run.finish_stage("evaluate", time.perf_counter() - started, {})
     progress = run.progress()
     summary = {
         "task": config.task if config.feedback is None else str(config.feedback.name), "seed": config.seed,

@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from minirlhf.cli import main, spelled_out
-from minirlhf.config import Config
-from minirlhf.run import Run
 
 TINY = ["--model.vocab-size", "300", "--model.width", "16", "--model.layers", "1", "--model.heads", "2", "--device", "cpu",
         "--pretrain.steps", "20", "--pretrain.batch-size", "8", "--reward.steps", "10", "--reward.batch-size", "8",
@@ -80,16 +78,6 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
     (folder / "config.json").unlink()
     assert "expected a run folder" in fails(capsys, "demo", "--run", "old", "--runs", str(tmp_path), "--overwrite")
     assert (folder / "metrics.jsonl").read_text() == "precious\n"
-
-
-def test_overwriting_a_run_keeps_what_people_answered(tmp_path):
-    config = Config(device="cpu")
-    Run.create(tmp_path / "run", config)
-    for name in ("ratings.jsonl", "comparisons.jsonl", "metrics.jsonl"):
-        (tmp_path / "run" / name).write_text("an answer\n")
-    Run.create(tmp_path / "run", config, overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["comparisons.jsonl", "config.json", "ratings.jsonl"]
-    assert (tmp_path / "run" / "ratings.jsonl").read_text() == "an answer\n"
 
 
 @pytest.mark.parametrize("given, expected", [

@@ -28,7 +28,7 @@ def pretrained(tmp_path, finished_run, monkeypatch) -> Run:
     run = Run.create(tmp_path / "r", CONFIG)
     for name in ("tokenizer.json", "pretrained.safetensors"):
         (run.path / name).write_bytes((finished_run.path / name).read_bytes())
-    run.finish_stage("pretrain", 1.0)
+    run.finish_stage("pretrain", 1.0, {})
     monkeypatch.setattr(stages, "sample_texts", lambda models, tokenizer, topics, count, *_: [
         (topics[index % len(topics)], f"Text {index} is here.", "before") for index in range(count)])
     return run
@@ -113,7 +113,7 @@ def test_a_person_quits_and_goes_on_bit_for_bit(pretrained, small_task, monkeypa
     other = Run.create(tmp_path / "other", CONFIG)
     for name in ("tokenizer.json", "pretrained.safetensors"):
         (other.path / name).write_bytes((finished_run.path / name).read_bytes())
-    other.finish_stage("pretrain", 1.0)
+    other.finish_stage("pretrain", 1.0, {})
     run_with(other, [100])
     assert (pretrained.path / "ratings.jsonl").read_text() == (other.path / "ratings.jsonl").read_text()
     ours, theirs = (load_tensors(run.path / "policy.safetensors")[0] for run in (pretrained, other))

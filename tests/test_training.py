@@ -175,6 +175,15 @@ def test_prefix_score_baseline_by_hand():
     torch.testing.assert_close(found * toy_rollout().mask, expected)
 
 
+def test_prefix_difference_is_a_difference_already():
+    """r_t - r_(t-1), minus the mean of each column: the baseline "prefix-score" would subtract r_(t-1) once more."""
+    config = FinetuneConfig(credit="prefix-difference", baseline="prefix-score")
+    expected = torch.tensor([[0.1 - 0.1, 0.0, 0.0], [0.1 - 0.1, 0.0, 0.0]])
+    torch.testing.assert_close(advantages(toy_rollout(), config, 0.0) * toy_rollout().mask, expected)
+    alone = advantages(toy_rollout().select(torch.tensor([0])), dataclasses.replace(config, baseline="none"), 0.0)
+    torch.testing.assert_close(alone, torch.tensor([[0.1, 0.3, 0.4]]))
+
+
 def test_gae_lambda_by_hand():
     """Steps d_t = r_t - r_(t-1) - kl_weight * KL_t are [.05, .4, .4] and [0]; with lambda 1/2 token 0 has .05 + .4/2 + .4/4."""
     config = FinetuneConfig(credit="sequence", baseline="prefix-score", gae_lambda=0.5)

@@ -44,7 +44,10 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         raise FeedbackError(f"{path}: expected at least {LEAST} triples to learn from and to judge by, found {len(triples)}")
     topics = list(dict.fromkeys(triple.topic for triple in triples))
     if compared:
-        return _load_comparisons(triples, comparisons, seed)
+        try:
+            return _load_comparisons(triples, comparisons, seed)
+        except ValueError as error:
+            raise FeedbackError(f"{path}: {error}") from None
     notes = ["the judge is a word regression fitted on a part of your own scores, which the reward model never saw"]
     if len(topics) >= 5:
         known, unseen = split_triples(triples, 0.2, seed, by="topic")
@@ -53,9 +56,9 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         known, unseen, heldout_prompts = triples, [], topics
         notes.append("fewer than five topics: none is held out, and 'held-out topics' are the training topics again")
     feedback, for_judge = split_triples(known, 1 / 3, seed)
-    corpus, own = _corpus(triples, seed)
+    corpus, corpus_heldout = _corpus(triples, seed)
     return Task("own", [topic for topic in topics if topic not in heldout_prompts or len(topics) < 5], heldout_prompts,
-                corpus, own, feedback, [], fit_judge(for_judge + unseen), "word regression on held-out scores",
+                corpus, corpus_heldout, feedback, [], fit_judge(for_judge + unseen), "word regression on held-out scores",
                 notes=tuple(notes))
 
 
@@ -64,8 +67,8 @@ def _load_comparisons(triples: list[Triple], comparisons: list[Comparison], seed
     learned, for_judge = split_comparisons(comparisons, 1 / 3, seed)
     train, heldout = split_comparisons(learned, 0.2, seed)
     topics = list(dict.fromkeys(triple.topic for triple in triples))
-    corpus, own = _corpus(triples, seed)
-    return Task("own", topics, topics, corpus, own, triples_of_comparisons(train), [],
+    corpus, corpus_heldout = _corpus(triples, seed)
+    return Task("own", topics, topics, corpus, corpus_heldout, triples_of_comparisons(train), [],
                 fit_judge(triples_of_comparisons(for_judge)), "word regression on held-out comparisons",
                 heldout_feedback=triples_of_comparisons(heldout), comparisons=train, heldout_comparisons=heldout,
                 notes=("the judge is a word regression on a third of your own comparisons, which the reward model never saw",
@@ -74,10 +77,10 @@ def _load_comparisons(triples: list[Triple], comparisons: list[Comparison], seed
 
 
 def _corpus(triples: list[Triple], seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(texts to pretrain on: the openings corpus, and your own texts as a third of the whole; your own texts)."""
+    """(texts to pretrain on: the openings corpus, and your own texts as a third of the whole; a tenth of yours, held out)."""
     base = openings.load(seed)
-    own = [(triple.topic, triple.text) for triple in triples]
-    return base.corpus + own * max(1, len(base.corpus) // (2 * len(own))), own
+    own, heldout = ([(triple.topic, triple.text) for triple in part] for part in split_triples(triples, 0.1, seed))
+    return base.corpus + own * max(1, len(base.corpus) // (2 * len(own))), heldout
 
 
 def fit_judge(triples: list[Triple], penalty: float = 1.0) -> Callable[[str, str], float]:

@@ -30,12 +30,14 @@ class EncodedTexts:
 
     def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], context: int):
         prompts: dict[str, list[int]] = {}
-        rows, prompt_lengths = [], []
+        rows, prompt_lengths, self.cut = [], [], 0  # `cut`: texts that lost their end
         for topic, text in pairs:
             if topic not in prompts:
                 # A topic may take half of the context at most; what is longer loses its beginning.
                 prompts[topic] = tokenizer.encode_prompt(topic)[-(context // 2):]
-            rows.append((prompts[topic] + tokenizer.encode_text(text))[:context])
+            row = prompts[topic] + tokenizer.encode_text(text)
+            self.cut += len(row) > context
+            rows.append(row[:context])
             prompt_lengths.append(len(prompts[topic]))
         if not rows:
             raise ValueError("texts: expected at least one, found none")

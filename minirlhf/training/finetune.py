@@ -67,6 +67,7 @@ def finetune(
     prompts = {topic: tokenizer.encode_prompt(topic)[-longest:] for topic in task.train_prompts}
     group = config.group_size if config.algorithm in ("rloo", "grpo") else 1  # texts of one prompt, in a row
     history = [row for row in run.read("metrics.jsonl") if row["stage"] == "finetune"]
+    unseen = {(triple.topic, triple.text) for triple in heldout}  # the policy may write one of them
 
     bar = tqdm(range(state["step"], config.updates), desc="finetune", unit="update", initial=state["step"],
                total=config.updates)
@@ -77,7 +78,8 @@ def finetune(
             context = run.config.model.context
             draw = random.Random(step_seed(run.config.seed, "old feedback", index))
             old = draw.sample(feedback, min(len(feedback), len(collected)))
-            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + collected, context),
+            new = [triple for triple in collected if (triple.topic, triple.text) not in unseen]
+            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + new, context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
             distributed.broadcast_weights(reward_model)

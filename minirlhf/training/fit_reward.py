@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,6 +90,8 @@ def fit_reward(
         checkpoints = Checkpoints(run, stage, {"model": model, "best": best_model}, *optimizers)
         if resumed := checkpoints.resume():
             start, best = resumed["step"], resumed["best"]
+            if best["bad"] >= config.patience:  # it had stopped early already
+                start = config.steps
 
     losses = []
     bar = tqdm(range(start, config.steps), desc=stage, unit="step", initial=start, total=config.steps, leave=logged)
@@ -140,6 +143,9 @@ def fit_reward(
             losses.clear()
             if best["bad"] >= config.patience:
                 break
+    if not math.isfinite(best["loss"]):
+        raise ValueError(f"{stage}: the held-out loss was never a finite number; lower --reward.learning-rate or "
+                         "--reward.muon-learning-rate")
     load_weights(model, weights(best_model), "best")
     if ranking:
         for member in members:

@@ -46,6 +46,7 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     Raises ValueError if there is no such pair.
     """
     scores = np.array([triple.score for triple in triples])
+    _, texts = np.unique([triple.text for triple in triples], return_inverse=True)
     _, topics = np.unique([triple.topic for triple in triples], return_inverse=True)
     parts = []
     for topic in range(topics.max() + 1):
@@ -58,7 +59,7 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
         parts.append(np.stack([rows[first], rows[second]]))
     first, second = np.concatenate(parts, axis=1)
     gap = scores[first] - scores[second]
-    kept = np.abs(gap) >= min_gap - 1e-9  # .75 - .625 is a little under .125 to a computer
+    kept = (np.abs(gap) >= min_gap - 1e-9) & (texts[first] != texts[second])  # .75 - .625 is a little under .125 to a computer
     first, second, gap = first[kept], second[kept], gap[kept]
     if not len(gap):
         raise ValueError(f"feedback: expected two texts on one topic with scores {min_gap} apart (--min-gap), found none")

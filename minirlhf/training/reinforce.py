@@ -74,7 +74,7 @@ def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Te
     weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
     if config.baseline == "none":
         return weights
-    if config.baseline == "prefix-score":
+    if config.baseline == "prefix-score" and credit != "prefix-difference":  # which has subtracted r_(t-1) already
         weights = weights - scores_before(rollout)
     return weights - column_mean(weights, mask)
 
