@@ -44,6 +44,8 @@ BEST_OF = (1, 4, 16, 64)
 CURVE = ("samples", "judge", "reward", "kl_nats", "entropy_nats_per_token", "length_tokens", "gradient_norm", "kl_step_nats",
          "ratio_max", "clip_fraction", "explained_variance", "accepted_step")
 SHARED_FILES = ("tokenizer.json", stages.RESULT["pretrain"], stages.RESULT["reward"], stages.FIRST_RATINGS, "progress.json")
+SWEPT = (("judge, training topics", "train", "judge"), ("judge, held-out topics", "heldout", "judge"),
+         ("distinct texts, training topics", "train", "distinct"))
 SMOOTH = 5  # updates that a point of a curve is the mean of
 
 
@@ -209,18 +211,15 @@ def markdown(results: dict) -> str:
         judge, reward = (in_words([row[key] for row in found]) for key in ("judge", "reward"))
         lines.append(f"| best of {n} | {judge} | | {reward} | at most {found[0]['kl_bound_nats']:.1f} | | | |")
     if sweep:
-        lines += ["", f"## Step size (judge on training topics after the run; {results['sweep_seeds']} seed"
-                  f"{'s' * (results['sweep_seeds'] > 1)})", "",
-                  "Each seed's value. Columns: the default step size times 30^(-1/3), 1, 30^(1/3), 30^(2/3). In brackets the "
-                  "learning rate, for TRPO delta (times the factor's square).", "",
-                  "| | " + " | ".join(f"x {factor:.2g}" for factor in FACTORS) + " |", "|---" * 5 + "|"]
-        for name in ALGORITHMS:
-            cells = []
-            for factor in FACTORS:
-                runs = sweep[name, factor]
-                each = " / ".join(f"{run['train']['judge']:.2f}" for run in runs)
-                cells.append(f"{each} ({runs[0]['step_size']:.2g})")
-            lines.append(f"| {ALGORITHMS[name]} | " + " | ".join(cells) + " |")
+        lines += ["", f"## Step size ({results['sweep_seeds']} seed{'s' * (results['sweep_seeds'] > 1)})", "",
+                  "Each seed's value after the run. Columns: the default step size times 30^(-1/3), 1, 30^(1/3), 30^(2/3). In "
+                  "brackets the learning rate, for TRPO delta (times the factor's square)."]
+        for title, split, key in SWEPT:
+            lines += ["", f"| {title} | " + " | ".join(f"x {factor:.2g}" for factor in FACTORS) + " |", "|---" * 5 + "|"]
+            for name in ALGORITHMS:
+                cells = [" / ".join(f"{run[split][key]:.2f}" for run in sweep[name, factor])
+                         + f" ({sweep[name, factor][0]['step_size']:.2g})" for factor in FACTORS]
+                lines.append(f"| {ALGORITHMS[name]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -236,8 +235,8 @@ def grouped(results: dict) -> tuple[dict[str, list[dict]], dict[tuple[str, float
 
 def plot(results: dict, path: Path) -> None:
     by_name, sweep = grouped(results)
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    over_texts, over_kl, *over_steps = axes = figure.subplots(1, 3 if sweep else 2)
+    figure = Figure(figsize=(11, 9 if sweep else 4.6), layout="constrained")
+    over_texts, over_kl, *over_steps = axes = figure.subplots(2 if sweep else 1, 2).flatten()
     for name, runs in by_name.items():
         curves = {key: list(zip(*(smooth(run["curve"][key]) for run in runs))) for key in ("samples", "judge", "kl_nats")}
         judge, low, high = zip(*(band(list(values)) for values in curves["judge"]))
@@ -255,17 +254,24 @@ def plot(results: dict, path: Path) -> None:
     over_kl.vlines(bound, low, high, color=COLOURS["best of n"], alpha=0.5)
     for rows, x, y in zip(best, bound, judge):
         over_kl.annotate(f"{rows[0]['n']}", (x, y), (4, -10), textcoords="offset points", fontsize=8, color=COLOURS["best of n"])
-    for axis in over_steps:
-        for name in ALGORITHMS:
-            each = [[run["train"]["judge"] for run in sweep[name, factor]] for factor in FACTORS]
-            axis.plot(FACTORS, [statistics.fmean(values) for values in each], color=COLOURS[name], label=ALGORITHMS[name])
-            for factor, values in zip(FACTORS, each):
-                axis.plot([factor] * len(values), values, ".", color=COLOURS[name])
-        axis.set(title="Judge after the run against step size (a dot a seed)", xlabel="default step size times", xscale="log")
+    for axis, panel in zip(over_steps, (SWEPT[:2], SWEPT[2:])):
+        for (title, split, key), line in zip(panel, ("-", "--")):
+            for name in ALGORITHMS:
+                each = [[run[split][key] for run in sweep[name, factor]] for factor in FACTORS]
+                axis.plot(FACTORS, [statistics.fmean(values) for values in each], line, color=COLOURS[name],
+                          label=ALGORITHMS[name] if line == "-" else None)
+                for factor, values in zip(FACTORS, each) if line == "-" else ():
+                    axis.plot([factor] * len(values), values, ".", color=COLOURS[name])
+        axis.set(xlabel="step size, as a multiple of the default", xscale="log", xticks=FACTORS,
+                 xticklabels=[f"{factor:.2g}" for factor in FACTORS])
+        axis.minorticks_off()
     over_texts.set(title="Judge against sampled texts (95% bands over seeds)", xlabel="texts sampled")
     over_kl.set(title="Judge against KL to the reference", xlabel="KL (nats per text)")
+    for axis, title in zip(over_steps, ("Judge after the run (dashed: held-out topics)",
+                                        "Distinct texts after the run, training topics")):
+        axis.set(title=title)
     for axis in axes:
-        axis.set(ylim=(0, 1), ylabel="judge (0 to 1)")
+        axis.set(ylim=(0, 1), ylabel="share of texts" if axis is axes[-1] and sweep else "judge (0 to 1)")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
