@@ -176,7 +176,7 @@ def reward_stage(run: Run, task: Task) -> None:
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
     if train.cut:
-        print(f"warning: {train.cut} of {len(train)} scored texts are longer than {context} tokens with their topic and lose "
+        print(f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} tokens with their topic and lose "
               "their end; raise --model.context and --finetune.max-new-tokens", file=sys.stderr)
     torch.manual_seed(run.config.seed)  # here: whether the policy's texts are rated already must not matter to the weights
     model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)

@@ -58,10 +58,11 @@ def show_source(*things) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; floats to three digits."""
+    """A table; floats to three digits, whole numbers in thousands."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
-        cells = [f"{cell:.3g}" if isinstance(cell, float) else str(cell).replace("|", "\\|") for cell in row]
+        cells = [f"{cell:.3g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else
+                 str(cell).replace("|", "\\|") for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     display(Markdown("\n".join(lines)))
 

@@ -7,6 +7,7 @@ another kind of model: what the reward model gets wrong, this judge has no reaso
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable
@@ -83,8 +84,8 @@ def _corpus(triples: list[Triple], seed: int) -> tuple[list[tuple[str, str]], li
     return base.corpus + own * max(1, len(base.corpus) // (2 * len(own))), heldout
 
 
-def fit_judge(triples: list[Triple], penalty: float = 1.0) -> Callable[[str, str], float]:
-    """Ridge regression of the score on hashed words and word pairs, clipped to [0, 1]."""
+def fit_judge(triples: list[Triple], penalty: float = 0.3) -> Callable[[str, str], float]:
+    """Ridge regression of the score on hashed words, word pairs and the length, clipped to [0, 1]."""
     inputs = np.stack([_features(triple.topic, triple.text) for triple in triples])
     scores = np.array([triple.score for triple in triples])
     mean = scores.mean()
@@ -98,8 +99,10 @@ def _features(topic: str, text: str) -> np.ndarray:
     words = re.findall(r"\w+|[^\w\s]", text.lower())
     known = set(re.findall(r"\w+", topic.lower()))
     terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"])]
-    terms += ["<on topic>"] * any(word in known for word in words) + ["<word>"] * len(words)
-    vector = np.zeros(FEATURES)
+    terms += ["<on topic>"] * any(word in known for word in words)
+    vector = np.zeros(FEATURES + 1)
     for term in terms:
         vector[int.from_bytes(hashlib.blake2b(term.encode(), digest_size=4).digest(), "big") % FEATURES] += 1
-    return vector / max(1.0, np.linalg.norm(vector))
+    vector /= max(1.0, np.linalg.norm(vector))
+    vector[FEATURES] = math.log2(max(1, len(words))) / 10  # a long text is not more of every word
+    return vector
