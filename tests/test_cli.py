@@ -140,7 +140,10 @@ def test_no_such_run(tmp_path, capsys):
 def start(tmp_path: Path, *extra: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "minirlhf", "demo", "--run", "r", "--runs", str(tmp_path), *TINY, "--pretrain.steps", "2000",
                *extra]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    # What a shell starts in the background ignores Ctrl-C, and so would its children.
+    heed = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+                            preexec_fn=heed)
 
 
 def wait_for_metrics(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_an_unknown_name_is_refused_in_one_line(tmp_path, capsys):
     assert "\n" not in str(told.value) and precision_of(CPU) == "float32"
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.json").write_text(json.dumps({"precision": "half", "device": "cpu"}))
-    assert "--precision" in refused(capsys, tmp_path, "sample", "tea", "--run", "r", "--runs", str(tmp_path))
+    told = refused(capsys, tmp_path, "sample", "tea", "--run", "r", "--runs", str(tmp_path))
+    assert "config.json: precision: expected one of auto, float32, bfloat16, found 'half'" in told
 
 
 def test_the_setting_is_kept_and_an_old_config_has_the_default():
