@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
+import minirlhf  # noqa: E402, F401, I001 (before torch: see its __init__.py)
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython.display import HTML, Markdown, display  # noqa: E402
