@@ -254,22 +254,20 @@ def plot(results: dict, path: Path) -> None:
     over_kl.vlines(bound, low, high, color=COLOURS["best of n"], alpha=0.5)
     for rows, x, y in zip(best, bound, judge):
         over_kl.annotate(f"{rows[0]['n']}", (x, y), (4, -10), textcoords="offset points", fontsize=8, color=COLOURS["best of n"])
-    for axis, panel in zip(over_steps, (SWEPT[:2], SWEPT[2:])):
-        for (title, split, key), line in zip(panel, ("-", "--")):
+    for axis, panel, title in zip(over_steps, (SWEPT[:2], SWEPT[2:]), ("Judge after the run (dashed: held-out topics)",
+                                                                       "Distinct texts after the run, training topics")):
+        for (_, split, key), line in zip(panel, ("-", "--")):
             for name in ALGORITHMS:
                 each = [[run[split][key] for run in sweep[name, factor]] for factor in FACTORS]
                 axis.plot(FACTORS, [statistics.fmean(values) for values in each], line, color=COLOURS[name],
                           label=ALGORITHMS[name] if line == "-" else None)
                 for factor, values in zip(FACTORS, each) if line == "-" else ():
                     axis.plot([factor] * len(values), values, ".", color=COLOURS[name])
-        axis.set(xlabel="step size, as a multiple of the default", xscale="log", xticks=FACTORS,
+        axis.set(title=title, xlabel="step size, as a multiple of the default", xscale="log", xticks=FACTORS,
                  xticklabels=[f"{factor:.2g}" for factor in FACTORS])
         axis.minorticks_off()
     over_texts.set(title="Judge against sampled texts (95% bands over seeds)", xlabel="texts sampled")
     over_kl.set(title="Judge against KL to the reference", xlabel="KL (nats per text)")
-    for axis, title in zip(over_steps, ("Judge after the run (dashed: held-out topics)",
-                                        "Distinct texts after the run, training topics")):
-        axis.set(title=title)
     for axis in axes:
         axis.set(ylim=(0, 1), ylabel="share of texts" if axis is axes[-1] and sweep else "judge (0 to 1)")
         axis.grid(alpha=0.3)

@@ -139,7 +139,8 @@ def main() -> None:
     if options.workers > 1:
         os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     base = Run.open(run_path(options.runs, options.run))
-    sizes = sorted({min(size, len(stages.split_feedback(base, stages.task_of(base))[0])) for size in options.sizes})
+    most = len(stages.split_feedback(base, stages.task_of(base))[0])  # rates first texts before the workers would
+    sizes = sorted({min(size, most) for size in options.sizes})
     jobs = [(size, seed) for seed in range(options.seeds) for size in sizes]
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
         results = list(tqdm(pool.map(partial(one, options=options), jobs), total=len(jobs), unit="reward model", disable=False))
@@ -147,10 +148,10 @@ def main() -> None:
     for size, forms in fitted.items():
         found = [result for result in results if result["triples"] == size]
         best, judge, reward = np.mean([ends(result["rl"]) for result in found], axis=0)
-        most = statistics.fmean(result["best_of_n"][-1]["gold"] for result in found)
+        picked = statistics.fmean(result["best_of_n"][-1]["gold"] for result in found)
         print(f"{size:6,} triples, {len(found)} seeds, r {statistics.fmean(result['pearson'] for result in found):.2f}; "
               f"RL: judge at best {best:.2f}, at the end {judge:.2f}, reward model {reward:.2f}; "
-              f"best of {options.texts}: judge {most:.2f}")
+              f"best of {options.texts}: judge {picked:.2f}")
         for kind, form in forms.items():
             gold = form["gold"]
             turn = ("never turns" if gold["turn"] is None else

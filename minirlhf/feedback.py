@@ -232,6 +232,12 @@ def split_comparisons(
             [one for index, one in enumerate(comparisons) if index in heldout])
 
 
+def without(triples: Sequence[Triple], others: Sequence[Triple]) -> list[Triple]:
+    """The triples whose text on its topic is not among `others`: a policy may write a held-out text again."""
+    unseen = {(triple.topic, triple.text) for triple in others}
+    return [triple for triple in triples if (triple.topic, triple.text) not in unseen]
+
+
 def merged(triples: Sequence[Triple]) -> list[Triple]:
     """One triple for each (topic, text), with the mean of its lines' scores: raters may each have a line of their own."""
     lines: dict[tuple[str, str], list[Triple]] = {}

@@ -21,7 +21,7 @@ from minirlhf.devices import precision_of
 from minirlhf.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.ensemble import RewardEnsemble
 from minirlhf.evaluate import is_reward_hacking, sample_and_judge, summarise
-from minirlhf.feedback import Triple, read_triples, split_triples, write_triples
+from minirlhf.feedback import Triple, read_triples, split_triples, without, write_triples
 from minirlhf.files import atomic_write, replacing
 from minirlhf.policy import Policy
 from minirlhf.report import write_report
@@ -131,8 +131,7 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     if not heldout:
         train, heldout = split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
     own_train, own_heldout = split_own_texts(run, task)
-    unseen = {(triple.topic, triple.text) for triple in heldout + own_heldout}  # the policy may write one of them again
-    return [triple for triple in train + task.authors_feedback + own_train if (triple.topic, triple.text) not in unseen], heldout
+    return without(train + task.authors_feedback + own_train, heldout + own_heldout), heldout
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from minirlhf import distributed, equations
 from minirlhf.config import FinetuneConfig
 from minirlhf.devices import autocast, give_back_memory
-from minirlhf.feedback import Triple
+from minirlhf.feedback import Triple, without
 from minirlhf.optimizers import adamw
 from minirlhf.policy import Policy
 from minirlhf.reward import RewardModel
@@ -67,7 +67,6 @@ def finetune(
     prompts = {topic: tokenizer.encode_prompt(topic)[-longest:] for topic in task.train_prompts}
     group = config.group_size if config.algorithm in ("rloo", "grpo") else 1  # texts of one prompt, in a row
     history = [row for row in run.read("metrics.jsonl") if row["stage"] == "finetune"]
-    unseen = {(triple.topic, triple.text) for triple in heldout}  # the policy may write one of them
 
     bar = tqdm(range(state["step"], config.updates), desc="finetune", unit="update", initial=state["step"],
                total=config.updates)
@@ -78,8 +77,7 @@ def finetune(
             context = run.config.model.context
             draw = random.Random(step_seed(run.config.seed, "old feedback", index))
             old = draw.sample(feedback, min(len(feedback), len(collected)))
-            new = [triple for triple in collected if (triple.topic, triple.text) not in unseen]
-            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + new, context),
+            fit_reward(run, reward_model, ScoredTexts(tokenizer, old + without(collected, heldout), context),
                        ScoredTexts(tokenizer, heldout, context), refit_config(run.config.reward, config.refit_steps),
                        stage=f"refit {index}")
             distributed.broadcast_weights(reward_model)
