@@ -149,13 +149,10 @@ def reward_to_go(rewards: Tensor, mask: Tensor, discount: float = 1.0) -> Tensor
     _check_dims("rewards", rewards, "(batch, time)")
     _check_unit("discount", discount)
     padding = _padding(mask, rewards.shape)
-    rewards = _blank(rewards, padding)
-    result = torch.zeros_like(rewards)
-    total = rewards.new_zeros(rewards.shape[0])
-    for t in reversed(range(rewards.shape[1])):
-        total = rewards[:, t] + discount * total
-        result[:, t] = total
-    return _blank(result, padding)
+    column = torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
+    ahead = column[:, None] - column  # (k, t): k - t
+    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0), 0)  # gamma^(k-t), and 0 for what lies behind
+    return _blank(_blank(rewards, padding) @ weights, padding)
 
 
 def prefix_difference(rewards: Tensor, mask: Tensor, initial: float | Tensor = 0.0) -> Tensor:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minirlhf import equations
+from minirlhf.decode_graph import recorded
+from minirlhf.draw import check_sampling, draw
 from minirlhf.transformer import KeyValueCache, Transformer, TransformerConfig
-
-# Sampling looks for ended texts after this many tokens. A GPU must come to a halt for it, a CPU need not.
-CHECK_EVERY = {"cpu": 1, "cuda": 8}
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Policy(nn.Module):
 
         A third of a batch is padding and the output layer is half of the work, so this is what training and scoring use.
         """
-        return self.logits_of(gather_text(self.body(rows[:, :-1]), prompt_lengths - 1, mask.shape[1])[mask])
+        return self.logits_of(gather_real(self.body(rows[:, :-1]), prompt_lengths - 1, mask))
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """Logits (tokens, vocab) of hidden states (tokens, width).
@@ -106,7 +105,7 @@ class Policy(nn.Module):
         others are sampled with it.
         Raises ValueError if a prompt is empty, prompt and text do not fit the context, or an option is out of range.
         """
-        _check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p)
+        check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p)
         device, batch = self.head.weight.device, len(prompts)
         longest = max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
@@ -115,49 +114,68 @@ class Policy(nn.Module):
         if min(map(len, prompts)) < longest:
             valid = torch.arange(longest, device=device) >= longest - lengths[:, None]  # padding on the left
 
+        # A CPU attends to the cache in float32 (see `attention`), whatever the other products are in.
+        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) and device.type != "cpu" \
+            else self.head.weight.dtype
+        cuts = temperature, top_k, top_p
+        if device.type == "cuda":
+            graph = recorded(self, batch, longest + max_new_tokens, max_new_tokens, cuts, cache_dtype)
+            if uniform is None:
+                uniform = torch.rand(batch, max_new_tokens, device=device, generator=generator)
+            tokens, log_probs = graph.sample(self, padded, valid, uniform, end_id)
+        else:
+            cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
+            tokens, log_probs = self._write(cache, padded, valid, max_new_tokens, end_id, cuts, generator, uniform)
+
+        is_end = tokens == end_id  # rows went on for a while behind their end; the first one counts
+        ended = is_end.any(1)
+        count = torch.where(ended, is_end.int().argmax(1) + 1, tokens.shape[1])
+        time = int(count.max())
+        mask = torch.arange(time, device=device) < count[:, None]
+        tokens = tokens[:, :time].masked_fill(~mask, 0)
+        return Samples(tokens, mask, log_probs[:, :time].masked_fill(~mask, 0.0), ended)
+
+    def _write(
+        self, cache: KeyValueCache, padded: Tensor, valid: Tensor | None, max_new_tokens: int, end_id: int, cuts: tuple,
+        generator: torch.Generator | None, uniform: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and their log-probabilities (batch, time), time as long as a text goes on; texts that have ended are dropped."""
+        device, batch = padded.device, len(padded)
         tokens = torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device)
         log_probs = torch.zeros(batch, max_new_tokens, device=device)
         rows = torch.arange(batch, device=device)  # the texts still being written
         alive = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`: not ended
-        check_every = CHECK_EVERY.get(device.type, 8)
-
-        # A CPU attends to the cache in float32 (see `attention`), whatever the other products are in.
-        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) and device.type != "cpu" \
-            else self.head.weight.dtype
-        cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
-        hidden = self.body(padded, valid, cache)[:, -1]  # (batch, width)
+        hidden = self.body.forward(padded, valid, cache)[:, -1]  # (batch, width); `forward`: as written, should it be compiled
         for t in range(max_new_tokens):
-            next_tokens, next_log_probs = draw(self.head(hidden).float(), temperature, top_k, top_p, generator,
+            next_tokens, next_log_probs = draw(self.head(hidden).float(), *cuts, generator,
                                                 None if uniform is None else uniform[rows, t])
             tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs.to(log_probs.dtype)
             if t + 1 == max_new_tokens:
                 break
             alive &= next_tokens != end_id
-            if (t + 1) % check_every == 0:
-                living = int(alive.sum())
-                if living == 0:
-                    break
-                # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
-                count = living + -living % 16
-                if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
-                    kept = alive.int().argsort(descending=True, stable=True)[:count]
-                    rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
-                    cache.keep_rows(kept)
-            hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
-
-        is_end = tokens[:, :t + 1] == end_id  # rows went on for a while behind their end; the first one counts
-        ended = is_end.any(1)
-        count = torch.where(ended, is_end.int().argmax(1) + 1, t + 1)
-        time = int(count.max())
-        mask = torch.arange(time, device=device) < count[:, None]
-        tokens = tokens[:, :time].masked_fill(~mask, 0)
-        return Samples(tokens, mask, log_probs[:, :time].masked_fill(~mask, 0.0), ended)
+            living = int(alive.sum())
+            if living == 0:
+                break
+            # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
+            count = living + -living % 16
+            if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
+                kept = alive.int().argsort(descending=True, stable=True)[:count]
+                rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
+                cache.keep_rows(kept)
+            hidden = self.body.forward(next_tokens[:, None], None, cache)[:, -1]
+        return tokens[:, :t + 1], log_probs[:, :t + 1]
 
 
 def log_probs_of(real_logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """E3 (batch, time), 0 where `mask` is False, from the logits (tokens, vocab) where it is True."""
     real = equations.token_log_probs(real_logits[None], tokens[mask][None])  # (1, tokens)
     return torch.zeros(mask.shape, device=mask.device, dtype=real.dtype).masked_scatter(mask, real)
+
+
+def gather_real(hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
+    """As `gather_text`, but only where `mask` (batch, time) is True: (tokens, width), row by row."""
+    row, t = mask.nonzero(as_tuple=True)
+    return hidden.flatten(0, 1).index_select(0, row * hidden.shape[1] + first[row] + t)
 
 
 def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
@@ -167,49 +185,6 @@ def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
     """
     index = (first[:, None] + torch.arange(time, device=hidden.device)).clamp(max=hidden.shape[1] - 1)
     return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
-
-
-def draw(
-    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None,
-    uniform: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One token for each row of logits (batch, vocab), and its log-probability: two tensors (batch,).
-
-    `uniform` (batch,): the random numbers in [0, 1) to draw with, instead of the generator's next ones.
-    """
-    if temperature == 0:
-        best = logits.argmax(-1)
-        return best, torch.zeros_like(logits[:, 0])  # it had no choice: probability 1
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    if top_p is not None and top_p < 1:
-        ordered, order = logits.softmax(-1).sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p  # the mass before this token already reaches top_p
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
-    log_probs = F.log_softmax(logits, -1)
-    # Inverse transform sampling: one uniform number a row. torch.multinomial does the same with a slower set-up.
-    mass = log_probs.exp().cumsum(-1)
-    if uniform is None:
-        uniform = torch.rand(len(logits), device=logits.device, generator=generator)
-    tokens = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
-    return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)
-
-
-def _check_sampling(prompts, max_new_tokens, context, temperature, top_k, top_p) -> None:
-    if not prompts or any(len(prompt) == 0 for prompt in prompts):
-        raise ValueError("prompts: expected at least one prompt, each of at least one token")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected at least 1, found {max_new_tokens}")
-    longest = max(len(prompt) for prompt in prompts)
-    if longest + max_new_tokens > context:
-        raise ValueError(f"max_new_tokens: prompt ({longest} tokens) and text ({max_new_tokens}) exceed context={context}")
-    if not temperature >= 0:  # also catches NaN
-        raise ValueError(f"temperature: expected 0 or more, found {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, found {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected a number in (0, 1], found {top_p}")
 
 
 def from_gpt2_state_dict(state: dict[str, Tensor], heads: int) -> Policy:

@@ -29,7 +29,7 @@ class RewardModel(nn.Module):
         """A reward model whose body starts as a copy of the pretrained policy's (it already knows the language)."""
         model = cls(policy.config)
         model.body = copy.deepcopy(policy.body).requires_grad_(True)  # also when the policy is a frozen copy
-        return model
+        return model.to(policy.head.weight.device)
 
     @property
     def config(self) -> TransformerConfig:

@@ -48,6 +48,7 @@ class KeyValueCache:
     `length` columns are filled. `valid` (batch, max_time) is False on padding: rows of unequal length are padded on the left,
     so that all rows of a batch write the same column at each step. What each step needs of it is kept ready: `padding`
     (batch, 1) counts a row's padded columns, `bias` (batch, 1, 1, max_time) is -inf there; both None where nothing is padded.
+    `column` (1,), where set, counts the filled columns on the device itself: decode_graph.py fills the cache that way.
     """
 
     def __init__(self, config: TransformerConfig, batch: int, max_time: int, device: torch.device, dtype: torch.dtype):
@@ -57,6 +58,7 @@ class KeyValueCache:
         self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
         self.padding: Tensor | None = None
         self.bias: Tensor | None = None
+        self.column: Tensor | None = None
         self.length = 0
 
     def mark_padding(self, valid: Tensor) -> None:
@@ -66,7 +68,14 @@ class KeyValueCache:
         self.bias = torch.zeros_like(self.valid, dtype=self.keys.dtype).masked_fill(~self.valid, -torch.inf)[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new columns of a layer; return all its keys and values so far (batch, heads, length, head_width)."""
+        """Write the new columns of a layer; return all its keys and values so far (batch, heads, length, head_width).
+
+        With `column`, all max_time columns are returned: nothing about the shapes may then depend on how many are filled.
+        """
+        if self.column is not None:
+            self.keys[layer].index_copy_(2, self.column, key)
+            self.values[layer].index_copy_(2, self.column, value)
+            return self.keys[layer], self.values[layer]
         end = self.length + key.shape[2]
         self.keys[layer, :, :, self.length:end] = key
         self.values[layer, :, :, self.length:end] = value
@@ -170,12 +179,27 @@ class Transformer(nn.Module):
                 mask = mask & torch.ones(time, start + time, dtype=torch.bool, device=tokens.device).tril(start)
                 # A padded query sees nothing, and a softmax over nothing is NaN: let it see itself, nobody reads it.
                 mask.diagonal(start, -2, -1).fill_(True)
+        hidden = self.layers(tokens, positions, mask, cache)
+        if cache is not None:
+            cache.length += time
+        return hidden
+
+    def layers(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+        """Hidden states (batch, time, width); positions (time,) or (batch, time), mask as in `Block.forward`."""
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
-        if cache is not None:
-            cache.length += time
         return self.final_norm(x)
+
+
+def compile_transformers(module: nn.Module) -> None:
+    """Have torch.compile make one program of each Transformer in `module`: of many small operations a few large ones.
+
+    Rows of any shape go through it. Copies of the module are not compiled, and `Transformer.forward`, called by name, is not.
+    """
+    for part in module.modules():
+        if isinstance(part, Transformer):
+            part.compile(dynamic=True)
 
 
 def _initialise(module: nn.Module) -> None:

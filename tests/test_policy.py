@@ -5,6 +5,7 @@ What the sampler does is compared with loops written here, without cache, batch 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -12,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from minirlhf.policy import CHECK_EVERY, Policy, Samples, draw, gather_text
-from minirlhf.transformer import KeyValueCache, TransformerConfig
+from minirlhf.policy import Policy, Samples, draw, gather_real, gather_text
+from minirlhf.transformer import KeyValueCache, TransformerConfig, compile_transformers
 
 END = 2
 GREEDY_SEED = 5  # under these weights the greedy texts end at many different steps, and some never
@@ -149,6 +150,16 @@ def test_text_log_probs_sum_to_one_over_all_texts():
     assert total == pytest.approx(1, abs=1e-5)
 
 
+def test_gather_real_takes_what_gather_text_takes_under_the_mask():
+    hidden, first = torch.randn(3, 7, 2, generator=seeded(0), requires_grad=True), torch.tensor([1, 3, 0])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    found, expected = gather_real(hidden, first, mask), gather_text(hidden, first, 4)[mask]
+    assert torch.equal(found, expected)
+    weights = torch.randn(7, 2, generator=seeded(1))
+    gradients = [torch.autograd.grad((tensor * weights).sum(), hidden)[0] for tensor in (found, expected)]
+    assert torch.equal(*gradients)
+
+
 def test_gather_text_takes_each_row_from_its_own_column():
     hidden = torch.arange(2 * 5).view(2, 5, 1).expand(2, 5, 3)
     found = gather_text(hidden, torch.tensor([1, 3]), 3)
@@ -219,11 +230,10 @@ def test_sampled_texts_have_their_exact_probabilities():
         assert abs(found.count(text) / draws - p) <= 5 * math.sqrt(p * (1 - p) / draws), text
 
 
-@pytest.mark.parametrize("check_every, equal_prompts", [(1, False), (3, False), (1, True), (8, True)])
-def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal_prompts):
-    """Also when rows leave the batch while others go on: a text does not depend on its company, on padding (without it
-    there is no mask at all) or on how seldom the sampler looks for ended texts."""
-    monkeypatch.setitem(CHECK_EVERY, "cpu", check_every)
+@pytest.mark.parametrize("equal_prompts", [False, True])
+def test_greedy_with_cache_equals_greedy_without(monkeypatch, equal_prompts):
+    """Also when rows leave the batch while others go on: a text does not depend on its company or on padding (without it
+    there is no mask at all)."""
     dropped = []
     keep_rows = KeyValueCache.keep_rows
     monkeypatch.setattr(
@@ -239,7 +249,7 @@ def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal
     batch = policy.sample(prompts, 16, end_id=END, temperature=0)
     check_shape_of(batch, 16)
     assert batch.texts() == alone
-    assert len(dropped) >= (2 if check_every < 8 else 1) and all(count > 0 for count in dropped)  # rows left the batch
+    assert len(dropped) >= 2 and all(count > 0 for count in dropped)  # rows left the batch
     assert batch.log_probs.abs().max() == 0
     for prompt, text in list(zip(prompts, alone))[::9]:
         assert policy.sample([prompt], 16, end_id=END, temperature=0).texts() == [text]
@@ -535,6 +545,30 @@ def test_bf16_autocast_stays_close():
 def test_bf16_autocast_stays_close_on_cuda():
     mean, largest = bf16_gap("cuda")
     assert 0 < mean < 0.05 and largest < 0.5
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_compiled_transformers_stay_close_on_cuda(bfloat16):
+    """Log-probabilities and gradients of rows of two shapes: compiled against as written, in float32."""
+    policy = policy_of(width=64, layers=4).cuda()
+    compiled = copy.deepcopy(policy)
+    compile_transformers(compiled)
+    for count in (4, 16):
+        rows = torch.randint(11, (count, 8 + count), generator=seeded(count)).cuda()
+        lengths, found = torch.full((count,), 4).cuda(), []
+        for model, rounds in ((policy, False), (compiled, bfloat16)):
+            with torch.autocast("cuda", torch.bfloat16, enabled=rounds):
+                log_probs = model.text_log_probs(rows, lengths, rows[:, 4:])
+            model.zero_grad()
+            log_probs.mean().backward()
+            found.append((log_probs.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+        (exact, gradient), (close, close_gradient) = found
+        gap = (close - exact).abs()
+        assert gap.mean() < (0.05 if bfloat16 else 1e-4) and gap.max() < (0.5 if bfloat16 else 1e-3)
+        assert (close_gradient - gradient).norm() < (0.1 if bfloat16 else 1e-3) * gradient.norm()
+    assert compiled.body._compiled_call_impl is not None and policy.body._compiled_call_impl is None
 
 
 @pytest.mark.gpu
