@@ -4,7 +4,6 @@
     python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
     python -m benchmarks.step --size large --repeats 7                   # wants a GPU
     python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: the default)
-    python -m benchmarks.step --compile                                  # our Transformers, by torch.compile
     python -m benchmarks.step --threads 1 --cpu-seconds                  # on a busy machine
     python -m benchmarks.step --steps 500                                # only our steps: does memory grow?
 
@@ -15,7 +14,6 @@ The floor is the step's floating-point operations at the rate of a large matrix 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -28,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minirlhf.config import FinetuneConfig
 from minirlhf.devices import autocast, keep_freed_memory, peak_rss_mb, pick_device, precision_of, use_precision
@@ -39,7 +37,7 @@ from minirlhf.training.batches import Batch
 from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.reinforce import gradient_step, reinforce
 from minirlhf.training.rollout import collect, join_rows
-from minirlhf.transformer import TransformerConfig, compile_transformers
+from minirlhf.transformer import TransformerConfig
 
 H100_FLOPS = 989e12  # dense bf16, by its data sheet
 
@@ -70,7 +68,7 @@ class NoEnd:
 class Ours:
     """Our models at one shape, and the parts of a step."""
 
-    cpu_seconds = compiled = False
+    cpu_seconds = False
 
     def __init__(self, shape: Shape, device: torch.device):
         torch.manual_seed(0)
@@ -79,8 +77,6 @@ class Ours:
         self.policy.to(device)
         self.reference, self.reward_model = self.policy.frozen_copy(), RewardModel.from_policy(self.policy)
         torch.nn.init.normal_(self.reward_model.score.weight)  # rewards that differ
-        if self.compiled:
-            compile_transformers(nn.ModuleList([self.policy, self.reference, self.reward_model]))
         self.optimizer = adamw(self.policy, 1e-4, weight_decay=0.0)
         self.prompts = torch.randint(shape.vocab, (shape.batch, shape.prompt)).tolist()
         self.times: dict[str, list[float]] = {"sample": [], "score": [], "update": [], "step": []}
@@ -168,8 +164,6 @@ def take_turns(repeats: int, clock: Callable[[], float], **parts: Callable[[], N
 def pretrain_step(shape: Shape, rows: Tensor) -> Callable[[], None]:
     """Our step of language modelling on whole rows, with AdamW as the peer has it."""
     policy = Policy(TransformerConfig(shape.vocab, rows.shape[1], shape.width, shape.layers, shape.heads)).to(rows.device)
-    if Ours.compiled:
-        compile_transformers(policy)
     optimizer = adamw(policy, 1e-3, weight_decay=0.0)
     ones = torch.ones(len(rows), dtype=torch.long, device=rows.device)
     batch = Batch(rows, ones, rows[:, 1:], torch.ones_like(rows[:, 1:], dtype=torch.bool), ones)
@@ -184,7 +178,7 @@ def pretrain_step(shape: Shape, rows: Tensor) -> Callable[[], None]:
 
 def prefix_scoring(ours: Ours, time: int = 48) -> tuple[Callable[[], None], Callable[[], None]]:
     """Scores of all prefixes: in one causal pass, and in one pass for each."""
-    shape, model = ours.shape, copy.deepcopy(ours.reward_model)  # a copy is not compiled, for every length anew
+    shape, model = ours.shape, ours.reward_model
     rows = torch.randint(shape.vocab, (shape.batch, shape.prompt + time), device=ours.device)
     lengths = torch.full((shape.batch,), shape.prompt, device=ours.device)
 
@@ -295,7 +289,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each thing (the median counts)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="(default: bfloat16 on CUDA, float32 elsewhere)")
-    parser.add_argument("--compile", action="store_true", help="what the setting of that name does, on our side")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time instead of wall time; use with --threads 1")
     parser.add_argument("--steps", type=int, help="only run this many of our steps and show the peak memory on the way")
@@ -303,7 +296,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    Ours.cpu_seconds, Ours.compiled = arguments.cpu_seconds, arguments.compile
+    Ours.cpu_seconds = arguments.cpu_seconds
     device, shape = pick_device(arguments.device), SHAPES[arguments.size]
     keep_freed_memory()  # as every run does; it serves the peers as well, who run in the same process
     if arguments.precision:
@@ -313,7 +306,7 @@ def main() -> None:
         return
     result = measure(shape, device, arguments.repeats)
     result |= {"size": arguments.size, "repeats": arguments.repeats, "torch": torch.__version__,
-               "precision": precision_of(device), "compiled": arguments.compile,
+               "precision": precision_of(device),
                "clock": "cpu" if arguments.cpu_seconds else "wall",
                "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
                "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": sys.version.split()[0]}

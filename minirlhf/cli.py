@@ -61,8 +61,6 @@ class Pretrain:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; weights are float32 always. auto: bfloat16 on CUDA and on CPUs that multiply it (AVX-512 BF16, AMX)."""
-    compile: bool = False
-    """On a GPU: compile the Transformers (torch.compile). It takes minutes and pays where the model is wide and the run long."""
     feedback: Path | None = None
     """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)
@@ -179,8 +177,8 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
         if isinstance(arguments, Demo):
             config = arguments.config
         else:
-            config = Config(arguments.task, arguments.seed, arguments.device, arguments.precision, arguments.compile,
-                            arguments.feedback, arguments.score_range, arguments.model, arguments.pretrain)
+            config = Config(arguments.task, arguments.seed, arguments.device, arguments.precision, arguments.feedback,
+                            arguments.score_range, arguments.model, arguments.pretrain)
         resuming = folder.resume and (folder.path / "config.json").exists()
         if not resuming:
             config.finetune.check()

@@ -225,8 +225,6 @@ class Config:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; weights are float32 always. auto: bfloat16 on CUDA and on CPUs that multiply it (AVX-512 BF16, AMX)."""
-    compile: bool = False
-    """On a GPU: compile the Transformers (torch.compile). It takes minutes and pays where the model is wide and the run long."""
     feedback: Path | None = None
     """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)
@@ -246,8 +244,6 @@ def check_config(config: Config) -> None:
         raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
     if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
         raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
-    if config.compile and config.finetune.algorithm == "trpo":
-        raise ValueError("--compile: expected not with trpo, which differentiates twice and torch.compile can not")
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
 

@@ -145,7 +145,7 @@ class Policy(nn.Module):
         log_probs = torch.zeros(batch, max_new_tokens, device=device)
         rows = torch.arange(batch, device=device)  # the texts still being written
         alive = torch.ones(batch, dtype=torch.bool, device=device)  # of `rows`: not ended
-        hidden = self.body.forward(padded, valid, cache)[:, -1]  # (batch, width); `forward`: as written, should it be compiled
+        hidden = self.body(padded, valid, cache)[:, -1]  # (batch, width)
         for t in range(max_new_tokens):
             next_tokens, next_log_probs = draw(self.head(hidden).float(), *cuts, generator,
                                                 None if uniform is None else uniform[rows, t])
@@ -162,7 +162,7 @@ class Policy(nn.Module):
                 kept = alive.int().argsort(descending=True, stable=True)[:count]
                 rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
                 cache.keep_rows(kept)
-            hidden = self.body.forward(next_tokens[:, None], None, cache)[:, -1]
+            hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
         return tokens[:, :t + 1], log_probs[:, :t + 1]
 
 

@@ -24,7 +24,6 @@ from minirlhf.config import Config, from_json, to_json
 from minirlhf.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.files import atomic_write, load_tensors, read_json, save_tensors
 from minirlhf.optimizers import load_optimizer
-from minirlhf.transformer import compile_transformers
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -176,12 +175,6 @@ class Run:
     def load_model(self, name: str, module: nn.Module) -> nn.Module:
         """Fill `module` from a weights file of this run and put it on the run's device."""
         load_weights(module, load_tensors(self.path / name)[0], str(self.path / name))
-        return self.place(module)
-
-    def place(self, module: nn.Module) -> nn.Module:
-        """Put a model on the run's device; with the setting `compile` and a GPU, compile its Transformers."""
-        if self.config.compile and self.device.type == "cuda":
-            compile_transformers(module)
         return module.to(self.device)
 
 

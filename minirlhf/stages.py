@@ -112,7 +112,7 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
             body = load_policy(run, RESULT["pretrain"], tokenizer).body
         for model in models:
             model.body = copy.deepcopy(body)
-    return run.place(_one_or_ensemble(models))
+    return _one_or_ensemble(models).to(run.device)
 
 
 def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:

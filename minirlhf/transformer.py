@@ -192,16 +192,6 @@ class Transformer(nn.Module):
         return self.final_norm(x)
 
 
-def compile_transformers(module: nn.Module) -> None:
-    """Have torch.compile make one program of each Transformer in `module`: of many small operations a few large ones.
-
-    Rows of any shape go through it. Copies of the module are not compiled, and `Transformer.forward`, called by name, is not.
-    """
-    for part in module.modules():
-        if isinstance(part, Transformer):
-            part.compile(dynamic=True)
-
-
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -47,11 +47,11 @@ def finetune(
     config, device = run.config.finetune, run.device
     config.check()
     check_share(config)
-    reference = run.place(policy.frozen_copy())
+    reference = policy.frozen_copy()
     models = {"policy": policy, "reward_model": reward_model}
     if config.algorithm == "ppo":
-        models["value"] = run.place(ValueModel(policy.config.width) if config.ppo.value == "shared" else
-                                    ValueModel.from_reward_model(reward_model))
+        models["value"] = (ValueModel(policy.config.width).to(device) if config.ppo.value == "shared" else
+                           ValueModel.from_reward_model(reward_model))
     learner = nn.ModuleList(model for name, model in models.items() if name != "reward_model")
     learning_rate = config.ppo.learning_rate if config.algorithm == "ppo" else config.learning_rate
     optimizer = adamw(learner, learning_rate, weight_decay=0.0)  # TRPO takes no step with it

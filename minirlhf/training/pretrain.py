@@ -61,8 +61,8 @@ def pretrain(
     """
     config, model, device = run.config.pretrain, run.config.model, run.device
     torch.manual_seed(run.config.seed)
-    policy = run.place(Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
-                                                tie_embeddings=model.tie_embeddings)))
+    policy = Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
+                                      tie_embeddings=model.tie_embeddings)).to(device)
     match = nn.Linear(policy.config.width, 1).to(device)
     models = nn.ModuleDict({"policy": policy, "match": match})
     optimizers = muon_and_adamw(models, config.learning_rate, config.muon_learning_rate, config.weight_decay)
