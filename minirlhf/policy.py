@@ -90,7 +90,7 @@ class Policy(nn.Module):
         """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
-    @torch.no_grad()  # not inference_mode: its tensors may not take part in a loss later
+    @torch.no_grad()
     def sample(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, *, end_id: int, temperature: float = 1.0,
         top_k: int | None = None, top_p: float | None = None, generator: torch.Generator | None = None,
@@ -114,18 +114,20 @@ class Policy(nn.Module):
         if min(map(len, prompts)) < longest:
             valid = torch.arange(longest, device=device) >= longest - lengths[:, None]  # padding on the left
 
-        # A CPU attends to the cache in float32 (see `attention`), whatever the other products are in.
-        cache_dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) and device.type != "cpu" \
-            else self.head.weight.dtype
+        # A CPU samples in float32 whatever else is in bfloat16: to round a step's few numbers takes longer than its products.
+        rounds = torch.is_autocast_enabled(device.type) and device.type != "cpu"
+        dtype = torch.get_autocast_dtype(device.type) if rounds else self.head.weight.dtype
         cuts = temperature, top_k, top_p
         if device.type == "cuda":
-            graph = recorded(self, batch, longest + max_new_tokens, max_new_tokens, cuts, cache_dtype)
+            graph = recorded(self, batch, longest + max_new_tokens, max_new_tokens, cuts, dtype)
             if uniform is None:
                 uniform = torch.rand(batch, max_new_tokens, device=device, generator=generator)
             tokens, log_probs = graph.sample(self, padded, valid, uniform, end_id)
         else:
-            cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, cache_dtype)
-            tokens, log_probs = self._write(cache, padded, valid, max_new_tokens, end_id, cuts, generator, uniform)
+            cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, dtype)
+            with torch.inference_mode(), torch.autocast(device.type, enabled=rounds):
+                written = self._write(cache, padded, valid, max_new_tokens, end_id, cuts, generator, uniform)
+            tokens, log_probs = (tensor.clone() for tensor in written)  # tensors of inference may take no part in a loss
 
         is_end = tokens == end_id  # rows went on for a while behind their end; the first one counts
         ended = is_end.any(1)

@@ -97,13 +97,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: b
     q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in `Block.forward`.
     """
     if q.device.type == "cpu" and q.shape[2] == 1 and not q.requires_grad:
-        # One query a row, as in sampling: two plain products in float32 are quicker than the kernel, in bfloat16 four times.
-        q, k, v = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (q, k, v))  # float64 stays
-        with torch.autocast("cpu", enabled=False):
-            scores = q * q.shape[3] ** -0.5 @ k.mT  # (batch, heads, 1, keys)
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-            return scores.softmax(-1) @ v
+        # One query a row, as in sampling: two plain products are quicker than the kernel.
+        scores = q * q.shape[3] ** -0.5 @ k.mT  # (batch, heads, 1, keys)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1) @ v
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         # The kernel's backward pass takes five times as long in bfloat16 as in float32 there.
         with torch.autocast("cpu", enabled=False):

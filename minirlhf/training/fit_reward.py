@@ -190,9 +190,10 @@ def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
 
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's r; 0 if one side is constant."""
+    if len(a.unique()) < 2 or len(b.unique()) < 2:  # their mean may differ from them by a rounding, and that would count
+        return 0.0
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    norm = (a.norm() * b.norm()).item()
-    return (a @ b).item() / norm if norm > 0 else 0.0
+    return (a @ b / (a.norm() * b.norm())).item()
 
 
 def ranks(values: Tensor) -> Tensor:
