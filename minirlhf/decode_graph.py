@@ -3,7 +3,7 @@
 A new token takes a GPU microseconds of arithmetic, in more than a hundred small kernels that Python would launch one by one, each
 launch slower than its kernel. A recording launches them all at once. It repeats the very same kernels on the same addresses, so
 everything that changes from step to step lives in tensors on the device: the column that is written next, the tokens, the random
-numbers. Texts that have ended stay in the batch: this way a row more or less hardly changes a step's time.
+numbers. Texts that have ended stay in the batch until all have: on an H200 16 rows take four fifths of the time of 128.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from minirlhf.policy import Policy
 
 COLUMNS = 32  # the cache has a multiple of so many columns, so that prompts of like length share a recording
-CHECK_EVERY = 8  # tokens between two looks whether all texts have ended; the GPU comes to a halt for each
+CHECK_EVERY = {"cpu": 1, "cuda": 8, "mps": 8}  # sampling looks for ended texts after so many tokens; a GPU comes to a halt for it
 KEPT = 4  # recordings kept for each policy
 _recordings: weakref.WeakKeyDictionary[Policy, dict[tuple, DecodeGraph]] = weakref.WeakKeyDictionary()
 
@@ -88,12 +88,12 @@ class DecodeGraph:
     def sample(
         self, policy: Policy, padded: Tensor, valid: Tensor | None, uniform: Tensor, end_id: int
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and their log-probabilities (batch, time); time is at most CHECK_EVERY - 1 longer than the longest text."""
+        """Tokens and their log-probabilities (batch, time); time is the longest text's, rounded up to CHECK_EVERY."""
         self.start(policy, padded, valid, uniform)
-        new = self.tokens.shape[1]
+        new, check_every = self.tokens.shape[1], CHECK_EVERY[self.tokens.device.type]
         for t in range(1, new + 1):
             self.step() if self.graph is None else self.graph.replay()
-            if t % CHECK_EVERY == 0 and t < new and bool((self.tokens[:, :t] == end_id).any(1).all()):
+            if t % check_every == 0 and t < new and bool((self.tokens[:, :t] == end_id).any(1).all()):
                 break
         return self.tokens[:, :t].clone(), self.log_probs[:, :t].clone()
 

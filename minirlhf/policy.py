@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minirlhf import equations
-from minirlhf.decode_graph import recorded
+from minirlhf.decode_graph import CHECK_EVERY, recorded
 from minirlhf.draw import check_sampling, draw
 from minirlhf.transformer import KeyValueCache, Transformer, TransformerConfig
 
@@ -141,7 +141,7 @@ class Policy(nn.Module):
         self, cache: KeyValueCache, padded: Tensor, valid: Tensor | None, max_new_tokens: int, end_id: int, cuts: tuple,
         generator: torch.Generator | None, uniform: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and their log-probabilities (batch, time), time as long as a text goes on; texts that have ended are dropped."""
+        """Tokens and their log-probabilities (batch, time), until all texts have ended; those that have are dropped before."""
         device, batch = padded.device, len(padded)
         tokens = torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device)
         log_probs = torch.zeros(batch, max_new_tokens, device=device)
@@ -155,15 +155,16 @@ class Policy(nn.Module):
             if t + 1 == max_new_tokens:
                 break
             alive &= next_tokens != end_id
-            living = int(alive.sum())
-            if living == 0:
-                break
-            # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
-            count = living + -living % 16
-            if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
-                kept = alive.int().argsort(descending=True, stable=True)[:count]
-                rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
-                cache.keep_rows(kept)
+            if (t + 1) % CHECK_EVERY[device.type] == 0:
+                living = int(alive.sum())
+                if living == 0:
+                    break
+                # In sixteens: few different shapes. The rows that fill them up have ended, and nobody reads them.
+                count = living + -living % 16
+                if count < 0.75 * len(rows):  # dropping rows copies the cache, so wait until it pays
+                    kept = alive.int().argsort(descending=True, stable=True)[:count]
+                    rows, next_tokens, alive = rows[kept], next_tokens[kept], alive[kept]
+                    cache.keep_rows(kept)
             hidden = self.body(next_tokens[:, None], None, cache)[:, -1]
         return tokens[:, :t + 1], log_probs[:, :t + 1]
 

@@ -37,7 +37,7 @@ def padded_prompts(prompts: list[list[int]]) -> tuple[Tensor, Tensor | None]:
 @pytest.mark.parametrize("cuts", CUTS)
 def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, prompts, check_every):
     """Twice with the same tensors: what the first batch left in the cache changes nothing."""
-    monkeypatch.setattr(decode_graph, "CHECK_EVERY", check_every)
+    monkeypatch.setitem(decode_graph.CHECK_EVERY, "cpu", check_every)
     policy, uniform = policy_of(), torch.rand(2, len(prompts), 20, generator=torch.Generator().manual_seed(1))
     graph = DecodeGraph(rounded_copy(policy, torch.float32), len(prompts), 32, 20, cuts, torch.float32)
     for numbers in uniform:
@@ -51,7 +51,7 @@ def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, prompt
 
 
 def test_it_stops_where_all_texts_have_ended(monkeypatch):
-    monkeypatch.setattr(decode_graph, "CHECK_EVERY", 2)
+    monkeypatch.setitem(decode_graph.CHECK_EVERY, "cpu", 2)
     policy, uniform = policy_of(), torch.rand(3, 30, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         graph = DecodeGraph(rounded_copy(policy, torch.float32), 3, 32, 30, CUTS[0], torch.float32)
