@@ -4,9 +4,13 @@ A new token takes a GPU microseconds of arithmetic, in more than a hundred small
 launch slower than its kernel. A recording launches them all at once. It repeats the very same kernels on the same addresses, so
 everything that changes from step to step lives in tensors on the device: the column that is written next, the tokens, the random
 numbers. Texts that have ended stay in the batch until all have: on an H200 16 rows take four fifths of the time of 128.
+
+One recording is kept, the latest: another shape or policy replaces it. (Several would share work space of cuBLAS, which newer
+versions of PyTorch free with the first of them that goes.)
 """
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import TYPE_CHECKING
 
@@ -20,9 +24,8 @@ if TYPE_CHECKING:
     from minirlhf.policy import Policy
 
 COLUMNS = 32  # the cache has a multiple of so many columns, so that prompts of like length share a recording
-CHECK_EVERY = {"cpu": 1, "cuda": 8, "mps": 8}  # sampling looks for ended texts after so many tokens; a GPU comes to a halt for it
-KEPT = 4  # recordings kept for each policy
-_recordings: weakref.WeakKeyDictionary[Policy, dict[tuple, DecodeGraph]] = weakref.WeakKeyDictionary()
+CHECK_EVERY = {"cpu": 1, "cuda": 8}  # sampling looks for ended texts after so many tokens; a GPU comes to a halt for it
+_latest: weakref.WeakKeyDictionary[Policy, tuple[tuple, DecodeGraph]] = weakref.WeakKeyDictionary()  # goes with its policy
 
 
 class DecodeGraph:
@@ -35,8 +38,6 @@ class DecodeGraph:
     def __init__(self, model: Policy, batch: int, columns: int, max_new_tokens: int, cuts: tuple, dtype: torch.dtype):
         device, self.model, self.cuts = model.head.weight.device, model, cuts
         self.cache = KeyValueCache(model.config, batch, columns, device, dtype)
-        self.cache.keys.zero_()  # every column takes part in the products, unwritten ones with weight 0: no NaN may lie there
-        self.cache.values.zero_()
         self.hidden = torch.zeros(batch, model.config.width, device=device, dtype=model.body.token_embedding.weight.dtype)
         self.uniform = torch.zeros(batch, max_new_tokens, device=device)
         self.tokens = torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device)
@@ -50,11 +51,14 @@ class DecodeGraph:
         """Read the prompts, padded (batch, prompt) as `Transformer.forward` takes them; uniform (batch, max_new_tokens)."""
         ours, theirs = self.model.state_dict(), policy.state_dict()
         torch._foreach_copy_(list(ours.values()), [theirs[name] for name in ours])
-        self.cache.column, self.cache.length = None, 0
-        self.cache.padding = self.cache.bias = None
+        self.cache.column, self.cache.length, self.cache.padding, self.cache.bias = None, 0, None, None
         self.cache.valid.fill_(True)
+        self.cache.keys.zero_()  # every column takes part in the products, unwritten ones with weight 0: no NaN may lie there
+        self.cache.values.zero_()
         self.hidden.copy_(self.model.body(padded, valid, self.cache)[:, -1])
-        self.padding.zero_() if self.cache.padding is None else self.padding.copy_(self.cache.padding)
+        self.padding.zero_()
+        if valid is not None:
+            self.padding.copy_((~valid).sum(1, keepdim=True))
         self.uniform.copy_(uniform)
         self.drawn.zero_()
         self.column.fill_(padded.shape[1])
@@ -65,7 +69,7 @@ class DecodeGraph:
         uniform = self.uniform.index_select(1, self.drawn).squeeze(1)
         tokens, log_probs = draw(self.model.head(self.hidden).float(), *self.cuts, None, uniform)
         self.tokens.index_copy_(1, self.drawn, tokens[:, None])
-        self.log_probs.index_copy_(1, self.drawn, log_probs[:, None].to(self.log_probs.dtype))
+        self.log_probs.index_copy_(1, self.drawn, log_probs[:, None])
         seen = (self.padding <= self.all_columns) & (self.all_columns <= self.column)  # (batch, columns)
         mask = torch.zeros_like(seen, dtype=self.cache.keys.dtype).masked_fill(~seen, -torch.inf)[:, None, None]
         hidden = self.model.body.layers(tokens[:, None], self.column - self.padding, mask, self.cache)
@@ -76,21 +80,22 @@ class DecodeGraph:
     def record(self) -> None:
         """Record `step`, for `sample` to replay. What the step has written meanwhile, `start` overwrites."""
         self.cache.column = self.column
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            self.step()  # the libraries beneath set themselves up at their first call, which no recording may hold
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.step()
+        with torch.cuda.device(self.hidden.device):
+            aside, here = recording_stream(self.hidden.device), torch.cuda.current_stream()
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                self.step()  # the libraries beneath set themselves up at their first call, which no recording may hold
+            here.wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=aside):
+                self.step()
 
     def sample(
         self, policy: Policy, padded: Tensor, valid: Tensor | None, uniform: Tensor, end_id: int
     ) -> tuple[Tensor, Tensor]:
         """Tokens and their log-probabilities (batch, time); time is the longest text's, rounded up to CHECK_EVERY."""
         self.start(policy, padded, valid, uniform)
-        new, check_every = self.tokens.shape[1], CHECK_EVERY[self.tokens.device.type]
+        new, check_every = self.tokens.shape[1], CHECK_EVERY.get(self.tokens.device.type, 8)
         for t in range(1, new + 1):
             self.step() if self.graph is None else self.graph.replay()
             if t % check_every == 0 and t < new and bool((self.tokens[:, :t] == end_id).any(1).all()):
@@ -108,16 +113,19 @@ def rounded_copy(policy: Policy, dtype: torch.dtype) -> Policy:
     return model
 
 
+@functools.cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: libraries keep work space for each stream that they have seen."""
+    return torch.cuda.Stream(device)
+
+
 def recorded(policy: Policy, batch: int, columns: int, max_new_tokens: int, cuts: tuple, dtype: torch.dtype) -> DecodeGraph:
-    """The policy's recording for this shape and this precision of products; a new one if there is none."""
-    columns = -(-columns // COLUMNS) * COLUMNS
-    mine = _recordings.setdefault(policy, {})
-    key = (batch, columns, max_new_tokens, cuts, dtype)
-    if key not in mine:
-        while len(mine) >= KEPT:
-            del mine[next(iter(mine))]
-        models = [graph.model for (*_, other), graph in mine.items() if other == dtype]  # all recordings share one copy
-        graph = DecodeGraph(models[0] if models else rounded_copy(policy, dtype), *key)
-        graph.record()
-        mine[key] = graph
-    return mine[key]
+    """The recording for this policy, shape and precision of products: the latest one if it fits, else a new one."""
+    key = (batch, -(-columns // COLUMNS) * COLUMNS, max_new_tokens, cuts, dtype)
+    if policy not in _latest or _latest[policy][0] != key:
+        _latest.clear()
+        with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be written to outside of it
+            graph = DecodeGraph(rounded_copy(policy, dtype), *key)
+            graph.record()
+        _latest[policy] = key, graph
+    return _latest[policy][1]

@@ -37,7 +37,7 @@ def draw(
 
 def check_sampling(
     prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int, temperature: float, top_k: int | None,
-    top_p: float | None,
+    top_p: float | None, uniform: Tensor | None,
 ) -> None:
     """Raises ValueError if `Policy.sample` can not do what it is asked for."""
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
@@ -53,3 +53,6 @@ def check_sampling(
         raise ValueError(f"top_k: expected at least 1, found {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected a number in (0, 1], found {top_p}")
+    if uniform is not None and uniform.shape != (len(prompts), max_new_tokens):
+        raise ValueError(f"uniform: expected shape (batch, max_new_tokens) = {(len(prompts), max_new_tokens)}, "
+                         f"found {tuple(uniform.shape)}")

@@ -144,15 +144,17 @@ def reward_to_go(rewards: Tensor, mask: Tensor, discount: float = 1.0) -> Tensor
 
     $$G_t = \sum_{k=t}^{T} \gamma^{\,k-t} r_k$$
 
-    rewards, mask: (batch, time). discount: gamma in [0, 1]. Returns (batch, time), 0 behind the mask.
+    rewards, mask: (batch, time). discount: gamma in [0, 1]. Returns (batch, time), 0 behind the mask. A reward that
+    is not finite spoils its whole row.
     """
     _check_dims("rewards", rewards, "(batch, time)")
     _check_unit("discount", discount)
     padding = _padding(mask, rewards.shape)
-    column = torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
+    column = torch.arange(rewards.shape[1], device=rewards.device, dtype=torch.promote_types(rewards.dtype, torch.float32))
     ahead = column[:, None] - column  # (k, t): k - t
-    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0), 0)  # gamma^(k-t), and 0 for what lies behind
-    return _blank(_blank(rewards, padding) @ weights, padding)
+    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0), 0).to(rewards.dtype)  # gamma^(k-t); 0 for k before t
+    with torch.autocast(rewards.device.type, enabled=False):
+        return _blank(_blank(rewards, padding) @ weights, padding)
 
 
 def prefix_difference(rewards: Tensor, mask: Tensor, initial: float | Tensor = 0.0) -> Tensor:

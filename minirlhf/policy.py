@@ -103,9 +103,9 @@ class Policy(nn.Module):
         those of the distribution drawn from, so at temperature 1 without cuts they are log p_theta.
         `uniform` (batch, max_new_tokens), numbers in [0, 1), takes the generator's place where a text may not depend on which
         others are sampled with it.
-        Raises ValueError if a prompt is empty, prompt and text do not fit the context, or an option is out of range.
+        Raises ValueError if a prompt is empty, prompt and text do not fit the context, or an option is out of range or shape.
         """
-        check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p)
+        check_sampling(prompts, max_new_tokens, self.config.context, temperature, top_k, top_p, uniform)
         device, batch = self.head.weight.device, len(prompts)
         longest = max(len(prompt) for prompt in prompts)
         padded = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
@@ -121,7 +121,8 @@ class Policy(nn.Module):
         if device.type == "cuda":
             graph = recorded(self, batch, longest + max_new_tokens, max_new_tokens, cuts, dtype)
             if uniform is None:
-                uniform = torch.rand(batch, max_new_tokens, device=device, generator=generator)
+                shape = batch, max_new_tokens
+                uniform = torch.zeros(shape) if temperature == 0 else torch.rand(shape, device=device, generator=generator)
             tokens, log_probs = graph.sample(self, padded, valid, uniform, end_id)
         else:
             cache = KeyValueCache(self.config, batch, longest + max_new_tokens, device, dtype)
@@ -151,11 +152,11 @@ class Policy(nn.Module):
         for t in range(max_new_tokens):
             next_tokens, next_log_probs = draw(self.head(hidden).float(), *cuts, generator,
                                                 None if uniform is None else uniform[rows, t])
-            tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs.to(log_probs.dtype)
+            tokens[rows, t], log_probs[rows, t] = next_tokens, next_log_probs
             if t + 1 == max_new_tokens:
                 break
             alive &= next_tokens != end_id
-            if (t + 1) % CHECK_EVERY[device.type] == 0:
+            if (t + 1) % CHECK_EVERY.get(device.type, 8) == 0:
                 living = int(alive.sum())
                 if living == 0:
                     break

@@ -53,7 +53,7 @@ class KeyValueCache:
 
     def __init__(self, config: TransformerConfig, batch: int, max_time: int, device: torch.device, dtype: torch.dtype):
         shape = (config.layers, batch, config.heads, max_time, config.width // config.heads)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)  # nobody reads a column before it is written
+        self.keys = torch.empty(shape, device=device, dtype=dtype)  # no column is read before it is written
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
         self.padding: Tensor | None = None

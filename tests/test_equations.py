@@ -46,6 +46,8 @@ def test_rewards_by_hand():
     assert equations.reward_to_go(rewards, MASK).tolist() == [[7.0, 6, 4], [8, 0, 0]]
     assert equations.reward_to_go(rewards, MASK, 0.5).tolist() == [[3.0, 4, 4], [8, 0, 0]]
     assert equations.reward_to_go(rewards, MASK, discount=0).tolist() == [[1.0, 2, 4], [8, 0, 0]]
+    with torch.autocast("cpu", torch.bfloat16):  # which would round them
+        assert equations.reward_to_go(rewards + 1 / 1024, MASK, discount=0)[1].tolist() == [8 + 1 / 1024, 0, 0]
     assert equations.prefix_difference(rewards, MASK).tolist() == [[1.0, 1, 2], [8, 0, 0]]
     assert equations.prefix_difference(rewards, MASK, 0.5).tolist() == [[0.5, 1, 2], [7.5, 0, 0]]
     of_prompt = float64(1.0, -1.0)

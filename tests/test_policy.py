@@ -522,23 +522,25 @@ def test_prompt_and_text_may_fill_the_context():
 
 
 def bf16_gap(device: str) -> tuple[float, float]:
-    """Mean and largest gap (nats) between log-probs sampled under bf16 autocast and float32 ones."""
+    """Mean and largest gap (nats) between log-probs of sampled tokens under bf16 autocast and in float32.
+
+    On CUDA sampling is in bf16; a CPU samples in float32, so there it is the pass that learns from them that rounds."""
     policy = policy_of(width=64, layers=4).to(device)
     prompts = PROMPTS * 16
     with torch.autocast(device, dtype=torch.bfloat16):
         samples = policy.sample(prompts, 16, end_id=END, generator=seeded(0, device))
     assert samples.log_probs.dtype == torch.float32
     rows, lengths = (tensor.to(device) for tensor in rows_of(prompts, samples.texts()))
-    with torch.no_grad():
-        exact = policy.text_log_probs(rows, lengths, samples.tokens)
-    gap = (samples.log_probs - exact)[samples.mask].abs()
+    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cpu"):
+        learning = policy.text_log_probs(rows, lengths, samples.tokens, samples.mask)
+    gap = (samples.log_probs - learning)[samples.mask].abs()
     return gap.mean().item(), gap.max().item()
 
 
 def test_bf16_autocast_stays_close():
     """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on average."""
     mean, largest = bf16_gap("cpu")
-    assert 0 < mean < 0.05 and largest < 0.5
+    assert 0.001 < mean < 0.05 and largest < 0.5
 
 
 @pytest.mark.gpu

@@ -115,7 +115,9 @@ def test_correlations_agree_with_scipy():
     assert abs(correlation(a, b) - pearsonr(a, b).statistic) < 1e-6
     assert abs(correlation(ranks(a), ranks(b)) - spearmanr(a, b).statistic) < 1e-6
     for count in range(100):  # the mean of a constant may be off by a rounding
-        assert correlation(torch.randn(count), torch.full((count,), 0.1)) == 0.0
+        constant = torch.full((count,), 0.1)
+        assert correlation(torch.randn(count), constant) == correlation(constant, torch.randn(count)) == 0.0
+    assert correlation(a, a * float("nan")) == 0.0
 
 
 def toy_rollout() -> Rollout:

@@ -193,7 +193,8 @@ def correlation(a: Tensor, b: Tensor) -> float:
     if len(a.unique()) < 2 or len(b.unique()) < 2:  # their mean may differ from them by a rounding, and that would count
         return 0.0
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
-    return (a @ b / (a.norm() * b.norm())).item()
+    norm = (a.norm() * b.norm()).item()
+    return (a @ b).item() / norm if norm > 0 else 0.0
 
 
 def ranks(values: Tensor) -> Tensor:
