@@ -85,6 +85,8 @@ MUTANTS = [
     ("reward_to_go", "discount ** ahead.clamp(min=0)", "1.0"),
     ("reward_to_go", "ahead.clamp(min=0), 0)", "ahead.clamp(min=0), 1)"),
     ("reward_to_go", "_blank(rewards, padding) @ weights", "rewards @ weights"),
+    ("reward_to_go", "enabled=False", "enabled=True"),
+    ("reward_to_go", "torch.promote_types(rewards.dtype, torch.float32)", "torch.bfloat16"),
     ("reward_to_go", "_blank(_blank(rewards, padding) @ weights, padding)", "_blank(rewards, padding) @ weights"),
     ("reward_to_go", '_check_unit("discount", discount)', "pass"),
     ("reward_to_go", "discount: float = 1.0", "discount: float = 0.99"),
