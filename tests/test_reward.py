@@ -97,12 +97,12 @@ def test_bidirectional_reward_model_scores_whole_texts_only():
         model.prefix_scores(rows, lengths, 7)
 
 
-@pytest.mark.parametrize("tied", [True, False])
 def test_from_policy_lies_where_the_policy_does():
     policy = Policy(TransformerConfig(11, 24, 32, 2, 4)).to("meta")  # a device that every machine has
     assert {weight.device.type for weight in RewardModel.from_policy(policy).parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_from_policy_copies_the_body_and_shares_nothing(tied, frozen):
     policy = randomise(Policy(TransformerConfig(11, 24, 32, 2, 4, tie_embeddings=tied)))
