@@ -114,6 +114,7 @@ def test_correlations_agree_with_scipy():
     a, b = torch.tensor([1.0, 2, 2, 5, 3, 2]), torch.tensor([0.5, 0.1, 0.4, 0.9, 0.9, 0.2])
     assert abs(correlation(a, b) - pearsonr(a, b).statistic) < 1e-6
     assert abs(correlation(ranks(a), ranks(b)) - spearmanr(a, b).statistic) < 1e-6
+    assert correlation(a, torch.ones(6)) == 0.0
     for count in range(100):  # the mean of a constant may be off by a rounding
         constant = torch.full((count,), 0.1)
         assert correlation(torch.randn(count), constant) == correlation(constant, torch.randn(count)) == 0.0
