@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from minirlhf import equations
 from minirlhf.devices import autocast
 from minirlhf.optimizers import muon_and_adamw
-from minirlhf.policy import Policy, gather_text
+from minirlhf.policy import Policy, gather_real, gather_text, log_probs_of
 from minirlhf.run import Checkpoints, Run
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
@@ -29,9 +28,9 @@ def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = No
     """
     if hidden is None:
         hidden = policy.body(batch.rows[:, :-1])
-    logits = policy.head(gather_text(hidden, batch.prompt_lengths - 1, batch.tokens.shape[1]))  # (batch, time, vocab)
-    log_probs = equations.token_log_probs(logits.float(), batch.tokens)
-    return -(log_probs * batch.mask).sum() / batch.mask.sum()
+    # The output layer is a large part of the work, so padded positions do not go through it.
+    logits = policy.logits_of(gather_real(hidden, batch.prompt_lengths - 1, batch.mask))  # (tokens, vocab)
+    return -log_probs_of(logits.float(), batch.tokens, batch.mask).sum() / batch.mask.sum()
 
 
 def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
