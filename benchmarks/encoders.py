@@ -6,6 +6,7 @@ The causal head starts from the run's policy; the encoder is pretrained by maske
 pretraining took. Both then learn from the same feedback for the same seconds, whatever number of steps that makes.
 Measure on a quiet machine.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from minirlhf import stages
-from minirlhf.encoder import EncoderReward
-from minirlhf.report_card import measures
-from minirlhf.run import CHECKPOINT, Run, run_path
+from minirlhf.evaluation.report_card import measures
+from minirlhf.models.encoder import EncoderReward
+from minirlhf.runs import pipeline
+from minirlhf.runs.checkpoints import CHECKPOINT
+from minirlhf.runs.folder import Run, run_path
 from minirlhf.training.batches import EncodedTexts
-from minirlhf.training.fit_reward import ScoredTexts, fit_reward, predict
 from minirlhf.training.pretrain_mlm import pretrain_mlm
+from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
 
 
 def seconds_of(work, repeats: int = 5) -> float:
@@ -37,16 +39,26 @@ def seconds_of(work, repeats: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", default="base", help="a pretrained run; its encoder.safetensors is made anew")
+    parser.add_argument(
+        "--run", default="base", help="a pretrained run; its encoder.safetensors is made anew"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--seconds", type=float, nargs="+", default=[15, 30, 60], help="of learning from feedback")
-    parser.add_argument("--pretrain-seconds", type=float, help="of masked-LM (default: what the run's pretraining took)")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[15, 30, 60], help="of learning from feedback"
+    )
+    parser.add_argument(
+        "--pretrain-seconds",
+        type=float,
+        help="of masked-LM (default: what the run's pretraining took)",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = Run.open(run_path(options.runs, options.run))
-    task = stages.task_of(run)
-    tokenizer, context = stages.tokenizer_of(run, task), run.config.model.context
-    train, heldout = (ScoredTexts(tokenizer, part, context) for part in stages.split_feedback(run, task))
+    task = pipeline.task_of(run)
+    tokenizer, context = pipeline.tokenizer_of(run, task), run.config.model.context
+    train, heldout = (
+        ScoredTexts(tokenizer, part, context) for part in pipeline.split_feedback(run, task)
+    )
     encoder_settings = dataclasses.replace(run.config.reward, body="encoder")
 
     def masked(config):
@@ -55,17 +67,26 @@ def main() -> None:
 
     available = options.pretrain_seconds or run.progress()["seconds"]["pretrain"]
     masked(dataclasses.replace(encoder_settings, mlm_steps=60))
-    stamps = {row["step"]: row["seconds"] for row in run.read("metrics.jsonl") if row["stage"] == "masked-lm"}
-    encoder_settings = dataclasses.replace(encoder_settings, mlm_steps=int(available / (stamps[50] - stamps[10]) * 40) + 1)
+    stamps = {
+        row["step"]: row["seconds"]
+        for row in run.read("metrics.jsonl")
+        if row["stage"] == "masked-lm"
+    }
+    encoder_settings = dataclasses.replace(
+        encoder_settings, mlm_steps=int(available / (stamps[50] - stamps[10]) * 40) + 1
+    )
     print(f"masked-LM: {encoder_settings.mlm_steps} steps in about {available:.0f} s", flush=True)
-    run.save_model(stages.ENCODER, masked(encoder_settings))
+    run.save_model(pipeline.ENCODER, masked(encoder_settings))
     results = []
-    for name, config in (("causal", dataclasses.replace(run.config.reward, body="causal")), ("encoder", encoder_settings)):
+    for name, config in (
+        ("causal", dataclasses.replace(run.config.reward, body="causal")),
+        ("encoder", encoder_settings),
+    ):
         run.config = dataclasses.replace(run.config, reward=config)
 
         def fit(config):
             torch.manual_seed(run.config.seed)
-            model = stages.new_reward_model(run, tokenizer, task)
+            model = pipeline.new_reward_model(run, tokenizer, task)
             return fit_reward(run, model, train, heldout, config, stage=f"{name} reward")
 
         fit(dataclasses.replace(config, steps=2))  # the first steps are slower
@@ -74,22 +95,44 @@ def main() -> None:
         pace = (time.perf_counter() - started) / 30
         for seconds in options.seconds:
             steps = max(1, int(seconds / pace))
-            model = fit(dataclasses.replace(config, steps=steps, evaluate_every=max(1, steps // 10), patience=10**9))
-            found = measures(predict(model, heldout).double().numpy(), heldout.scores.double().numpy(), None)
+            model = fit(
+                dataclasses.replace(
+                    config, steps=steps, evaluate_every=max(1, steps // 10), patience=10**9
+                )
+            )
+            found = measures(
+                predict(model, heldout).double().numpy(), heldout.scores.double().numpy(), None
+            )
             results.append({"body": name, "seconds": seconds, "steps": steps, **found})
-            print(f"{name:8s} {seconds:5.0f} s, {steps:5d} steps: held-out r {found['pearson']:.3f}, "
-                  f"MSE {found['mse']:.4f}", flush=True)
+            print(
+                f"{name:8s} {seconds:5.0f} s, {steps:5d} steps: held-out r {found['pearson']:.3f}, "
+                f"MSE {found['mse']:.4f}",
+                flush=True,
+            )
         pairs = [(triple.topic, triple.text) for triple in train.triples[:64]]
         batch = EncodedTexts(tokenizer, pairs, context).batch(torch.arange(64), run.device)
         width = batch.tokens.shape[1]
         with torch.inference_mode():
             cost = seconds_of(lambda: model.prefix_scores(batch.rows, batch.prompt_lengths, width))
-            whole = seconds_of(lambda: model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1)))
+            whole = seconds_of(
+                lambda: model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1))
+            )
         passes = width + 1 if isinstance(model, EncoderReward) else 1
-        results.append({"body": name, "texts": 64, "tokens": width, "passes": passes, "prefix_seconds": cost,
-                        "whole_seconds": whole})
-        print(f"{name:8s} 64 texts of up to {width} tokens: whole texts {1000 * whole:.0f} ms, every prefix "
-              f"{1000 * cost:.0f} ms ({passes} passes)", flush=True)
+        results.append(
+            {
+                "body": name,
+                "texts": 64,
+                "tokens": width,
+                "passes": passes,
+                "prefix_seconds": cost,
+                "whole_seconds": whole,
+            }
+        )
+        print(
+            f"{name:8s} 64 texts of up to {width} tokens: whole texts {1000 * whole:.0f} ms, every prefix "
+            f"{1000 * cost:.0f} ms ({passes} passes)",
+            flush=True,
+        )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 Same shapes, same reward model, KL to a reference, one AdamW step a batch. No dropout, no gradient checkpointing, no logging, no
 saving; the end token lies outside the vocabulary, so that every text has its full length, here as with us.
 """
+
 from __future__ import annotations
 
 import tempfile
@@ -13,29 +14,56 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from minirlhf.devices import autocast, precision_of
+from minirlhf.system.devices import autocast, precision_of
 
 GROUP = 8  # texts of one prompt that RLOO and GRPO compare
 
 
 def gpt2(shape, context: int) -> GPT2LMHeadModel:
-    return GPT2LMHeadModel(GPT2Config(
-        vocab_size=shape.vocab, n_positions=context, n_embd=shape.width, n_layer=shape.layers, n_head=shape.heads,
-        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=None, attn_implementation="sdpa"))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=shape.vocab,
+            n_positions=context,
+            n_embd=shape.width,
+            n_layer=shape.layers,
+            n_head=shape.heads,
+            resid_pdrop=0,
+            embd_pdrop=0,
+            attn_pdrop=0,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+        )
+    )
 
 
 def sampler(shape, prompts: list[list[int]], device: torch.device) -> Callable[[], None]:
     """transformers' generate on the same prompts."""
-    model, rows = gpt2(shape, shape.prompt + shape.new).to(device).eval(), torch.tensor(prompts, device=device)
+    model, rows = (
+        gpt2(shape, shape.prompt + shape.new).to(device).eval(),
+        torch.tensor(prompts, device=device),
+    )
 
     def sample() -> None:
         with autocast(device):
-            found = model.generate(rows, attention_mask=torch.ones_like(rows), do_sample=True, top_k=0, pad_token_id=0,
-                                   max_new_tokens=shape.new)
+            found = model.generate(
+                rows,
+                attention_mask=torch.ones_like(rows),
+                do_sample=True,
+                top_k=0,
+                pad_token_id=0,
+                max_new_tokens=shape.new,
+            )
         if found.shape != (shape.batch, shape.prompt + shape.new):
             raise RuntimeError(f"generate: expected full texts, found shape {tuple(found.shape)}")
 
@@ -73,8 +101,14 @@ class Stopwatch(TrainerCallback):
 
 
 def trl_steps(
-    kind: str, shape, prompts: list[list[int]], score: Callable[[list[list[int]], list[list[int]]], list[float]],
-    device: torch.device, steps: int, clock: Callable[[], float], between: Callable[[], None],
+    kind: str,
+    shape,
+    prompts: list[list[int]],
+    score: Callable[[list[list[int]], list[list[int]]], list[float]],
+    device: torch.device,
+    steps: int,
+    clock: Callable[[], float],
+    between: Callable[[], None],
 ) -> list[float]:
     """Seconds of `steps` steps of TRL's trainer of that kind ("rloo" or "grpo"). `score` gives the rewards of texts."""
     logging.set_verbosity_error()
@@ -88,18 +122,46 @@ def trl_steps(
     def reward(prompts: list[str], completion_ids: list[list[int]], **_) -> list[float]:
         if {len(ids) for ids in completion_ids} != {shape.new} or len(prompts) != shape.batch:
             raise RuntimeError("TRL: expected a whole batch of full texts")
-        return score([[int(word[1:]) for word in prompt.split()] for prompt in prompts], completion_ids)
+        return score(
+            [[int(word[1:]) for word in prompt.split()] for prompt in prompts], completion_ids
+        )
 
-    config_class, trainer_class = {"rloo": (RLOOConfig, RLOOTrainer), "grpo": (GRPOConfig, GRPOTrainer)}[kind]
+    config_class, trainer_class = {
+        "rloo": (RLOOConfig, RLOOTrainer),
+        "grpo": (GRPOConfig, GRPOTrainer),
+    }[kind]
     with tempfile.TemporaryDirectory() as folder:
         config = config_class(
-            folder, per_device_train_batch_size=shape.batch, num_generations=GROUP, max_completion_length=shape.new,
-            max_steps=steps, beta=0.03, learning_rate=1e-4, gradient_checkpointing=False, bf16=precision_of(device) == "bfloat16",
-            use_cpu=device.type == "cpu", report_to="none", logging_strategy="no", save_strategy="no", disable_tqdm=True)
+            folder,
+            per_device_train_batch_size=shape.batch,
+            num_generations=GROUP,
+            max_completion_length=shape.new,
+            max_steps=steps,
+            beta=0.03,
+            learning_rate=1e-4,
+            gradient_checkpointing=False,
+            bf16=precision_of(device) == "bfloat16",
+            use_cpu=device.type == "cpu",
+            report_to="none",
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
         watch = Stopwatch(clock, between)
-        data = Dataset.from_dict({"prompt": [" ".join(f"t{token}" for token in row) for row in prompts]})
-        gpt2(shape, shape.prompt + shape.new).save_pretrained(folder)  # the trainer reads its reference from there
-        trainer = trainer_class(folder, reward, config, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
+        data = Dataset.from_dict(
+            {"prompt": [" ".join(f"t{token}" for token in row) for row in prompts]}
+        )
+        gpt2(shape, shape.prompt + shape.new).save_pretrained(
+            folder
+        )  # the trainer reads its reference from there
+        trainer = trainer_class(
+            folder,
+            reward,
+            config,
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return watch.seconds

@@ -7,6 +7,7 @@ A judgment is one rater's score of one text, or one rater's answer to "which of 
 known to be one person's, so a judgment is a text's mean score, or a pair of one film with means at least --min-gap apart.
 Tested on held-out texts that are the same for all: Pearson and Spearman r with the mean score, and pairs put in the right order.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minirlhf import stages
-from minirlhf.feedback import Comparison, Triple, triples_of_comparisons
-from minirlhf.report_card import measures
-from minirlhf.run import Run, run_path
-from minirlhf.tasks import Task
-from minirlhf.training.fit_reward import ScoredTexts, fit_reward, predict
+from minirlhf.evaluation.report_card import measures
+from minirlhf.feedback.records import Comparison, Triple
+from minirlhf.feedback.splits import triples_of_comparisons
+from minirlhf.runs import pipeline
+from minirlhf.runs.folder import Run, run_path
+from minirlhf.tasks.task import Task
 from minirlhf.training.ranking import pairs_from_scores
+from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
 
 
 def scored(task: Task, train: list[Triple], count: int, generator: random.Random) -> list[Triple]:
@@ -33,15 +35,27 @@ def scored(task: Task, train: list[Triple], count: int, generator: random.Random
     if task.raters is None:
         return drawn
     low, high = task.rating_range
-    return [dataclasses.replace(triple, score=(generator.choice(triple.ratings) - low) / (high - low)) for triple in drawn]
+    return [
+        dataclasses.replace(triple, score=(generator.choice(triple.ratings) - low) / (high - low))
+        for triple in drawn
+    ]
 
 
-def compared(task: Task, train: list[Triple], count: int, min_gap: float, generator: random.Random) -> list[Comparison]:
+def compared(
+    task: Task, train: list[Triple], count: int, min_gap: float, generator: random.Random
+) -> list[Comparison]:
     """`count` comparisons of texts on one topic."""
     if task.raters is None:
         pairs = pairs_from_scores(train, min_gap)
         chosen = generator.sample(range(len(pairs)), min(count, len(pairs)))
-        return [Comparison(train[pairs.better[i]].topic, train[pairs.better[i]].text, train[pairs.worse[i]].text) for i in chosen]
+        return [
+            Comparison(
+                train[pairs.better[i]].topic,
+                train[pairs.better[i]].text,
+                train[pairs.worse[i]].text,
+            )
+            for i in chosen
+        ]
     by_topic: dict[str, list[Triple]] = {}
     for triple in train:
         by_topic.setdefault(triple.topic, []).append(triple)
@@ -59,20 +73,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="base", help="a pretrained run")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 3600], help="judgments")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 3600], help="judgments"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--min-gap", type=float, default=0.125)
     parser.add_argument("--steps", type=int, help="training steps (default: the run's)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = Run.open(run_path(options.runs, options.run))
-    task = stages.task_of(run)
-    tokenizer, context = stages.tokenizer_of(run, task), run.config.model.context
-    train, heldout = stages.split_feedback(run, task)
+    task = pipeline.task_of(run)
+    tokenizer, context = pipeline.tokenizer_of(run, task), run.config.model.context
+    train, heldout = pipeline.split_feedback(run, task)
     # Texts that several raters scored on their own; of `reviews`, films only.
     prompts = set(task.train_prompts)
     train = [triple for triple in train if len(triple.ratings) > 1 and triple.topic in prompts]
-    test, pairs = ScoredTexts(tokenizer, heldout, context), pairs_from_scores(heldout, options.min_gap)
+    test, pairs = (
+        ScoredTexts(tokenizer, heldout, context),
+        pairs_from_scores(heldout, options.min_gap),
+    )
     scores, results = test.scores.double().numpy(), []
     for size in options.sizes:
         for loss in ("mse", "ranking"):
@@ -83,18 +102,34 @@ def main() -> None:
                 else:
                     comparisons = compared(task, train, size, options.min_gap, generator)
                     part = triples_of_comparisons(comparisons)
-                config = dataclasses.replace(run.config.reward, loss=loss, min_gap=options.min_gap,
-                                             steps=options.steps or run.config.reward.steps)
+                config = dataclasses.replace(
+                    run.config.reward,
+                    loss=loss,
+                    min_gap=options.min_gap,
+                    steps=options.steps or run.config.reward.steps,
+                )
                 torch.manual_seed(seed)
                 texts = ScoredTexts(tokenizer, part, context, comparisons)
-                model = fit_reward(run, stages.new_reward_model(run, tokenizer, task), texts, test, config,
-                                   stage=f"{loss} {size} judgments, seed {seed}")
+                model = fit_reward(
+                    run,
+                    pipeline.new_reward_model(run, tokenizer, task),
+                    texts,
+                    test,
+                    config,
+                    stage=f"{loss} {size} judgments, seed {seed}",
+                )
                 found = measures(predict(model, test).double().numpy(), scores, pairs)
                 results.append({"judgments": size, "loss": loss, "seed": seed, **found})
             rows = [row for row in results if row["judgments"] == size and row["loss"] == loss]
-            print(f"{size:6,} judgments  {loss:8s}" + "".join(
-                f"  {key} {np.mean([row[key] for row in rows]):.3f} +- {np.std([row[key] for row in rows], ddof=1):.3f}"
-                for key in ("pearson", "spearman", "pairwise") if len(rows) > 1), flush=True)
+            print(
+                f"{size:6,} judgments  {loss:8s}"
+                + "".join(
+                    f"  {key} {np.mean([row[key] for row in rows]):.3f} +- {np.std([row[key] for row in rows], ddof=1):.3f}"
+                    for key in ("pearson", "spearman", "pairwise")
+                    if len(rows) > 1
+                ),
+                flush=True,
+            )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ Ours and the peers' (peers.py) take turns within one run, so that a busy machine
 have no end token, so every text has its full length on all sides. Random weights: speed does not depend on them.
 The floor is the step's floating-point operations at the rate of a large matrix product, measured in the same minutes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -29,15 +30,22 @@ import torch
 from torch import Tensor
 
 from minirlhf.config import FinetuneConfig
-from minirlhf.devices import autocast, keep_freed_memory, peak_rss_mb, pick_device, precision_of, use_precision
-from minirlhf.optimizers import adamw
-from minirlhf.policy import Policy
-from minirlhf.reward import RewardModel
+from minirlhf.models.policy import Policy
+from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.transformer import TransformerConfig
+from minirlhf.system.devices import (
+    autocast,
+    keep_freed_memory,
+    peak_rss_mb,
+    pick_device,
+    precision_of,
+    use_precision,
+)
+from minirlhf.training.algorithms.policy_gradient import reinforce
 from minirlhf.training.batches import Batch
+from minirlhf.training.optimizers import adamw, gradient_step
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.reinforce import gradient_step, reinforce
 from minirlhf.training.rollout import collect, join_rows
-from minirlhf.transformer import TransformerConfig
 
 H100_FLOPS = 989e12  # dense bf16, by its data sheet
 
@@ -73,14 +81,23 @@ class Ours:
     def __init__(self, shape: Shape, device: torch.device):
         torch.manual_seed(0)
         self.shape, self.device, self.count = shape, device, 0
-        self.policy = Policy(TransformerConfig(shape.vocab, shape.prompt + shape.new, shape.width, shape.layers, shape.heads))
+        self.policy = Policy(
+            TransformerConfig(
+                shape.vocab, shape.prompt + shape.new, shape.width, shape.layers, shape.heads
+            )
+        )
         self.policy.to(device)
-        self.reference, self.reward_model = self.policy.frozen_copy(), RewardModel.from_policy(self.policy)
+        self.reference, self.reward_model = (
+            self.policy.frozen_copy(),
+            RewardModel.from_policy(self.policy),
+        )
         torch.nn.init.normal_(self.reward_model.score.weight)  # rewards that differ
         self.optimizer = adamw(self.policy, 1e-4, weight_decay=0.0)
         self.prompts = torch.randint(shape.vocab, (shape.batch, shape.prompt)).tolist()
         self.times: dict[str, list[float]] = {"sample": [], "score": [], "update": [], "step": []}
-        self.policy.sample = self.watched(self.policy.sample)  # so that `collect` tells sampling from scoring
+        self.policy.sample = self.watched(
+            self.policy.sample
+        )  # so that `collect` tells sampling from scoring
 
     def clock(self) -> float:
         if self.device.type == "cuda":
@@ -102,14 +119,23 @@ class Ours:
 
     def sample(self) -> None:
         with autocast(self.device):
-            samples = self.policy.sample(self.prompts, self.shape.new, end_id=NoEnd.end_id, generator=self.generator())
+            samples = self.policy.sample(
+                self.prompts, self.shape.new, end_id=NoEnd.end_id, generator=self.generator()
+            )
         if not samples.mask.all() or samples.tokens.shape[1] != self.shape.new:
             raise RuntimeError("our sampling: expected full texts")
 
     def step(self) -> None:
         started = self.clock()
-        rollout = collect(self.policy, self.reference, self.reward_model, NoEnd(), self.prompts, self.shape.new,
-                          self.generator())
+        rollout = collect(
+            self.policy,
+            self.reference,
+            self.reward_model,
+            NoEnd(),
+            self.prompts,
+            self.shape.new,
+            self.generator(),
+        )
         scored = self.clock()
         loss, _ = reinforce(self.policy, rollout, FinetuneConfig(), kl_weight=0.03)
         gradient_step(loss, self.optimizer, [self.policy], clip=1.0)
@@ -137,7 +163,11 @@ def step_flops(shape: Shape) -> dict[str, float]:
     """By part. The backward pass is two forward passes; the reward model has no output layer to speak of."""
     columns = shape.prompt + shape.new - 1
     forward = forward_flops(shape, columns, shape.new)
-    return {"sample": forward, "score": forward + forward_flops(shape, columns + 1, 0), "update": 3 * forward}
+    return {
+        "sample": forward,
+        "score": forward + forward_flops(shape, columns + 1, 0),
+        "update": 3 * forward,
+    }
 
 
 def product_rate(device: torch.device, clock: Callable[[], float]) -> float:
@@ -150,7 +180,9 @@ def product_rate(device: torch.device, clock: Callable[[], float]) -> float:
     return 4 * 2 * size**3 / (clock() - started)
 
 
-def take_turns(repeats: int, clock: Callable[[], float], **parts: Callable[[], None]) -> dict[str, float]:
+def take_turns(
+    repeats: int, clock: Callable[[], float], **parts: Callable[[], None]
+) -> dict[str, float]:
     """Median seconds of each part; they run in turns, forwards and backwards, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(repeats + 1):
@@ -163,7 +195,9 @@ def take_turns(repeats: int, clock: Callable[[], float], **parts: Callable[[], N
 
 def pretrain_step(shape: Shape, rows: Tensor) -> Callable[[], None]:
     """Our step of language modelling on whole rows, with AdamW as the peer has it."""
-    policy = Policy(TransformerConfig(shape.vocab, rows.shape[1], shape.width, shape.layers, shape.heads)).to(rows.device)
+    policy = Policy(
+        TransformerConfig(shape.vocab, rows.shape[1], shape.width, shape.layers, shape.heads)
+    ).to(rows.device)
     optimizer = adamw(policy, 1e-3, weight_decay=0.0)
     ones = torch.ones(len(rows), dtype=torch.long, device=rows.device)
     batch = Batch(rows, ones, rows[:, 1:], torch.ones_like(rows[:, 1:], dtype=torch.bool), ones)
@@ -188,18 +222,29 @@ def prefix_scoring(ours: Ours, time: int = 48) -> tuple[Callable[[], None], Call
 
     @torch.no_grad()
     def many_passes() -> Tensor:
-        return torch.stack([model(rows[:, : shape.prompt + t])[:, -1] for t in range(1, time + 1)], 1)
+        return torch.stack(
+            [model(rows[:, : shape.prompt + t])[:, -1] for t in range(1, time + 1)], 1
+        )
 
     torch.testing.assert_close(one_pass(), many_passes(), atol=1e-4, rtol=0)
     return one_pass, many_passes
 
 
-def sampling_growth(shape: Shape, device: torch.device, repeats: int) -> tuple[dict[int, float], float]:
+def sampling_growth(
+    shape: Shape, device: torch.device, repeats: int
+) -> tuple[dict[int, float], float]:
     """Seconds to sample T tokens for T = 32, 64, .. 512, and the exponent p of the line through them, seconds ~ T^p."""
     lengths = [32, 64, 128, 256, 512]
-    makers = [Ours(Shape(shape.batch, shape.prompt, t, shape.vocab, 128, shape.layers, 4), device) for t in lengths]
-    seconds = take_turns(repeats, makers[0].clock, **{str(t): maker.sample for t, maker in zip(lengths, makers)})
-    exponent = statistics.linear_regression([math.log(t) for t in lengths], [math.log(seconds[str(t)]) for t in lengths]).slope
+    makers = [
+        Ours(Shape(shape.batch, shape.prompt, t, shape.vocab, 128, shape.layers, 4), device)
+        for t in lengths
+    ]
+    seconds = take_turns(
+        repeats, makers[0].clock, **{str(t): maker.sample for t, maker in zip(lengths, makers)}
+    )
+    exponent = statistics.linear_regression(
+        [math.log(t) for t in lengths], [math.log(seconds[str(t)]) for t in lengths]
+    ).slope
     return {t: seconds[str(t)] for t in lengths}, exponent
 
 
@@ -232,35 +277,56 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
         step_and_rate()
     parts = {name: statistics.median(values[2:]) for name, values in ours.times.items()}
     rate = statistics.median(rates)
-    result = {"parts_seconds": parts, "matrix_product_flops": rate, "floor_seconds": sum(flops.values()) / rate,
-              "step_vs_floor": parts["step"] * rate / sum(flops.values()),
-              "tokens_per_second": shape.batch * shape.new / parts["step"], "peak_memory_mb": {"ours": peak_memory(device)}}
+    result = {
+        "parts_seconds": parts,
+        "matrix_product_flops": rate,
+        "floor_seconds": sum(flops.values()) / rate,
+        "step_vs_floor": parts["step"] * rate / sum(flops.values()),
+        "tokens_per_second": shape.batch * shape.new / parts["step"],
+        "peak_memory_mb": {"ours": peak_memory(device)},
+    }
     for name in ("sample", "score", "update"):
         floor = flops[name] / rate
-        print(f"{name:8s} {1e3 * parts[name]:9.1f} ms   {parts[name] / floor:4.2f} times its arithmetic")
-    print(f"step     {1e3 * parts['step']:9.1f} ms   {result['step_vs_floor']:4.2f} times its arithmetic at {rate / 1e9:.0f} "
-          f"GFLOP/s   {result['tokens_per_second']:.0f} new tokens/s", flush=True)
+        print(
+            f"{name:8s} {1e3 * parts[name]:9.1f} ms   {parts[name] / floor:4.2f} times its arithmetic"
+        )
+    print(
+        f"step     {1e3 * parts['step']:9.1f} ms   {result['step_vs_floor']:4.2f} times its arithmetic at {rate / 1e9:.0f} "
+        f"GFLOP/s   {result['tokens_per_second']:.0f} new tokens/s",
+        flush=True,
+    )
     if device.type == "cuda":
         result["update_flops_utilisation"] = flops["update"] / parts["update"] / H100_FLOPS
-        print(f"update: {result['update_flops_utilisation']:.1%} of an H100's {H100_FLOPS / 1e12:.0f} TFLOP/s in bf16")
+        print(
+            f"update: {result['update_flops_utilisation']:.1%} of an H100's {H100_FLOPS / 1e12:.0f} TFLOP/s in bf16"
+        )
 
     from benchmarks import peers
 
-    found = take_turns(repeats, ours.clock, ours=ours.sample, peer=peers.sampler(shape, ours.prompts, device))
+    found = take_turns(
+        repeats, ours.clock, ours=ours.sample, peer=peers.sampler(shape, ours.prompts, device)
+    )
     result["sample_vs_generate"] = found["peer"] / found["ours"]
     say("sampling against transformers' generate", found)
     result["peak_memory_mb"]["generate"] = peak_memory(device)
     for kind in ("rloo", "grpo"):
         for values in ours.times.values():
             values.clear()
-        theirs = peers.trl_steps(kind, shape, ours.prompts, ours.score, device, repeats + 2, ours.clock, ours.step)
-        found = {"ours": statistics.median(ours.times["step"][2:]), "peer": statistics.median(theirs[2:])}
+        theirs = peers.trl_steps(
+            kind, shape, ours.prompts, ours.score, device, repeats + 2, ours.clock, ours.step
+        )
+        found = {
+            "ours": statistics.median(ours.times["step"][2:]),
+            "peer": statistics.median(theirs[2:]),
+        }
         result[f"step_vs_trl_{kind}"] = found["peer"] / found["ours"]
         say(f"step against TRL's {kind.upper()}", found)
         result["peak_memory_mb"][f"trl_{kind}"] = peak_memory(device)
 
     rows = torch.randint(shape.vocab, (32, 64), device=device)
-    found = take_turns(repeats, ours.clock, ours=pretrain_step(shape, rows), peer=peers.pretrainer(shape, rows))
+    found = take_turns(
+        repeats, ours.clock, ours=pretrain_step(shape, rows), peer=peers.pretrainer(shape, rows)
+    )
     result["pretrain_vs_gpt2"] = found["peer"] / found["ours"]
     result["pretrain_tokens_per_second"] = rows.numel() / found["ours"]
     say("pretraining step against transformers' GPT-2", found)
@@ -271,27 +337,48 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
         say("scoring 48 prefixes: one pass against 48", found)
         seconds, exponent = sampling_growth(shape, device, repeats)
         result |= {"sampling_seconds": seconds, "sampling_growth_exponent": exponent}
-        print(f"sampling T tokens grows as T^{exponent:.2f}: "
-              + ", ".join(f"{t}: {1e3 * value:.0f} ms" for t, value in seconds.items()))
-    print("peak memory, MB (main memory: never falls within a run): "
-          + ", ".join(f"{name} {value:.0f}" for name, value in result["peak_memory_mb"].items()))
+        print(
+            f"sampling T tokens grows as T^{exponent:.2f}: "
+            + ", ".join(f"{t}: {1e3 * value:.0f} ms" for t, value in seconds.items())
+        )
+    print(
+        "peak memory, MB (main memory: never falls within a run): "
+        + ", ".join(f"{name} {value:.0f}" for name, value in result["peak_memory_mb"].items())
+    )
     return result
 
 
 def say(what: str, found: dict[str, float]) -> None:
-    print(f"{what}: {1e3 * found['ours']:.1f} ms against {1e3 * found['peer']:.1f} ms, "
-          f"{found['peer'] / found['ours']:.2f} times as fast", flush=True)
+    print(
+        f"{what}: {1e3 * found['ours']:.1f} ms against {1e3 * found['peer']:.1f} ms, "
+        f"{found['peer'] / found['ours']:.2f} times as fast",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SHAPES, default="small")
-    parser.add_argument("--repeats", type=int, default=9, help="measurements of each thing (the median counts)")
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="measurements of each thing (the median counts)"
+    )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="(default: bfloat16 on CUDA, float32 elsewhere)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="(default: bfloat16 on CUDA, float32 elsewhere)",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count CPU time instead of wall time; use with --threads 1")
-    parser.add_argument("--steps", type=int, help="only run this many of our steps and show the peak memory on the way")
+    parser.add_argument(
+        "--cpu-seconds",
+        action="store_true",
+        help="count CPU time instead of wall time; use with --threads 1",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="only run this many of our steps and show the peak memory on the way",
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -305,11 +392,17 @@ def main() -> None:
         memory_over(Ours(shape, device), arguments.steps)
         return
     result = measure(shape, device, arguments.repeats)
-    result |= {"size": arguments.size, "repeats": arguments.repeats, "torch": torch.__version__,
-               "precision": precision_of(device),
-               "clock": "cpu" if arguments.cpu_seconds else "wall",
-               "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-               "threads": torch.get_num_threads(), "cores": os.cpu_count(), "python": sys.version.split()[0]}
+    result |= {
+        "size": arguments.size,
+        "repeats": arguments.repeats,
+        "torch": torch.__version__,
+        "precision": precision_of(device),
+        "clock": "cpu" if arguments.cpu_seconds else "wall",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

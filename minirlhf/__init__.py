@@ -1,4 +1,5 @@
 """minirlhf: fine-tuning a language model from language feedback, from scratch, in plain PyTorch."""
+
 import os
 
 __version__ = "0.1.0"

@@ -1,3 +1,3 @@
-from minirlhf.cli import main
+from minirlhf.cli.main import main
 
 main()

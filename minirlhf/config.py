@@ -1,4 +1,5 @@
 """Every setting of a run, as plain dataclasses; the command line (tyro) and config.json are both read off them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -185,27 +186,41 @@ class FinetuneConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the setting and what was expected."""
-        if self.algorithm in ("rloo", "grpo") and (self.group_size < 2 or self.batch_size % self.group_size):
-            raise ValueError(f"group_size: expected at least 2 and a divisor of batch_size={self.batch_size}, "
-                             f"found {self.group_size}")
+        if self.algorithm in ("rloo", "grpo") and (
+            self.group_size < 2 or self.batch_size % self.group_size
+        ):
+            raise ValueError(
+                f"group_size: expected at least 2 and a divisor of batch_size={self.batch_size}, "
+                f"found {self.group_size}"
+            )
         if not 0 <= self.gae_lambda <= 1:
             raise ValueError(f"gae_lambda: expected a number in [0, 1], found {self.gae_lambda}")
         if self.kl_target is not None and not self.kl_weight > 0:
-            raise ValueError(f"kl_weight: expected a number above 0 where kl_target is to turn it up, found {self.kl_weight}")
+            raise ValueError(
+                f"kl_weight: expected a number above 0 where kl_target is to turn it up, found {self.kl_weight}"
+            )
         for name in ("epochs", "minibatch_size"):
             if getattr(self.ppo, name) < 1:
-                raise ValueError(f"ppo.{name}: expected at least 1, found {getattr(self.ppo, name)}")
+                raise ValueError(
+                    f"ppo.{name}: expected at least 1, found {getattr(self.ppo, name)}"
+                )
         for name in ("clip_range", "value_clip", "kl_stop"):
             if not getattr(self.ppo, name) > 0:
-                raise ValueError(f"ppo.{name}: expected a number above 0, found {getattr(self.ppo, name)}")
+                raise ValueError(
+                    f"ppo.{name}: expected a number above 0, found {getattr(self.ppo, name)}"
+                )
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self.ppo, name) <= 1:
-                raise ValueError(f"ppo.{name}: expected a number in [0, 1], found {getattr(self.ppo, name)}")
+                raise ValueError(
+                    f"ppo.{name}: expected a number in [0, 1], found {getattr(self.ppo, name)}"
+                )
         if not self.trpo.delta > 0:
             raise ValueError(f"trpo.delta: expected a number above 0, found {self.trpo.delta}")
         for name in ("cg_steps", "fisher_texts", "backtracks"):
             if getattr(self.trpo, name) < 1:
-                raise ValueError(f"trpo.{name}: expected at least 1, found {getattr(self.trpo, name)}")
+                raise ValueError(
+                    f"trpo.{name}: expected at least 1, found {getattr(self.trpo, name)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -239,13 +254,29 @@ class Config:
 def check_config(config: Config) -> None:
     """Raise ValueError, one line, for settings that do not go together."""
     if config.reward.ensemble < 1:
-        raise ValueError(f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}")
-    if config.reward.body == "encoder" and config.reward.loss == "ranking" and config.reward.target != "final":
-        raise ValueError("--reward.target: expected final with an encoder that ranks, found every-prefix")
-    if config.reward.body == "encoder" and config.finetune.algorithm == "ppo" and config.finetune.ppo.value == "separate":
-        raise ValueError("--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate")
+        raise ValueError(
+            f"--reward.ensemble: expected at least 1 reward model, found {config.reward.ensemble}"
+        )
+    if (
+        config.reward.body == "encoder"
+        and config.reward.loss == "ranking"
+        and config.reward.target != "final"
+    ):
+        raise ValueError(
+            "--reward.target: expected final with an encoder that ranks, found every-prefix"
+        )
+    if (
+        config.reward.body == "encoder"
+        and config.finetune.algorithm == "ppo"
+        and config.finetune.ppo.value == "separate"
+    ):
+        raise ValueError(
+            "--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate"
+        )
     if config.reward.ensemble == 1 and config.finetune.conservatism:
-        raise ValueError("--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model")
+        raise ValueError(
+            "--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model"
+        )
 
 
 def to_json(config: Config) -> dict:
@@ -267,11 +298,18 @@ def _check_type(hint: object, value: object, where: str) -> None:
     if get_origin(hint) is Literal:
         good, words = value in get_args(hint), "one of " + ", ".join(map(str, get_args(hint)))
     elif get_origin(hint) is tuple:
-        good = isinstance(value, list) and len(value) == len(get_args(hint)) and all(type(x) in (int, float) for x in value)
+        good = (
+            isinstance(value, list)
+            and len(value) == len(get_args(hint))
+            and all(type(x) in (int, float) for x in value)
+        )
         words = f"a list of {len(get_args(hint))} numbers"
     else:  # T or T | None; JSON writes whole floats as int, and paths as str
         kinds = {str if kind is Path else kind for kind in get_args(hint) or (hint,)}
-        good, words = type(value) in kinds | ({int} if float in kinds else set()), " or ".join(sorted(k.__name__ for k in kinds))
+        good, words = (
+            type(value) in kinds | ({int} if float in kinds else set()),
+            " or ".join(sorted(k.__name__ for k in kinds)),
+        )
     if not good:
         raise ValueError(f"{where}: expected {words}, found {value!r}")
 

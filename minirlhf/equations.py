@@ -37,19 +37,27 @@ def _check_dims(name: str, tensor: Tensor, words: str, integer: bool = False) ->
         raise ValueError(f"{name}: expected {kind} dtype, got {tensor.dtype}")
 
 
-def _check_like(name: str, tensor: Tensor, words: str, shape: torch.Size, integer: bool = False) -> None:
+def _check_like(
+    name: str, tensor: Tensor, words: str, shape: torch.Size, integer: bool = False
+) -> None:
     """Raise ValueError unless `tensor` has the dtype kind wanted and exactly `shape`."""
     _check_dims(name, tensor, words, integer)
     if tensor.shape != shape:
-        raise ValueError(f"{name}: expected shape {words} = {tuple(shape)}, got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name}: expected shape {words} = {tuple(shape)}, got {tuple(tensor.shape)}"
+        )
 
 
 def _padding(mask: Tensor, shape: torch.Size) -> Tensor:
     """True where there is no token. Raises ValueError unless `mask` is bool or float and has `shape`."""
     if not isinstance(mask, Tensor):
-        raise ValueError(f"mask: expected a tensor of shape (batch, time), got {type(mask).__name__}")
+        raise ValueError(
+            f"mask: expected a tensor of shape (batch, time), got {type(mask).__name__}"
+        )
     if mask.shape != shape:
-        raise ValueError(f"mask: expected shape (batch, time) = {tuple(shape)}, got {tuple(mask.shape)}")
+        raise ValueError(
+            f"mask: expected shape (batch, time) = {tuple(shape)}, got {tuple(mask.shape)}"
+        )
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise ValueError(f"mask: expected a bool or floating dtype, got {mask.dtype}")
     return mask == 0
@@ -96,7 +104,9 @@ def token_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor | None = None) 
     _check_like("tokens", tokens, "(batch, time)", logits.shape[:-1], integer=True)
     padding = None if mask is None else _padding(mask, tokens.shape)
     log_probs = _blank_logits(logits, padding).log_softmax(dim=-1)  # (batch, time, vocab)
-    chosen = log_probs.gather(-1, _blank(tokens, padding).long()[..., None]).squeeze(-1)  # (batch, time)
+    chosen = log_probs.gather(-1, _blank(tokens, padding).long()[..., None]).squeeze(
+        -1
+    )  # (batch, time)
     return _blank(chosen, padding)
 
 
@@ -150,9 +160,15 @@ def reward_to_go(rewards: Tensor, mask: Tensor, discount: float = 1.0) -> Tensor
     _check_dims("rewards", rewards, "(batch, time)")
     _check_unit("discount", discount)
     padding = _padding(mask, rewards.shape)
-    column = torch.arange(rewards.shape[1], device=rewards.device, dtype=torch.promote_types(rewards.dtype, torch.float32))
+    column = torch.arange(
+        rewards.shape[1],
+        device=rewards.device,
+        dtype=torch.promote_types(rewards.dtype, torch.float32),
+    )
     ahead = column[:, None] - column  # (k, t): k - t
-    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0), 0).to(rewards.dtype)  # gamma^(k-t); 0 for k before t
+    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0), 0).to(
+        rewards.dtype
+    )  # gamma^(k-t); 0 for k before t
     with torch.autocast(rewards.device.type, enabled=False):
         return _blank(_blank(rewards, padding) @ weights, padding)
 
@@ -379,7 +395,9 @@ def generalized_advantage(
     _check_unit("discount", discount)
     _check_unit("gae_lambda", gae_lambda)
     values = _blank(values, _padding(mask, values.shape))  # so that V = 0 after the last token
-    next_values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)[:, 1:]  # (batch, time)
+    next_values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)[
+        :, 1:
+    ]  # (batch, time)
     deltas = rewards + discount * next_values - values
     return reward_to_go(deltas, mask, discount * gae_lambda)
 
@@ -505,11 +523,15 @@ def ppo_value_loss(
     values = _blank(values, padding)
     old_values, returns = _blank(old_values.detach(), padding), _blank(returns.detach(), padding)
     clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
-    errors = torch.maximum((values - returns).square(), (clipped - returns).square())  # (batch, time)
+    errors = torch.maximum(
+        (values - returns).square(), (clipped - returns).square()
+    )  # (batch, time)
     return 0.5 * errors.sum(dim=1).mean()
 
 
-def trpo_surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+def trpo_surrogate(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor
+) -> Tensor:
     r"""Importance-sampled surrogate loss of TRPO. E9, section 3.2 (Schulman et al., 2015, equation 14).
 
     $$L = -\frac1N \sum_i \sum_t \rho_t \hat A_t, \qquad

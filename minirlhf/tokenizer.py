@@ -11,6 +11,7 @@ Words repeat, so the trainer looks at each *different* word once and multiplies 
 After a merge it touches only the words that hold the pair.
 Encoding runs in `tiktoken.Encoding`, on the tokens that we trained ourselves; nothing is downloaded.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -24,7 +25,7 @@ from pathlib import Path
 import regex  # comes with tiktoken; unlike `re` it knows \p{L}
 import tiktoken
 
-from minirlhf.files import replacing
+from minirlhf.system.files import replacing
 
 # A word is one of: letters (and what follows an apostrophe), one to three digits, other signs, each with the
 # space before it; or a single white space. The four classes hold every character, so no character is lost.
@@ -46,15 +47,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
     Raises ValueError if vocab_size is under 256. Source: Sennrich et al. 2016, on bytes as in GPT-2.
     """
     if vocab_size < 256:
-        raise ValueError(f"vocab_size: expected at least 256 (one token a byte), found {vocab_size}")
+        raise ValueError(
+            f"vocab_size: expected at least 256 (one token a byte), found {vocab_size}"
+        )
     word_counts: Counter[str] = Counter()
     for text in texts:
         word_counts.update(regex.findall(PATTERN, _without_surrogates(text)))
-    words = [list(word.encode("utf-8")) for word in word_counts]  # words as ranks; a byte's rank is its value
+    words = [
+        list(word.encode("utf-8")) for word in word_counts
+    ]  # words as ranks; a byte's rank is its value
     counts = list(word_counts.values())
 
     pair_counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # may hold words that lost the pair
+    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(
+        set
+    )  # may hold words that lost the pair
     for index, word in enumerate(words):
         for pair in pairwise(word):
             pair_counts[pair] += counts[index]
@@ -133,7 +140,9 @@ class Tokenizer:
             raise ValueError(f"tokens: expected no empty token, found one at {ranks[b'']}")
         missing = [value for value in range(256) if bytes([value]) not in ranks]
         if missing:
-            raise ValueError(f"tokens: expected all 256 single bytes, found none for byte {missing[0]}")
+            raise ValueError(
+                f"tokens: expected all 256 single bytes, found none for byte {missing[0]}"
+            )
         self.tokens = list(tokens)
         self.end_id, self.separator_id = len(tokens), len(tokens) + 1
         self.vocab_size = len(tokens) + 2
@@ -179,10 +188,16 @@ class Tokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; a token's bytes 0..255 stand as the characters U+0000..U+00FF. Atomic."""
         path = Path(path)
-        content = {"format": FORMAT, "version": VERSION, "pattern": PATTERN,
-                   "tokens": [token.decode("latin-1") for token in self.tokens]}
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "pattern": PATTERN,
+            "tokens": [token.decode("latin-1") for token in self.tokens],
+        }
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8", newline="\n")
+            temporary.write_text(
+                json.dumps(content, indent=0) + "\n", encoding="utf-8", newline="\n"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -195,18 +210,24 @@ class Tokenizer:
             raise ValueError(f"{path}: expected JSON in UTF-8, found none ({error})") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f'{path}: format: expected a JSON object with "format": "{FORMAT}"')
-        version, pattern, tokens = (content.get(field) for field in ("version", "pattern", "tokens"))
+        version, pattern, tokens = (
+            content.get(field) for field in ("version", "pattern", "tokens")
+        )
         if version != VERSION or isinstance(version, bool):
             raise ValueError(f"{path}: version: expected {VERSION}, found {_shown(version)}")
         if pattern != PATTERN:  # tokens trained on other words would be put together wrongly
-            raise ValueError(f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}")
+            raise ValueError(
+                f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}"
+            )
         if not isinstance(tokens, list):
             raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong call)
                 f"{path}: tokens: expected a list of strings, found {type(tokens).__name__}"
             )
         for rank, token in enumerate(tokens):
             if not isinstance(token, str) or any(ord(character) > 255 for character in token):
-                raise ValueError(f"{path}: tokens[{rank}]: expected a string of characters U+0000 to U+00FF")
+                raise ValueError(
+                    f"{path}: tokens[{rank}]: expected a string of characters U+0000 to U+00FF"
+                )
         try:
             return cls([token.encode("latin-1") for token in tokens])
         except ValueError as error:

@@ -1,4 +1,5 @@
 """What every notebook uses: the package on the path, fast mode, one look for plots, source on show, checks of exercises."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,15 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # a clone works without being installed
 
 import minirlhf  # noqa: E402, F401, I001 (before torch: see its __init__.py)
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython.display import HTML, Markdown, display  # noqa: E402
 
-from minirlhf import stages  # noqa: E402
-from minirlhf.config import (  # noqa: E402
+from minirlhf.runs import pipeline  # noqa: E402
+from minirlhf.config import (
     Config,
     EvaluateConfig,
     FinetuneConfig,
@@ -29,18 +32,40 @@ from minirlhf.config import (  # noqa: E402
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.report_figures import STYLE  # noqa: E402
-from minirlhf.run import Run  # noqa: E402
-from minirlhf.tasks import Task, openings  # noqa: E402
+from minirlhf.reports.figures import STYLE  # noqa: E402
+from minirlhf.runs.folder import Run  # noqa: E402
+from minirlhf.tasks.openings import task as openings
+from minirlhf.tasks.task import Task  # noqa: E402
 
-__all__ = ["FAST", "coloured_text", "exercise", "fork", "new_run", "pick",
-           "run_stages", "show_source", "small_config", "small_task", "table"]
+__all__ = [
+    "FAST",
+    "coloured_text",
+    "exercise",
+    "fork",
+    "new_run",
+    "pick",
+    "run_stages",
+    "show_source",
+    "small_config",
+    "small_task",
+    "table",
+]
 
-FAST = os.environ.get("MINIRLHF_FAST") == "1"  # fewer steps and samples: the code runs, the numbers mean little
+FAST = (
+    os.environ.get("MINIRLHF_FAST") == "1"
+)  # fewer steps and samples: the code runs, the numbers mean little
 
 # The figures stand on white of their own, so they are legible on a light and on a dark page.
-plt.rcParams.update({**STYLE, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-                     "figure.constrained_layout.use": True, "figure.dpi": 100})
+plt.rcParams.update(
+    {
+        **STYLE,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "savefig.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 100,
+    }
+)
 
 _folders: list[tempfile.TemporaryDirectory] = []  # kept until the kernel ends
 
@@ -55,30 +80,50 @@ def show_source(*things) -> None:
     for thing in things:
         thing = getattr(thing, "__wrapped__", thing)
         source = textwrap.dedent(inspect.getsource(thing))
-        display(Markdown(f"`{thing.__module__.replace('.', '/')}.py`\n```python\n{source.rstrip()}\n```"))
+        display(
+            Markdown(
+                f"`{thing.__module__.replace('.', '/')}.py`\n```python\n{source.rstrip()}\n```"
+            )
+        )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; floats to three digits, whole numbers in thousands."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for row in rows:
-        cells = [f"{cell:.3g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else
-                 str(cell).replace("|", "\\|") for cell in row]
+        cells = [
+            f"{cell:.3g}"
+            if isinstance(cell, float)
+            else f"{cell:,}"
+            if type(cell) is int
+            else str(cell).replace("|", "\\|")
+            for cell in row
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     display(Markdown("\n".join(lines)))
 
 
-def coloured_text(pieces: Sequence[str], values: Sequence[float], low: float, high: float, title: str = "") -> None:
+def coloured_text(
+    pieces: Sequence[str], values: Sequence[float], low: float, high: float, title: str = ""
+) -> None:
     """Each piece on a colour from red (`low`) to green (`high`), its value under it."""
     colours = plt.get_cmap("RdYlGn")
     spans = []
     for piece, value in zip(pieces, values):
         full = colours(min(1.0, max(0.0, (value - low) / (high - low))))
-        red, green, blue = (round(255 * (0.35 + 0.65 * part)) for part in full[:3])  # paler, for dark letters on it
-        spans.append(f'<span style="display:inline-block;text-align:center;margin:1px;padding:1px 3px;border-radius:3px;'
-                     f'background:rgb({red},{green},{blue});color:#111;white-space:pre">{escape(piece)}<br>'
-                     f'<small style="color:#111">{value:.2f}</small></span>')
-    display(HTML(f'<div style="line-height:1.3">{escape(title)}{"<br>" if title else ""}{"".join(spans)}</div>'))
+        red, green, blue = (
+            round(255 * (0.35 + 0.65 * part)) for part in full[:3]
+        )  # paler, for dark letters on it
+        spans.append(
+            f'<span style="display:inline-block;text-align:center;margin:1px;padding:1px 3px;border-radius:3px;'
+            f'background:rgb({red},{green},{blue});color:#111;white-space:pre">{escape(piece)}<br>'
+            f'<small style="color:#111">{value:.2f}</small></span>'
+        )
+    display(
+        HTML(
+            f'<div style="line-height:1.3">{escape(title)}{"<br>" if title else ""}{"".join(spans)}</div>'
+        )
+    )
 
 
 @contextlib.contextmanager
@@ -86,11 +131,17 @@ def exercise(number: int, *answers) -> Iterator[None]:
     """Check an exercise: the body asserts. Says "right" or "not yet" and why; never stops the notebook."""
     try:
         yield
-    except Exception as error:  # whatever a half-finished answer raises is news to the reader, not a crash
-        reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+    except (
+        Exception
+    ) as error:  # whatever a half-finished answer raises is news to the reader, not a crash
+        reason = (
+            str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        )
         if any(answer is ... for answer in answers):
             reason = "no answer yet"
-        print(f"Exercise {number}: not yet ({reason.splitlines()[0] if reason else 'the check failed'}).")
+        print(
+            f"Exercise {number}: not yet ({reason.splitlines()[0] if reason else 'the check failed'})."
+        )
     else:
         print(f"Exercise {number}: right.")
 
@@ -100,13 +151,31 @@ def small_config(**finetune) -> Config:
     return Config(
         device="cpu",
         precision="float32",  # the numbers that are saved in the notebooks, on every machine
-        model=ModelConfig(vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4),
-        pretrain=PretrainConfig(steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(100, 5)),
-        reward=RewardConfig(steps=pick(300, 10), warmup=pick(30, 2), evaluate_every=pick(50, 5), own_texts=pick(400, 24),
-                            heldout_share=0.1, mlm_steps=pick(1500, 20)),
-        finetune=FinetuneConfig(**{"updates": pick(60, 3), "batch_size": pick(96, 8), "max_new_tokens": pick(56, 24),
-                                   "rounds": 1, **finetune}),
-        evaluate=EvaluateConfig(samples=pick(256, 8)))
+        model=ModelConfig(
+            vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4
+        ),
+        pretrain=PretrainConfig(
+            steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(100, 5)
+        ),
+        reward=RewardConfig(
+            steps=pick(300, 10),
+            warmup=pick(30, 2),
+            evaluate_every=pick(50, 5),
+            own_texts=pick(400, 24),
+            heldout_share=0.1,
+            mlm_steps=pick(1500, 20),
+        ),
+        finetune=FinetuneConfig(
+            **{
+                "updates": pick(60, 3),
+                "batch_size": pick(96, 8),
+                "max_new_tokens": pick(56, 24),
+                "rounds": 1,
+                **finetune,
+            }
+        ),
+        evaluate=EvaluateConfig(samples=pick(256, 8)),
+    )
 
 
 def small_task(topics: int = 8, seed: int = 0) -> Task:
@@ -125,10 +194,15 @@ def small_task(topics: int = 8, seed: int = 0) -> Task:
 
     most = pick(None, 400)  # texts of each kind
     return dataclasses.replace(
-        task, train_prompts=chosen, heldout_prompts=heldout,
-        corpus=on_topic(task.corpus)[:most], corpus_heldout=on_topic(task.corpus_heldout)[:most],
-        feedback=on_topic_triples(task.feedback)[:most], authors_feedback=on_topic_triples(task.authors_feedback)[:most],
-        handwritten=on_topic_triples(task.handwritten))
+        task,
+        train_prompts=chosen,
+        heldout_prompts=heldout,
+        corpus=on_topic(task.corpus)[:most],
+        corpus_heldout=on_topic(task.corpus_heldout)[:most],
+        feedback=on_topic_triples(task.feedback)[:most],
+        authors_feedback=on_topic_triples(task.authors_feedback)[:most],
+        handwritten=on_topic_triples(task.handwritten),
+    )
 
 
 def new_run(config: Config) -> Run:
@@ -141,7 +215,12 @@ def new_run(config: Config) -> Run:
 def fork(run: Run, config: Config) -> Run:
     """A new run with other settings that starts from the same tokenizer, pretrained policy and reward model."""
     other = new_run(config)
-    for name in ("tokenizer.json", stages.RESULT["pretrain"], stages.FIRST_RATINGS, stages.RESULT["reward"]):
+    for name in (
+        "tokenizer.json",
+        pipeline.RESULT["pretrain"],
+        pipeline.FIRST_RATINGS,
+        pipeline.RESULT["reward"],
+    ):
         if (run.path / name).exists():
             shutil.copy(run.path / name, other.path / name)
     return other
@@ -151,4 +230,4 @@ def run_stages(run: Run, task: Task, *names: str) -> None:
     """Do stages of a run ("pretrain", "reward", "finetune", "evaluate"). What training warns of stands in the output."""
     with contextlib.redirect_stderr(sys.stdout):
         for name in names:
-            stages.STAGE_FUNCTIONS[name](run, task)
+            pipeline.STAGE_FUNCTIONS[name](run, task)

@@ -1,9 +1,10 @@
 """Run the notebooks from top to bottom, each in a fresh kernel; fail on any error or warning.
 
-    python notebooks/run_all.py                     all of them
-    python notebooks/run_all.py 04 01 --save        these two, outputs saved
-    MINIRLHF_FAST=1 python notebooks/run_all.py     fewer steps: does the code run?
+python notebooks/run_all.py                     all of them
+python notebooks/run_all.py 04 01 --save        these two, outputs saved
+MINIRLHF_FAST=1 python notebooks/run_all.py     fewer steps: does the code run?
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,9 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
-LIMIT_SECONDS = 1800  # a cell that hangs; the promise to the reader (4 minutes) is for an idle machine
+LIMIT_SECONDS = (
+    1800  # a cell that hangs; the promise to the reader (4 minutes) is for an idle machine
+)
 
 
 class Faulty(Exception):
@@ -32,13 +35,19 @@ def notebooks(names: list[str] | None = None) -> list[Path]:
     paths = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
     for name in names or []:
         if not any(path.name.startswith(name) for path in paths):
-            raise ValueError(f"{name}: expected the start of a notebook's name, such as 04; there is none")
+            raise ValueError(
+                f"{name}: expected the start of a notebook's name, such as 04; there is none"
+            )
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 
 def tag_of(cell: NotebookNode, kind: str) -> int | None:
     """3 for a cell with the tag "answer-3" (kind "answer")."""
-    numbers = [tag.removeprefix(f"{kind}-") for tag in cell.metadata.get("tags", []) if tag.startswith(f"{kind}-")]
+    numbers = [
+        tag.removeprefix(f"{kind}-")
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith(f"{kind}-")
+    ]
     return int(numbers[0]) if numbers else None
 
 
@@ -57,7 +66,9 @@ def with_solutions(notebook: NotebookNode, path: Path) -> NotebookNode:
         cells.append(cell)
         if (number := tag_of(cell, "check")) is not None:
             cells.append(nbformat.v4.new_code_cell(answers[number]))
-            cells.append(nbformat.v4.new_code_cell(cell.source, metadata={"tags": [f"recheck-{number}"]}))
+            cells.append(
+                nbformat.v4.new_code_cell(cell.source, metadata={"tags": [f"recheck-{number}"]})
+            )
     notebook.cells = cells
     return notebook
 
@@ -65,9 +76,15 @@ def with_solutions(notebook: NotebookNode, path: Path) -> NotebookNode:
 def execute(notebook: NotebookNode, fast: bool) -> None:
     """Run all cells in place. Raises Faulty, naming the cell, for an error or for anything on standard error."""
     environment = {**os.environ, "MINIRLHF_FAST": "1" if fast else "0", "TQDM_DISABLE": "1"}
-    client = NotebookClient(notebook, timeout=LIMIT_SECONDS, kernel_name="python3", record_timing=False,
-                            store_widget_state=False, extra_arguments=["--log-level=40"],
-                            resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(
+        notebook,
+        timeout=LIMIT_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        extra_arguments=["--log-level=40"],
+        resources={"metadata": {"path": str(FOLDER)}},
+    )
     client.reset_execution_trackers()
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -90,7 +107,9 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="starts of file names, such as 04; all if none is given")
+    parser.add_argument(
+        "names", nargs="*", help="starts of file names, such as 04; all if none is given"
+    )
     parser.add_argument("--save", action="store_true", help="write the outputs into the notebooks")
     arguments = parser.parse_args()
     fast = os.environ.get("MINIRLHF_FAST") == "1"
@@ -102,7 +121,11 @@ def main() -> None:
         parser.error(str(error))
     failed = []
     for path in paths:
-        notebook, started, cpu_before = nbformat.read(path, as_version=4), time.perf_counter(), cpu_seconds()
+        notebook, started, cpu_before = (
+            nbformat.read(path, as_version=4),
+            time.perf_counter(),
+            cpu_seconds(),
+        )
         try:
             execute(notebook, fast)
         except Faulty as fault:
@@ -110,13 +133,18 @@ def main() -> None:
             print(f"{path.name}: FAILED\n{fault}", file=sys.stderr, flush=True)
             continue
         if arguments.save:
-            notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                                 "language_info": {"name": "python"}}
+            notebook.metadata = {
+                "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                "language_info": {"name": "python"},
+            }
             temporary = path.with_suffix(".tmp")
             nbformat.write(notebook, temporary)
             os.replace(temporary, path)
-        print(f"{path.name}: {time.perf_counter() - started:.0f} s, {cpu_seconds() - cpu_before:.0f} s of CPU"
-              f"{', saved' if arguments.save else ''}", flush=True)
+        print(
+            f"{path.name}: {time.perf_counter() - started:.0f} s, {cpu_seconds() - cpu_before:.0f} s of CPU"
+            f"{', saved' if arguments.save else ''}",
+            flush=True,
+        )
     if failed:
         sys.exit(f"{len(failed)} of {len(paths)} failed: {', '.join(failed)}")
 

@@ -1,4 +1,5 @@
 """One tiny run for all tests that need one: the real stages on the real task, small enough for seconds."""
+
 from __future__ import annotations
 
 import os
@@ -10,10 +11,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from minirlhf import devices, stages
-from minirlhf.config import Config, EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, RewardConfig
-from minirlhf.run import Run
-from minirlhf.tasks import Task, openings
+from minirlhf.config import (
+    Config,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    RewardConfig,
+)
+from minirlhf.runs import pipeline
+from minirlhf.runs.folder import Run
+from minirlhf.system import devices
+from minirlhf.tasks.openings import task as openings
+from minirlhf.tasks.task import Task
 
 
 def pytest_collection_modifyitems(items):
@@ -34,8 +44,12 @@ TINY = Config(
     precision="float32",  # the same numbers on every machine; test_precision.py has the rest
     model=ModelConfig(vocab_size=400, context=96, width=32, layers=1, heads=2),
     pretrain=PretrainConfig(steps=30, batch_size=16, warmup=5, evaluate_every=10),
-    reward=RewardConfig(own_texts=40, heldout_share=0.1, steps=20, batch_size=16, warmup=2, evaluate_every=10),
-    finetune=FinetuneConfig(updates=6, batch_size=16, max_new_tokens=40, rounds=2, ratings_per_round=20, refit_steps=4),
+    reward=RewardConfig(
+        own_texts=40, heldout_share=0.1, steps=20, batch_size=16, warmup=2, evaluate_every=10
+    ),
+    finetune=FinetuneConfig(
+        updates=6, batch_size=16, max_new_tokens=40, rounds=2, ratings_per_round=20, refit_steps=4
+    ),
     evaluate=EvaluateConfig(samples=32),
 )
 
@@ -46,14 +60,18 @@ def small_task() -> Task:
     import dataclasses
 
     task = openings.load(0)
-    return dataclasses.replace(task, corpus=task.corpus[:1500], corpus_heldout=task.corpus_heldout[:50],
-                               feedback=task.feedback[:400])
+    return dataclasses.replace(
+        task,
+        corpus=task.corpus[:1500],
+        corpus_heldout=task.corpus_heldout[:50],
+        feedback=task.feedback[:400],
+    )
 
 
 def run_all(path: Path, task: Task, config: Config = TINY) -> Run:
     run = Run.create(path, config)
-    for stage in stages.STAGES:
-        stages.STAGE_FUNCTIONS[stage](run, task)
+    for stage in pipeline.STAGES:
+        pipeline.STAGE_FUNCTIONS[stage](run, task)
     return run
 
 

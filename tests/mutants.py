@@ -18,8 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = [  # quick ones first; most mutants die in the first
-    ["test_equations.py", "test_equations_properties.py", "test_exact_reward_losses.py",
-     "test_equations_advantages.py"],
+    [
+        "test_equations.py",
+        "test_equations_properties.py",
+        "test_exact_reward_losses.py",
+        "test_equations_advantages.py",
+    ],
     ["test_exact_policy_gradient.py", "test_exact_kl.py", "test_equations_ppo.py", "test_exact.py"],
 ]
 NEEDED = 0.95
@@ -259,14 +263,18 @@ MUTANTS = [
 
 def mutate(source: str, function: str, old: str, new: str) -> str:
     """The source with the slip in one function. Raises ValueError unless `old` occurs there exactly once."""
-    found = re.search(rf"^def {function}\(.*?(?=^(?:def |# E\d)|\Z)", source, re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^def {function}\(.*?(?=^(?:def |# E\d)|\Z)", source, re.MULTILINE | re.DOTALL
+    )
     if not found:
         raise ValueError(f"mutants.py: no function {function} in equations.py")
     body = found.group()
     docstring = re.search(r'r?""".*?"""', body, re.DOTALL)
     code = body.replace(docstring.group(), "\0") if docstring else body
     if code.count(old) != 1:
-        raise ValueError(f"mutants.py: {function}: expected {old!r} once, found it {code.count(old)} times")
+        raise ValueError(
+            f"mutants.py: {function}: expected {old!r} once, found it {code.count(old)} times"
+        )
     code = code.replace(old, new)
     changed = source.replace(body, code.replace("\0", docstring.group()) if docstring else code)
     compile(changed, "equations.py", "exec")
@@ -277,12 +285,18 @@ def passes(source: str) -> bool:
     """Whether all tests pass with this source as equations.py, in a copy of the package."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        shutil.copytree(ROOT / "minirlhf", copy / "minirlhf", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "minirlhf", copy / "minirlhf", ignore=shutil.ignore_patterns("__pycache__")
+        )
         (copy / "minirlhf" / "equations.py").write_text(source, encoding="utf-8")
         (copy / "tests").mkdir()
         for name in ["small_worlds.py", *sum(STAGES, [])]:
             shutil.copy(ROOT / "tests" / name, copy / "tests")
-        environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": folder,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         environment["PYTHONWARNINGS"] = "ignore"
         for stage in STAGES:
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
@@ -309,8 +323,13 @@ def main(functions: list[str]) -> int:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for (function, old, new), survived in zip(chosen, pool.map(passes, sources)):
             killed += not survived
-            print(f"{'SURVIVED' if survived else 'killed  '} {function}: {old!r} -> {new!r}", flush=True)
-    print(f"{killed} of {len(chosen)} mutants killed ({killed / len(chosen):.1%}), {len(every)} functions")
+            print(
+                f"{'SURVIVED' if survived else 'killed  '} {function}: {old!r} -> {new!r}",
+                flush=True,
+            )
+    print(
+        f"{killed} of {len(chosen)} mutants killed ({killed / len(chosen):.1%}), {len(every)} functions"
+    )
     return 0 if killed >= NEEDED * len(chosen) else 1
 
 

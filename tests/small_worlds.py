@@ -7,30 +7,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minirlhf import exact
-from minirlhf.policy import Policy
-from minirlhf.transformer import TransformerConfig
+from minirlhf import enumeration
+from minirlhf.models.policy import Policy
+from minirlhf.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
 class Case:
     """A world, the logits of its policy (states, vocab), and their derivative in the policy's parameters."""
 
-    world: exact.World
+    world: enumeration.World
     logits: Tensor
     jacobian: Tensor  # (states * vocab, parameters)
     parameters: list[Tensor]
     table: object  # () -> logits (states, vocab), differentiable in the parameters
 
 
-def tabular(vocab: int = 3, max_length: int = 3, prompt_probs: tuple[float, ...] = (0.3, 0.7)) -> Case:
-    world = exact.build_world(vocab, max_length, prompt_probs)
-    logits = exact.random_table(world, seed=0).requires_grad_()
+def tabular(
+    vocab: int = 3, max_length: int = 3, prompt_probs: tuple[float, ...] = (0.3, 0.7)
+) -> Case:
+    world = enumeration.build_world(vocab, max_length, prompt_probs)
+    logits = enumeration.random_table(world, seed=0).requires_grad_()
     eye = torch.eye(logits.numel(), dtype=torch.float64)
     return Case(world, logits.detach(), eye, [logits], lambda: logits)
 
 
-def real_policy(world: exact.World) -> Policy:
+def real_policy(world: enumeration.World) -> Policy:
     """A tiny float64 Transformer, far from uniform. Its prompt x is the one token x."""
     torch.manual_seed(0)
     policy = Policy(TransformerConfig(world.vocab, context=8, width=4, layers=1, heads=2)).double()
@@ -41,7 +43,7 @@ def real_policy(world: exact.World) -> Policy:
 
 
 def transformer() -> Case:
-    world = exact.build_world(3, 3, (0.3, 0.7))
+    world = enumeration.build_world(3, 3, (0.3, 0.7))
     policy = real_policy(world)
     parameters = list(policy.parameters())
 
@@ -50,12 +52,11 @@ def transformer() -> Case:
         return logits[torch.arange(len(lengths)), lengths]
 
     def table() -> Tensor:
-        return exact.policy_logits(world, next_logits)
+        return enumeration.policy_logits(world, next_logits)
 
     logits = table()
     rows = [
-        torch.cat([g.flatten() for g in grads(value, parameters)])
-        for value in logits.flatten()
+        torch.cat([g.flatten() for g in grads(value, parameters)]) for value in logits.flatten()
     ]
     return Case(world, logits.detach(), torch.stack(rows), parameters, table)
 
@@ -68,6 +69,6 @@ def grads(value: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 CASES = {"tabular": tabular(), "transformer": transformer()}
 
 
-def head(world: exact.World, seed: int = 1) -> Tensor:
+def head(world: enumeration.World, seed: int = 1) -> Tensor:
     """An arbitrary reward head: a score in (0, 1) for every prefix, (states, vocab)."""
-    return exact.random_table(world, seed, scale=1.5).sigmoid()
+    return enumeration.random_table(world, seed, scale=1.5).sigmoid()

@@ -2,6 +2,7 @@
 
 The runs are in fast mode (fewer steps). `make notebooks` runs them in full.
 """
+
 from __future__ import annotations
 
 import ast
@@ -20,7 +21,8 @@ import nbformat
 import pytest
 
 import minirlhf
-from minirlhf import cli, equations
+from minirlhf import equations
+from minirlhf.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -28,8 +30,13 @@ import run_all  # noqa: E402
 
 PATHS = run_all.notebooks()
 TEXT_IDS = [f"E{number}" for number in range(1, 10)]
-LIBRARIES = {"torch.optim.Muon", "transformers"}  # named in the prose, not imported by the notebook that names them
-PLACES = re.compile(r"/(?:work|tmp|home|root|usr|Users|private|mnt)\b|[A-Z]:\\\\|site-packages|\.venv")
+LIBRARIES = {
+    "torch.optim.Muon",
+    "transformers",
+}  # named in the prose, not imported by the notebook that names them
+PLACES = re.compile(
+    r"/(?:work|tmp|home|root|usr|Users|private|mnt)\b|[A-Z]:\\\\|site-packages|\.venv"
+)
 
 
 @lru_cache
@@ -52,8 +59,11 @@ def text_outputs(cell) -> str:
     parts = []
     for output in cell.get("outputs", []):
         parts.append(output.get("text", ""))
-        parts += [value if isinstance(value, str) else json.dumps(value)
-                  for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+        parts += [
+            value if isinstance(value, str) else json.dumps(value)
+            for kind, value in output.get("data", {}).items()
+            if not kind.startswith("image/")
+        ]
     return "\n".join(parts)
 
 
@@ -79,7 +89,9 @@ def test_page_begins_and_ends_as_all_do(path):
     assert head.startswith(f"# {path.name[:2]} · ")
     for part in ("**Where this stands.**", "**What you will be able to do**", "**Needs.**"):
         assert part in head, f"the first cell lacks {part}"
-    assert re.search(r"[Ss]ections? \d", head) and re.search(r"[\u4e00-\u9fff]", head), "no section, or no Chinese term"
+    assert re.search(r"[Ss]ections? \d", head) and re.search(r"[\u4e00-\u9fff]", head), (
+        "no section, or no Chinese term"
+    )
     assert any("## Exercises" in source for source in markdown)
     everything = "\n".join(markdown)
     assert 0 < everything.count("> **Predict.**") == everything.count("<summary>Answer</summary>")
@@ -107,7 +119,7 @@ def test_outputs_are_those_of_one_clean_full_run(path):
 
 def test_no_sentence_of_the_reviews_is_shown():
     """Runs of eight words; only where the data is, since no copy of it may be here to compare with."""
-    from minirlhf.tasks import reviews
+    from minirlhf.tasks.reviews import task as reviews
 
     try:
         task = reviews.load(0)
@@ -116,12 +128,16 @@ def test_no_sentence_of_the_reviews_is_shown():
 
     def runs(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"[a-z0-9']+", text.lower())
-        return {tuple(words[start:start + 8]) for start in range(len(words) - 7)}
+        return {tuple(words[start : start + 8]) for start in range(len(words) - 7)}
 
     theirs = set().union(*(runs(text) for _, text in task.corpus + task.corpus_heldout))
     assert len(theirs) > 100_000
     for path in PATHS:
-        shown = [prose(path), *(cell.source for cell in cells(path, "code")), *map(text_outputs, cells(path, "code"))]
+        shown = [
+            prose(path),
+            *(cell.source for cell in cells(path, "code")),
+            *map(text_outputs, cells(path, "code")),
+        ]
         assert not (found := runs("\n".join(shown)) & theirs), f"{path.name}: {sorted(found)[:3]}"
 
 
@@ -143,7 +159,9 @@ def package_names() -> dict[str, object]:
                 continue
             if getattr(value, "__module__", info.name).startswith("minirlhf"):
                 names.setdefault(name, value)
-                names[f"{dotted}.{name}"] = names[f"{info.name}.{name}"] = names[f"{dotted.split('.')[-1]}.{name}"] = value
+                names[f"{dotted}.{name}"] = names[f"{info.name}.{name}"] = names[
+                    f"{dotted.split('.')[-1]}.{name}"
+                ] = value
     return names
 
 
@@ -172,9 +190,14 @@ def is_command(span: str) -> bool:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
         if not words:
-            return span.split("=")[0] in (ROOT / "notebooks" / "helpers.py").read_text(encoding="utf-8")
+            return span.split("=")[0] in (ROOT / "notebooks" / "helpers.py").read_text(
+                encoding="utf-8"
+            )
     if words[:1] == ["make"]:
-        return all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in words[1:])
+        return all(
+            re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            for word in words[1:]
+        )
     if words[:1] == ["python"] and words[1:2] and words[1].endswith(".py"):
         return (ROOT / words[1]).is_file()
     if words[:4] == ["python", "-m", "pip", "install"]:
@@ -183,7 +206,7 @@ def is_command(span: str) -> bool:
         return False
     if len(words) == 3:
         return True
-    assert words[3] in cli.COMMANDS, f"no such command: {span}"
+    assert words[3] in main.COMMANDS, f"no such command: {span}"
     known = flags_of(words[3])
     unknown = [word for word in words[4:] if word.startswith("--") and word not in known]
     assert not unknown, f"no such flag: {unknown} in {span}"
@@ -197,12 +220,14 @@ def flags_of(command: str) -> frozenset[str]:
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        cli.main([command, "--help"])
-    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", out.getvalue())) | frozenset(cli.SHORT)
+        main.main([command, "--help"])
+    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", out.getvalue())) | frozenset(main.SHORT)
 
 
 def is_flag(span: str) -> bool:
-    return span.startswith("--") and any(span.split()[0] in flags_of(command) for command in cli.COMMANDS)
+    return span.startswith("--") and any(
+        span.split()[0] in flags_of(command) for command in main.COMMANDS
+    )
 
 
 def resolves(span: str, known: dict[str, object]) -> bool:
@@ -217,18 +242,33 @@ def resolves(span: str, known: dict[str, object]) -> bool:
     return hasattr(known[owner], attribute) or attribute in fields
 
 
-@pytest.mark.parametrize("path", [*PATHS, ROOT / "notebooks" / "README.md"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*PATHS, ROOT / "notebooks" / "README.md"], ids=lambda path: path.stem
+)
 def test_each_code_name_in_the_prose_exists(path):
     import helpers
     import torch
 
-    known = package_names() | vars(helpers) | vars(builtins) | {"torch": torch, "inspect": inspect, "helpers": helpers}
+    known = (
+        package_names()
+        | vars(helpers)
+        | vars(builtins)
+        | {"torch": torch, "inspect": inspect, "helpers": helpers}
+    )
     own = own_names(path)
     text = re.sub(r"```.*?```", "", prose(path), flags=re.DOTALL)
     for span in re.findall(r"`([^`\n]+)`", text):
-        good = (resolves(span, known) or re.split(r"[.(\[]", span)[0] in own or (ROOT / span).exists()
-                or (ROOT / "notebooks" / span).exists() or is_command(span) or is_flag(span)
-                or span in run_files() or span == "..." or span in LIBRARIES)
+        good = (
+            resolves(span, known)
+            or re.split(r"[.(\[]", span)[0] in own
+            or (ROOT / span).exists()
+            or (ROOT / "notebooks" / span).exists()
+            or is_command(span)
+            or is_flag(span)
+            or span in run_files()
+            or span == "..."
+            or span in LIBRARIES
+        )
         assert good, f"`{span}` is no name, file or command of the project"
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (path.parent / target).exists(), f"broken link {target}"
@@ -237,9 +277,13 @@ def test_each_code_name_in_the_prose_exists(path):
 @lru_cache
 def run_files() -> frozenset[str]:
     """Names of the files of a run folder, as the package's own description of it lists them."""
-    from minirlhf import run
+    from minirlhf.runs import folder
 
-    return frozenset(re.findall(r"\b[a-z_]+\.(?:jsonl?|safetensors|html)\b", run.__doc__ + inspect.getsource(run)))
+    return frozenset(
+        re.findall(
+            r"\b[a-z_]+\.(?:jsonl?|safetensors|html)\b", folder.__doc__ + inspect.getsource(folder)
+        )
+    )
 
 
 # They run, and the exercises are real ------------------------------------------------------------------------------
@@ -247,8 +291,14 @@ def run_files() -> frozenset[str]:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_exercises_have_answers_and_checks_and_solutions(path):
-    found = {kind: [number for cell in cells(path, "code") if (number := run_all.tag_of(cell, kind)) is not None]
-             for kind in ("answer", "check")}
+    found = {
+        kind: [
+            number
+            for cell in cells(path, "code")
+            if (number := run_all.tag_of(cell, kind)) is not None
+        ]
+        for kind in ("answer", "check")
+    }
     numbers = list(range(1, len(found["answer"]) + 1))
     assert 3 <= len(numbers) <= 5
     assert found["answer"] == found["check"] == numbers == sorted(run_all.solutions(path))
@@ -267,7 +317,11 @@ def test_notebook_runs_and_its_checks_fail_unanswered_and_pass_on_the_solution(p
 
 
 def test_an_error_or_a_warning_is_a_failure():
-    for source in ("1 / 0", "import warnings; warnings.warn('look out')", "import sys; print('oh', file=sys.stderr)"):
+    for source in (
+        "1 / 0",
+        "import warnings; warnings.warn('look out')",
+        "import sys; print('oh', file=sys.stderr)",
+    ):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         with pytest.raises(run_all.Faulty):
             run_all.execute(notebook, fast=True)

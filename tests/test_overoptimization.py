@@ -1,4 +1,5 @@
 """Best-of-n by enumeration, the functional forms on points that lie on them."""
+
 from __future__ import annotations
 
 import math
@@ -7,15 +8,21 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from minirlhf.overoptimization import best_of_n_scores, fit_form
+from benchmarks.forms import best_of_n_scores, fit_form
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])
 def test_best_of_n_equals_all_choices(n):
     generator = np.random.default_rng(0)
     proxy, gold = generator.random((4, 6)), generator.random((4, 6))
-    best = [[max(choice, key=lambda i: proxy[row, i]) for choice in combinations(range(6), n)] for row in range(4)]
-    expected = [np.mean([[scores[row, i] for i in best[row]] for row in range(4)]) for scores in (proxy, gold)]
+    best = [
+        [max(choice, key=lambda i: proxy[row, i]) for choice in combinations(range(6), n)]
+        for row in range(4)
+    ]
+    expected = [
+        np.mean([[scores[row, i] for i in best[row]] for row in range(4)])
+        for scores in (proxy, gold)
+    ]
     assert best_of_n_scores(proxy, gold, n) == pytest.approx(expected)
     with pytest.raises(ValueError, match="expected 1 to 6"):
         best_of_n_scores(proxy, gold, 7)
@@ -42,7 +49,9 @@ def test_a_score_that_only_rises_never_turns():
     d = np.linspace(0.1, 3, 20)
     assert fit_form(d, d + 0.1 * d * d, "best-of-n")["turn"] is None
     noise = np.random.default_rng(0).normal(size=500)
-    assert abs(fit_form(np.linspace(0.1, 3, 500), noise, "rl")["r_squared"]) < 0.05  # two numbers cannot fit 500
+    assert (
+        abs(fit_form(np.linspace(0.1, 3, 500), noise, "rl")["r_squared"]) < 0.05
+    )  # two numbers cannot fit 500
     with pytest.raises(ValueError, match="at least 3"):
         fit_form(np.array([0.0, 1.0, 2.0]), np.zeros(3), "rl")
     with pytest.raises(ValueError, match="kind: expected"):

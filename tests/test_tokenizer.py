@@ -1,4 +1,5 @@
 """The tokenizer against hand-computed merges, a naive and a slow trainer, and any Unicode text."""
+
 from __future__ import annotations
 
 import json
@@ -145,7 +146,9 @@ def test_every_unicode_string_comes_back(tokenizer, text):
 
 def test_every_single_character_comes_back(tokenizer):
     characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
-    for start in range(0, len(characters), 4096):  # no character may be lost between two others either
+    for start in range(
+        0, len(characters), 4096
+    ):  # no character may be lost between two others either
         text = "".join(characters[start : start + 4096])
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -172,7 +175,9 @@ def test_encode_applies_the_oldest_merge_first():
 
 def test_lone_surrogates_become_the_replacement_character(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
-    assert tokenizer.decode(tokenizer.encode("a\ud83c\udf0ab")) == "a🌊b"  # the two halves of one character
+    assert (
+        tokenizer.decode(tokenizer.encode("a\ud83c\udf0ab")) == "a🌊b"
+    )  # the two halves of one character
     assert train_bpe(["a\ud800b a\ud800b"], 300) == train_bpe(["a\ufffdb a\ufffdb"], 300)
 
 
@@ -192,7 +197,9 @@ def test_text_that_looks_like_a_special_is_text(tokenizer, special):
 
 
 def test_prompt_and_text_rows(tokenizer):
-    assert tokenizer.encode_prompt("the sea") == tokenizer.encode("the sea") + [tokenizer.separator_id]
+    assert tokenizer.encode_prompt("the sea") == tokenizer.encode("the sea") + [
+        tokenizer.separator_id
+    ]
     assert tokenizer.encode_text("the sea") == tokenizer.encode(" the sea") + [tokenizer.end_id]
     row = tokenizer.encode_prompt("the sea") + tokenizer.encode_text("rises")
     assert tokenizer.decode(row) == "the sea rises"  # specials are dropped
@@ -241,7 +248,9 @@ def test_save_and_load(tokenizer, tmp_path):
     assert loaded.tokens == tokenizer.tokens
     assert loaded.vocab_size == tokenizer.vocab_size
     assert loaded.encode(CORPUS[2]) == tokenizer.encode(CORPUS[2])
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer.json"]  # no temporary file is left
+    assert [entry.name for entry in tmp_path.iterdir()] == [
+        "tokenizer.json"
+    ]  # no temporary file is left
     first = path.read_bytes()
     loaded.save(str(path))  # over the old file, and bit for bit the same
     assert path.read_bytes() == first
@@ -262,8 +271,12 @@ def test_a_failed_save_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
 
 
 def changed(**fields) -> bytes:
-    content = {"format": "minirlhf-tokenizer", "version": 1, "pattern": PATTERN,
-               "tokens": [token.decode("latin-1") for token in BYTES]}
+    content = {
+        "format": "minirlhf-tokenizer",
+        "version": 1,
+        "pattern": PATTERN,
+        "tokens": [token.decode("latin-1") for token in BYTES],
+    }
     content.update(fields)
     return json.dumps({key: value for key, value in content.items() if value is not ...}).encode()
 

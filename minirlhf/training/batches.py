@@ -1,4 +1,5 @@
 """Token rows as padded batches: each batch is cut to its longest row, and rows of like length go together."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minirlhf.run import step_generator
+from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
 
 BUCKET = 16  # batches drawn at a time and sorted by length among themselves
@@ -34,7 +35,7 @@ class EncodedTexts:
         for topic, text in pairs:
             if topic not in prompts:
                 # A topic may take half of the context at most; what is longer loses its beginning.
-                prompts[topic] = tokenizer.encode_prompt(topic)[-(context // 2):]
+                prompts[topic] = tokenizer.encode_prompt(topic)[-(context // 2) :]
             row = prompts[topic] + tokenizer.encode_text(text)
             self.cut += len(row) > context
             rows.append(row[:context])
@@ -56,7 +57,9 @@ class EncodedTexts:
         lengths = self.lengths[index] - prompts  # of the texts
         columns = torch.arange(min(rounded_up(int(lengths.max()), STRIDE), rows.shape[1]))
         mask = columns < lengths[:, None]
-        tokens = rows.gather(1, (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)).masked_fill(~mask, 0)
+        tokens = rows.gather(
+            1, (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)
+        ).masked_fill(~mask, 0)
         return Batch(*(tensor.to(device) for tensor in (rows, prompts, tokens, mask, index)))
 
     def in_order(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
@@ -64,7 +67,9 @@ class EncodedTexts:
         for index in self.lengths.argsort(stable=True).split(batch_size):
             yield self.batch(index, device)
 
-    def random_batch(self, batch_size: int, seed: int, stage: str, step: int, device: torch.device) -> Batch:
+    def random_batch(
+        self, batch_size: int, seed: int, stage: str, step: int, device: torch.device
+    ) -> Batch:
         """The batch of one step: a function of (seed, stage, step) alone.
 
         BUCKET batches are drawn with replacement, sorted by length, cut apart and shuffled; this step takes one of them.
@@ -72,25 +77,11 @@ class EncodedTexts:
         generator = step_generator(seed, f"{stage} batch", step // BUCKET)
         drawn = torch.randint(len(self), (BUCKET * batch_size,), generator=generator)
         by_length = drawn[self.lengths[drawn].argsort(stable=True)].view(BUCKET, batch_size)
-        return self.batch(by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device)
+        return self.batch(
+            by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device
+        )
 
 
 def rounded_up(number: int, stride: int) -> int:
     """The next multiple of `stride`."""
     return -(-number // stride) * stride
-
-
-def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight line."""
-    return min((step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def scale_learning_rates(optimizers: list[torch.optim.Optimizer], share: float) -> None:
-    """Each group at this share of the rate that its optimizer was made with."""
-    for optimizer in optimizers:
-        set_learning_rate(optimizer, optimizer.defaults["lr"] * share)

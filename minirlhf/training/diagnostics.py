@@ -2,6 +2,7 @@
 
 The README says how to read each number of metrics.jsonl.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,21 +16,30 @@ def diagnose(rows: list[dict], config: FinetuneConfig) -> dict[str, str]:
     one's "warnings": kind of fault to one line that names a knob."""
     row, limits = rows[-1], config.warn
     slower = {"ppo": "--finetune.ppo.learning-rate", "trpo": "--finetune.trpo.delta"}.get(
-        config.algorithm, "--finetune.learning-rate")
+        config.algorithm, "--finetune.learning-rate"
+    )
     found = {}
-    broken = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    broken = [
+        name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)
+    ]
     if broken:
         found["not finite"] = f"{', '.join(broken)}: NaN or inf; lower {slower}"
     if row["entropy_nats_per_token"] < limits.entropy_floor:
         bonus = " or --finetune.ppo.entropy-weight" if config.algorithm == "ppo" else ""
-        found["entropy"] = (f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below {limits.entropy_floor:g}: all "
-                            f"texts become one; raise --finetune.kl-weight{bonus}")
+        found["entropy"] = (
+            f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below {limits.entropy_floor:g}: all "
+            f"texts become one; raise --finetune.kl-weight{bonus}"
+        )
     if row["kl_nats"] > limits.kl_ceiling:
-        found["kl"] = (f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has left its reference; "
-                       f"raise --finetune.kl-weight, set --finetune.kl-target or lower {slower}")
+        found["kl"] = (
+            f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has left its reference; "
+            f"raise --finetune.kl-weight, set --finetune.kl-target or lower {slower}"
+        )
     if hacked := reward_hacking(rows, limits.window):
-        found["hacking"] = (f"{hacked}: the policy is learning what the reward model overrates; raise --finetune.kl-weight, "
-                            "--finetune.rounds or --finetune.ratings-per-round, or end sooner (--finetune.updates)")
+        found["hacking"] = (
+            f"{hacked}: the policy is learning what the reward model overrates; raise --finetune.kl-weight, "
+            "--finetune.rounds or --finetune.ratings-per-round, or end sooner (--finetune.updates)"
+        )
     told = {kind for earlier in rows[:-1] for kind in earlier.get("warnings", {})}
     return {kind: message for kind, message in found.items() if kind not in told}
 
@@ -39,17 +49,24 @@ def reward_hacking(rows: list[dict], window: int) -> str | None:
     judge liked best to the one that ends now. Looked at each time a window is full."""
     if len(rows) % window or len(rows) < 2 * window:
         return None
-    windows = [rows[start:start + window] for start in range(0, len(rows), window)]
+    windows = [rows[start : start + window] for start in range(0, len(rows), window)]
     best = max(windows[:-1], key=lambda part: statistics.fmean(row["judge"] for row in part))
 
     def change(key: str) -> tuple[float, float, float]:
         """Mean then, mean now, and the standard error of their difference."""
         then, now = ([row[key] for row in part] for part in (best, windows[-1]))
-        error = math.sqrt((statistics.pvariance(then) + statistics.pvariance(now)) / max(1, window - 1))
+        error = math.sqrt(
+            (statistics.pvariance(then) + statistics.pvariance(now)) / max(1, window - 1)
+        )
         return statistics.fmean(then), statistics.fmean(now), error
 
-    (reward_then, reward_now, reward_error), (judge_then, judge_now, judge_error) = change("reward"), change("judge")
+    (reward_then, reward_now, reward_error), (judge_then, judge_now, judge_error) = (
+        change("reward"),
+        change("judge"),
+    )
     if reward_now - reward_then > 3 * reward_error and judge_then - judge_now > 3 * judge_error:
-        return (f"since update {best[-1]['step']} the reward rose from {reward_then:.2f} to {reward_now:.2f} and the judge fell "
-                f"from {judge_then:.2f} to {judge_now:.2f}")
+        return (
+            f"since update {best[-1]['step']} the reward rose from {reward_then:.2f} to {reward_now:.2f} and the judge fell "
+            f"from {judge_then:.2f} to {judge_now:.2f}"
+        )
     return None

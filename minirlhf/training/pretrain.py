@@ -3,6 +3,7 @@
 Beside it goes a second task without scores, as BERT had one with its next sentences: is this topic the text's own, or another one
 put in its place? The next token hardly asks for that comparison; the reward model, which starts from this body, needs it most.
 """
+
 from __future__ import annotations
 
 import random
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from minirlhf.devices import autocast
-from minirlhf.optimizers import muon_and_adamw
-from minirlhf.policy import Policy, gather_real, gather_text, log_probs_of
-from minirlhf.run import Checkpoints, Run
+from minirlhf.models.policy import Policy, gather_real, gather_text, log_probs_of
+from minirlhf.models.transformer import TransformerConfig
+from minirlhf.runs.checkpoints import Checkpoints
+from minirlhf.runs.folder import Run
+from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts, linear_schedule, scale_learning_rates
-from minirlhf.transformer import TransformerConfig
+from minirlhf.training.batches import Batch, EncodedTexts
+from minirlhf.training.optimizers import linear_schedule, muon_and_adamw, scale_learning_rates
 
 
 def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = None) -> Tensor:
@@ -29,7 +31,9 @@ def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = No
     if hidden is None:
         hidden = policy.body(batch.rows[:, :-1])
     # The output layer is a large part of the work, so padded positions do not go through it.
-    logits = policy.logits_of(gather_real(hidden, batch.prompt_lengths - 1, batch.mask))  # (tokens, vocab)
+    logits = policy.logits_of(
+        gather_real(hidden, batch.prompt_lengths - 1, batch.mask)
+    )  # (tokens, vocab)
     return -log_probs_of(logits.float(), batch.tokens, batch.mask).sum() / batch.mask.sum()
 
 
@@ -38,7 +42,11 @@ def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
 
     logits (batch, columns) of "own" at all columns of the batch's rows.
     """
-    logits = gather_text(logits[:, :, None], batch.prompt_lengths, batch.tokens.shape[1]).squeeze(-1).float()
+    logits = (
+        gather_text(logits[:, :, None], batch.prompt_lengths, batch.tokens.shape[1])
+        .squeeze(-1)
+        .float()
+    )
     return (F.softplus(-logits if own else logits) * batch.mask).sum() / batch.mask.sum()
 
 
@@ -47,11 +55,17 @@ def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[st
     rng = random.Random(seed)
     topics = list(dict.fromkeys(topic for topic, _ in corpus))
     places = {topic: place for place, topic in enumerate(topics)}
-    return [(topics[(places[topic] + rng.randrange(1, len(topics))) % len(topics)], text) for topic, text in corpus]
+    return [
+        (topics[(places[topic] + rng.randrange(1, len(topics))) % len(topics)], text)
+        for topic, text in corpus
+    ]
 
 
 def pretrain(
-    run: Run, tokenizer: Tokenizer, corpus: list[tuple[str, str]], corpus_heldout: list[tuple[str, str]],
+    run: Run,
+    tokenizer: Tokenizer,
+    corpus: list[tuple[str, str]],
+    corpus_heldout: list[tuple[str, str]],
     match_topics: bool = False,
 ) -> Policy:
     """Train a fresh policy on (topic, text) pairs; log the loss on both lists; return the policy.
@@ -60,11 +74,21 @@ def pretrain(
     """
     config, model, device = run.config.pretrain, run.config.model, run.device
     torch.manual_seed(run.config.seed)
-    policy = Policy(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
-                                      tie_embeddings=model.tie_embeddings)).to(device)
+    policy = Policy(
+        TransformerConfig(
+            tokenizer.vocab_size,
+            model.context,
+            model.width,
+            model.layers,
+            model.heads,
+            tie_embeddings=model.tie_embeddings,
+        )
+    ).to(device)
     match = nn.Linear(policy.config.width, 1).to(device)
     models = nn.ModuleDict({"policy": policy, "match": match})
-    optimizers = muon_and_adamw(models, config.learning_rate, config.muon_learning_rate, config.weight_decay)
+    optimizers = muon_and_adamw(
+        models, config.learning_rate, config.muon_learning_rate, config.weight_decay
+    )
     train = EncodedTexts(tokenizer, corpus, model.context)
     heldout = EncodedTexts(tokenizer, corpus_heldout, model.context)
     matching = match_topics and config.match_weight > 0 and len({topic for topic, _ in corpus}) > 1
@@ -74,8 +98,13 @@ def pretrain(
     resumed = checkpoints.resume()
 
     losses, match_losses = [], []
-    bar = tqdm(range(resumed["step"] if resumed else 0, config.steps), desc="pretrain", unit="step",
-               initial=resumed["step"] if resumed else 0, total=config.steps)
+    bar = tqdm(
+        range(resumed["step"] if resumed else 0, config.steps),
+        desc="pretrain",
+        unit="step",
+        initial=resumed["step"] if resumed else 0,
+        total=config.steps,
+    )
     for step in bar:
         batch = train.random_batch(config.batch_size, run.config.seed, "pretrain", step, device)
         share = linear_schedule(step, config.steps, config.warmup)
@@ -83,11 +112,19 @@ def pretrain(
         with autocast(device):
             hidden = policy.body(batch.rows)
             loss = total = language_model_loss(policy, batch, hidden)
-            match_weight = config.match_weight * (1 - step / (config.match_share * config.steps)) if matching else 0.0
+            match_weight = (
+                config.match_weight * (1 - step / (config.match_share * config.steps))
+                if matching
+                else 0.0
+            )
             if match_weight > 0:
-                other = others.batch(batch.index[::2].cpu(), device)  # half as many texts under other topics
+                other = others.batch(
+                    batch.index[::2].cpu(), device
+                )  # half as many texts under other topics
                 own_loss = topic_match_loss(match(hidden).squeeze(-1), batch, own=True)
-                other_loss = topic_match_loss(match(policy.body(other.rows)).squeeze(-1), other, own=False)
+                other_loss = topic_match_loss(
+                    match(policy.body(other.rows)).squeeze(-1), other, own=False
+                )
                 match_loss = (own_loss + other_loss) / 2
                 total = loss + match_weight * match_loss
         models.zero_grad()
@@ -102,8 +139,13 @@ def pretrain(
         if done % 10 == 0 or done == config.steps:
             mean = torch.stack(losses).mean().item()  # one wait for the device in ten steps
             losses.clear()
-            row = {"stage": "pretrain", "step": done, "seconds": round(checkpoints.seconds, 3),
-                   "loss_nats_per_token": mean, "learning_rate": config.learning_rate * share}
+            row = {
+                "stage": "pretrain",
+                "step": done,
+                "seconds": round(checkpoints.seconds, 3),
+                "loss_nats_per_token": mean,
+                "learning_rate": config.learning_rate * share,
+            }
             if match_losses:
                 row["match_loss_nats"] = torch.stack(match_losses).mean().item()
                 match_losses.clear()

@@ -3,6 +3,7 @@
 A comparison says nothing about how good either text is, only about the difference; so it is the logits f that are compared, not
 the scores sigmoid(f), whose differences shrink towards 0 and 1. sigmoid(f(y+) - f(y-)) is the probability that y+ is preferred.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from minirlhf import equations
-from minirlhf.feedback import Comparison, Triple
-from minirlhf.reward import RewardModel
-from minirlhf.run import step_generator
+from minirlhf.feedback.records import Comparison, Triple
+from minirlhf.models.reward_model import RewardModel
+from minirlhf.system.seeds import step_generator
 from minirlhf.training.batches import Batch, EncodedTexts
 
 ALL_PAIRS_UP_TO = 1500  # texts on one topic
@@ -35,7 +36,9 @@ class Pairs:
 
     def random(self, count: int, seed: int, stage: str, step: int) -> Pairs:
         """`count` of them, with replacement: a function of (seed, stage, step) alone."""
-        chosen = torch.randint(len(self), (count,), generator=step_generator(seed, f"{stage} pairs", step))
+        chosen = torch.randint(
+            len(self), (count,), generator=step_generator(seed, f"{stage} pairs", step)
+        )
         return Pairs(self.better[chosen], self.worse[chosen], self.tie[chosen])
 
 
@@ -59,10 +62,14 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
         parts.append(np.stack([rows[first], rows[second]]))
     first, second = np.concatenate(parts, axis=1)
     gap = scores[first] - scores[second]
-    kept = (np.abs(gap) >= min_gap - 1e-9) & (texts[first] != texts[second])  # .75 - .625 is a little under .125 to a computer
+    kept = (np.abs(gap) >= min_gap - 1e-9) & (
+        texts[first] != texts[second]
+    )  # .75 - .625 is a little under .125 to a computer
     first, second, gap = first[kept], second[kept], gap[kept]
     if not len(gap):
-        raise ValueError(f"feedback: expected two texts on one topic with scores {min_gap} apart (--min-gap), found none")
+        raise ValueError(
+            f"feedback: expected two texts on one topic with scores {min_gap} apart (--min-gap), found none"
+        )
     better, worse = np.where(gap >= 0, first, second), np.where(gap >= 0, second, first)
     return Pairs(torch.from_numpy(better), torch.from_numpy(worse), torch.from_numpy(gap == 0))
 
@@ -71,10 +78,17 @@ def pairs_as_given(triples: Sequence[Triple], comparisons: Sequence[Comparison])
     """The comparisons, their texts looked up among the triples. Raises ValueError if a text is not there."""
     rows = {(triple.topic, triple.text): index for index, triple in enumerate(triples)}
     try:
-        better, worse = ([rows[one.topic, getattr(one, side)] for one in comparisons] for side in ("better", "worse"))
+        better, worse = (
+            [rows[one.topic, getattr(one, side)] for one in comparisons]
+            for side in ("better", "worse")
+        )
     except KeyError as error:
-        raise ValueError(f"comparisons: expected texts that are among the triples, found {str(error)[:80]}") from None
-    return Pairs(torch.tensor(better), torch.tensor(worse), torch.tensor([one.tie for one in comparisons]))
+        raise ValueError(
+            f"comparisons: expected texts that are among the triples, found {str(error)[:80]}"
+        ) from None
+    return Pairs(
+        torch.tensor(better), torch.tensor(worse), torch.tensor([one.tie for one in comparisons])
+    )
 
 
 def pair_batch(texts: EncodedTexts, pairs: Pairs, device: torch.device) -> Batch:
@@ -85,7 +99,9 @@ def pair_batch(texts: EncodedTexts, pairs: Pairs, device: torch.device) -> Batch
 def tied_ranking_loss(better: Tensor, worse: Tensor, tie: Tensor) -> Tensor:
     """E8, a tie counted as half a win for either side (so it pulls the two logits together). All (n,)."""
     turned_better, turned_worse = torch.where(tie, worse, better), torch.where(tie, better, worse)
-    return (equations.ranking_loss(better, worse) + equations.ranking_loss(turned_better, turned_worse)) / 2
+    return (
+        equations.ranking_loss(better, worse) + equations.ranking_loss(turned_better, turned_worse)
+    ) / 2
 
 
 def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: str) -> Tensor:
@@ -95,7 +111,9 @@ def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: s
     the end of the shorter text, the whole of it is compared with the longer one's prefixes.
     """
     if target != "every-prefix":
-        better, worse = model.text_logits(batch.rows, batch.prompt_lengths + batch.mask.sum(1)).chunk(2)
+        better, worse = model.text_logits(
+            batch.rows, batch.prompt_lengths + batch.mask.sum(1)
+        ).chunk(2)
         return tied_ranking_loss(better, worse, tie)
     time = batch.tokens.shape[1]
     logits = model.prefix_logits(batch.rows, batch.prompt_lengths, time)  # (2n, time)

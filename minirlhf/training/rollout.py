@@ -1,17 +1,16 @@
 """A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to know of them."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from minirlhf import distributed
-from minirlhf.devices import autocast
-from minirlhf.policy import Policy
-from minirlhf.reward import RewardModel
-from minirlhf.run import step_generator
+from minirlhf.models.policy import Policy
+from minirlhf.models.reward_model import RewardModel
+from minirlhf.system import distributed
+from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import STRIDE, rounded_up
 
@@ -36,15 +35,35 @@ class Rollout:
         """The texts at `index` (batch,), cut to the longest of them."""
         lengths = self.mask[index].sum(1)
         time, columns = int(lengths.max()), int((self.prompt_lengths[index] + lengths).max())
-        token_columns = (tensor[index, :time] for tensor in (
-            self.tokens, self.mask, self.log_probs, self.reference_log_probs, self.prefix_rewards))
+        token_columns = (
+            tensor[index, :time]
+            for tensor in (
+                self.tokens,
+                self.mask,
+                self.log_probs,
+                self.reference_log_probs,
+                self.prefix_rewards,
+            )
+        )
         tokens, mask, log_probs, reference_log_probs, prefix_rewards = token_columns
-        return Rollout(self.rows[index, :columns], self.prompt_lengths[index], tokens, mask, self.ended[index], log_probs,
-                       reference_log_probs, prefix_rewards, self.initial_reward[index], self.reward[index],
-                       [self.texts[row] for row in index.tolist()])
+        return Rollout(
+            self.rows[index, :columns],
+            self.prompt_lengths[index],
+            tokens,
+            mask,
+            self.ended[index],
+            log_probs,
+            reference_log_probs,
+            prefix_rewards,
+            self.initial_reward[index],
+            self.reward[index],
+            [self.texts[row] for row in index.tolist()],
+        )
 
 
-def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def join_rows(
+    prompts: list[list[int]], texts: list[list[int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
     joined = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(len(row) for row in joined)
@@ -54,8 +73,14 @@ def join_rows(prompts: list[list[int]], texts: list[list[int]], device: torch.de
 
 @torch.no_grad()
 def collect(
-    policy: Policy, reference: Policy, reward_model: RewardModel, tokenizer: Tokenizer, prompts: list[list[int]],
-    max_new_tokens: int, generator: torch.Generator, **sampling,
+    policy: Policy,
+    reference: Policy,
+    reward_model: RewardModel,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    generator: torch.Generator,
+    **sampling,
 ) -> Rollout:
     """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
 
@@ -68,7 +93,9 @@ def collect(
         mine = distributed.shares(count)
         prompts, uniform = [prompts[index] for index in mine], uniform[mine]
     with autocast(device):
-        samples = policy.sample(prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling)
+        samples = policy.sample(
+            prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling
+        )
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
@@ -77,27 +104,23 @@ def collect(
         reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
         initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
     last = mask.sum(1, keepdim=True) - 1
-    prefix = torch.where(ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0)
+    prefix = torch.where(
+        ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0
+    )
     reward = prefix.gather(1, last).squeeze(1)
-    tensors = (rows, prompt_lengths, tokens, mask, ended, samples.log_probs, reference_log_probs * mask, prefix, initial, reward)
+    tensors = (
+        rows,
+        prompt_lengths,
+        tokens,
+        mask,
+        ended,
+        samples.log_probs,
+        reference_log_probs * mask,
+        prefix,
+        initial,
+        reward,
+    )
     if distributed.world() > 1:
         tensors = [distributed.gather_rows(tensor, count) for tensor in tensors]
         ids = [row[:length] for row, length in zip(tensors[2].tolist(), tensors[3].sum(1).tolist())]
     return Rollout(*tensors, [tokenizer.decode_text(row) for row in ids])
-
-
-def sample_texts(
-    models: dict[str, Policy], tokenizer: Tokenizer, topics: Sequence[str], count: int, max_new_tokens: int, seed: int
-) -> list[tuple[str, str, str]]:
-    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were cut off are left out."""
-    drawn = []
-    for name, model in models.items():
-        asked = [topics[index % len(topics)] for index in range(count)]
-        for start in range(0, count, 128):
-            part = asked[start:start + 128]
-            prompts = [tokenizer.encode_prompt(topic)[-(model.config.context - max_new_tokens):] for topic in part]
-            samples = model.sample(prompts, max_new_tokens, end_id=tokenizer.end_id,
-                                   generator=step_generator(seed, f"rate {name}", start, model.head.weight.device))
-            texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
-            drawn += [(topic, text, name) for topic, text, ended in zip(part, texts, samples.ended.tolist()) if ended]
-    return drawn

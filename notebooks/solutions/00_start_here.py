@@ -11,5 +11,7 @@ def clearly_higher(before: dict, after: dict) -> bool:
 
 
 # %% exercise 3
-def is_hacked(reward_before: float, reward_after: float, judge_before: float, judge_after: float) -> bool:
+def is_hacked(
+    reward_before: float, reward_after: float, judge_before: float, judge_after: float
+) -> bool:
     return reward_after > reward_before and judge_after < judge_before

@@ -15,7 +15,10 @@ before = after = torch.sigmoid(torch.tensor(1.0)).item()
 
 # %% exercise 4
 def my_pairwise_accuracy(scores: list[float], pairs_: list[tuple[int, int]]) -> float:
-    right = sum((scores[better] > scores[worse]) + 0.5 * (scores[better] == scores[worse]) for better, worse in pairs_)
+    right = sum(
+        (scores[better] > scores[worse]) + 0.5 * (scores[better] == scores[worse])
+        for better, worse in pairs_
+    )
     return right / len(pairs_)
 
 

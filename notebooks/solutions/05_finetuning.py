@@ -14,7 +14,7 @@ def my_interval(values: list[float]) -> tuple[float, float]:
 
 
 # %% exercise 3
-fours = [drawn[start:start + 4] for start in range(0, len(drawn), 4)]
+fours = [drawn[start : start + 4] for start in range(0, len(drawn), 4)]
 kept = [max(four, key=lambda row: row["reward"]) for four in fours]
 best_of_four = sum(row["judge"] for row in kept) / len(kept)
 

@@ -12,7 +12,9 @@ def my_leave_one_out(rewards: list[float]) -> list[float]:
 
 
 # %% exercise 3
-def my_gae(rewards: list[float], values: list[float], discount: float, gae_lambda: float) -> list[float]:
+def my_gae(
+    rewards: list[float], values: list[float], discount: float, gae_lambda: float
+) -> list[float]:
     advantages, running = [], 0.0
     following = values[1:] + [0.0]
     for reward, value, after in reversed(list(zip(rewards, values, following))):

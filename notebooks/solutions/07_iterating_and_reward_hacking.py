@@ -3,8 +3,10 @@
 
 # %% exercise 1
 rows = curve_of(weak)
-means = {rows[i]["step"]: statistics.fmean(row["judge"] for row in rows[max(0, i - 4):i + 1])
-         for i in range(min(4, len(rows) - 1), len(rows))}
+means = {
+    rows[i]["step"]: statistics.fmean(row["judge"] for row in rows[max(0, i - 4) : i + 1])
+    for i in range(min(4, len(rows) - 1), len(rows))
+}
 stop_at = max(means, key=means.get)
 
 

@@ -12,7 +12,11 @@ train, heldout = split_triples(read_triples(mine, score_range=(1, 10)), 0.2, see
 # %% exercise 3
 # Likes texts with a number in them, and short ones.
 def your_taste(text: str) -> int:
-    return 1 + 4 * any(character.isdigit() for character in text) + min(5, max(0, (30 - len(text.split())) // 4))
+    return (
+        1
+        + 4 * any(character.isdigit() for character in text)
+        + min(5, max(0, (30 - len(text.split())) // 4))
+    )
 
 
 # %% exercise 4

@@ -1,0 +1,241 @@
+"""One Transformer body, causal or bidirectional by configuration; the policy and the reward model both stand on it.
+
+Shapes at a glance, for a batch of token rows:
+
+    tokens                          (batch, time)          integers
+    embedding + position            (batch, time, width)
+    each block: x + attention(norm(x)), then x + mlp(norm(x))     "pre-norm", as in GPT-2
+    final norm                      (batch, time, width)   the hidden states
+
+Attention is PyTorch's scaled_dot_product_attention. For generation there is a key-value cache that is allocated once
+(`KeyValueCache`), so that a new token costs one column of work instead of the whole text again.
+Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout, which the tests compare with, weight by weight).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a Transformer. `context` is the longest row in tokens; `width` must be a multiple of `heads`."""
+
+    vocab_size: int
+    context: int = 96
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    causal: bool = True
+    tie_embeddings: bool = (
+        True  # the output layer of the language model reuses the embedding matrix
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "width", "layers", "heads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"transformer {name}: expected an integer of at least 1, found {value!r}"
+                )
+        if self.width % self.heads:
+            raise ValueError(
+                f"transformer width: expected a multiple of heads={self.heads}, found {self.width}"
+            )
+
+
+class KeyValueCache:
+    """Keys and values of the columns seen so far, allocated once for (layers, batch, heads, max_time, head_width).
+
+    `length` columns are filled. `valid` (batch, max_time) is False on padding: rows of unequal length are padded on the left,
+    so that all rows of a batch write the same column at each step. What each step needs of it is kept ready: `padding`
+    (batch, 1) counts a row's padded columns, `bias` (batch, 1, 1, max_time) is -inf there; both None where nothing is padded.
+    `column` (1,), where set, counts the filled columns on the device itself: decode_graph.py fills the cache that way.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        batch: int,
+        max_time: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        shape = (config.layers, batch, config.heads, max_time, config.width // config.heads)
+        self.keys = torch.empty(
+            shape, device=device, dtype=dtype
+        )  # no column is read before it is written
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
+        self.padding: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.column: Tensor | None = None
+        self.length = 0
+
+    def mark_padding(self, valid: Tensor) -> None:
+        """Say which of the next columns are real: valid (batch, time)."""
+        self.valid[:, self.length : self.length + valid.shape[1]] = valid
+        self.padding = (~self.valid).sum(1, keepdim=True)
+        self.bias = torch.zeros_like(self.valid, dtype=self.keys.dtype).masked_fill(
+            ~self.valid, -torch.inf
+        )[:, None, None]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new columns of a layer; return all its keys and values so far (batch, heads, length, head_width).
+
+        With `column`, all max_time columns are returned: nothing about the shapes may then depend on how many are filled.
+        """
+        if self.column is not None:
+            self.keys[layer].index_copy_(2, self.column, key)
+            self.values[layer].index_copy_(2, self.column, value)
+            return self.keys[layer], self.values[layer]
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` (indices): texts that have ended stop costing time."""
+        filled = self.keys[:, rows, :, : self.length], self.values[:, rows, :, : self.length]
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
+        self.keys[:, :, :, : self.length], self.values[:, :, :, : self.length] = filled
+        self.valid = self.valid[rows]
+        if self.padding is not None:
+            self.padding, self.bias = self.padding[rows], self.bias[rows]
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width), by PyTorch's fused kernel where it pays.
+
+    q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in `Block.forward`.
+    """
+    if q.device.type == "cpu" and q.shape[2] == 1 and not q.requires_grad:
+        # One query a row, as in sampling: two plain products are quicker than the kernel.
+        scores = q * q.shape[3] ** -0.5 @ k.mT  # (batch, heads, 1, keys)
+        if mask is not None:
+            scores = (
+                scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+            )
+        return scores.softmax(-1) @ v
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # The kernel's backward pass takes five times as long in bfloat16 as in float32 there.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(
+                q.float(), k.float(), v.float(), mask, is_causal=is_causal
+            )
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+
+
+class Block(nn.Module):
+    """One layer: attention, then a two-layer perceptron, each added to its input after a norm of its own."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.heads, self.causal = config.heads, config.causal
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)
+        self.attention_out = nn.Linear(config.width, config.width)
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, 4 * config.width)
+        self.mlp_out = nn.Linear(4 * config.width, config.width)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
+        """x (batch, time, width); mask None or broadcastable to (batch, heads, time, keys), True where one may look."""
+        batch, time, width = x.shape
+        q, k, v = (
+            self.query_key_value(self.attention_norm(x))
+            .view(batch, time, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )  # each (batch, heads, time, head_width)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        attended = attention(q, k, v, mask, is_causal=self.causal and mask is None and time > 1)
+        x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width))
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh"))
+
+
+class Transformer(nn.Module):
+    """The body: tokens in, hidden states out."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width)
+        self.apply(_initialise)
+        for block in (
+            self.blocks
+        ):  # two branches a layer add to the stream: keep its size the same at any depth
+            for branch in (block.attention_out, block.mlp_out):
+                nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.layers))
+
+    def forward(
+        self, tokens: Tensor, valid: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Hidden states (batch, time, width) of token rows (batch, time).
+
+        `valid` (batch, time), True on real tokens, is needed where padding stands *before* real tokens or the body is
+        bidirectional. A causal body never looks at padding behind a row, so such batches need none.
+        With `cache`, `tokens` are the next columns after those already in it (each real unless `valid` says no).
+        Raises ValueError if a row is longer than the context.
+        """
+        time = tokens.shape[1]
+        start = 0 if cache is None else cache.length
+        if start + time > self.config.context:
+            raise ValueError(
+                f"tokens: expected at most context={self.config.context} columns, found {start + time}"
+            )
+        if cache is not None and valid is not None:
+            cache.mark_padding(valid)
+        # Which columns are real, (batch, start + time); None where all are and the kernel's own causal mask will do.
+        seen = (
+            valid
+            if cache is None
+            else cache.valid[:, : start + time]
+            if start or cache.padding is not None
+            else None
+        )
+        positions, mask = torch.arange(start, start + time, device=tokens.device), None
+        if cache is not None and time == 1:  # a new token may look at all that is real
+            if cache.padding is not None:
+                positions, mask = positions - cache.padding, cache.bias[..., : start + 1]
+        elif seen is not None:
+            positions = (seen.cumsum(1) - 1).clamp(min=0)[:, start:]
+            mask = seen[:, None, None, :]
+            if self.config.causal:
+                mask = mask & torch.ones(
+                    time, start + time, dtype=torch.bool, device=tokens.device
+                ).tril(start)
+                # A padded query sees nothing, and a softmax over nothing is NaN: let it see itself, nobody reads it.
+                mask.diagonal(start, -2, -1).fill_(True)
+        hidden = self.layers(tokens, positions, mask, cache)
+        if cache is not None:
+            cache.length += time
+        return hidden
+
+    def layers(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """Hidden states (batch, time, width); positions (time,) or (batch, time), mask as in `Block.forward`."""
+        x = self.token_embedding(tokens) + self.position_embedding(positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache, layer)
+        return self.final_norm(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,151 @@
+"""A run is a folder, and this file keeps it whole: settings, metrics, checkpoints that resume bit for bit.
+
+    config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
+    metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
+
+Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage is at work its state lies in
+checkpoint.safetensors (weights, Adam's moments and, in the header, the step), replaced in one move. Random numbers are a function
+of (seed, stage, step), so a resumed run draws what the uninterrupted one would have drawn.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minirlhf.system import distributed
+from minirlhf.config import Config, from_json, to_json
+from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
+from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
+from minirlhf.training.optimizers import load_optimizer
+from minirlhf.system.seeds import step_generator
+from minirlhf.system.weights import load_weights, weights
+
+
+CHECKPOINT = "checkpoint.safetensors"
+ANSWERS = ("ratings.jsonl", "comparisons.jsonl")  # what people answered (rate, iterate --person); nothing deletes it
+
+
+def run_path(runs: Path, name: str) -> Path:
+    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
+    return runs / name
+
+
+class Run:
+    """A run folder. `device` is where its models live. To make or open one sets, for this process, the precision of
+    matrix products there and that freed memory is kept."""
+
+    def __init__(self, path: Path, config: Config):
+        self.path, self.config = path, config
+        self.device = pick_device(config.device)
+        use_precision(config.precision, self.device)
+        keep_freed_memory()
+
+    @classmethod
+    def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
+        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
+        people answered and for the feedback that `config` names.
+
+        Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
+        """
+        if resume and (path / "config.json").exists():
+            return cls.open(path)
+        if path.exists() and any(path.iterdir()):
+            if not (path / "config.json").exists():
+                raise ValueError(f"{path}: expected a run folder or an empty one (no config.json in it)")
+            if not overwrite:
+                raise ValueError(f"{path}: a run is there already; go on with --resume, or replace it with --overwrite")
+            kept = {path.resolve() / name for name in ANSWERS} | ({config.feedback.resolve()} if config.feedback else set())
+            for file in sorted(path.iterdir(), key=lambda file: file.name == "config.json"):  # it last: it makes this a run
+                if file.is_file() and file.resolve() not in kept:
+                    file.unlink()
+        run = cls(path, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            atomic_write(path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run in this folder. Raises ValueError if there is none or its config.json is malformed."""
+        file = path / "config.json"
+        try:
+            content = read_json(file)
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no run here (no config.json)") from None
+        return cls(path, from_json(content, str(file)))
+
+    def replace_config(self, config: Config) -> None:
+        self.config = config
+        atomic_write(self.path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
+
+    def generator(self, stage: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+        return step_generator(self.config.seed, stage, step, device)
+
+    # One JSON object a line --------------------------------------------------------------------------------------
+
+    def append(self, name: str, rows: Iterable[dict]) -> None:
+        if distributed.rank() > 0:
+            return
+        with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read(self, name: str) -> list[dict]:
+        """The rows of a JSONL file; a last line that an interruption cut off is dropped.
+
+        Raises ValueError, one line, naming a line that is no JSON.
+        """
+        path, rows = self.path / name, []
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [], start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise ValueError(f"{path}: line {number}: expected JSON, found {line[:60]!r}") from None
+        return rows
+
+    def rewrite(self, name: str, rows: Iterable[dict]) -> None:
+        atomic_write(self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    # Progress and checkpoints --------------------------------------------------------------------------------------
+
+    def progress(self) -> dict:
+        """Seconds of each finished stage, peak memory, and what stages want to pass on."""
+        path = self.path / "progress.json"
+        content = read_json(path) if path.exists() else {"seconds": {}}
+        if not isinstance(content, dict) or not isinstance(content.get("seconds"), dict):
+            raise ValueError(f"{path}: expected a JSON object with the seconds of each stage")
+        return content
+
+    def finish_stage(self, stage: str, seconds: float, models: dict[str, nn.Module], **facts) -> None:
+        """Write down the facts, then the models, the last of which marks the stage done, and only then drop the checkpoint: a
+        crash in between repeats the end of the stage."""
+        if distributed.rank() > 0:
+            return
+        progress = self.progress() | facts
+        progress["seconds"][stage] = round(seconds, 2)
+        if (peak := peak_rss_mb()) is not None:
+            progress["peak_rss_mb"] = round(max(peak, progress.get("peak_rss_mb", 0)), 1)
+        atomic_write(self.path / "progress.json", json.dumps(progress, indent=1) + "\n")
+        for name, module in models.items():
+            self.save_model(name, module)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def save_model(self, name: str, module: nn.Module) -> None:
+        save_tensors(self.path / name, weights(module), {})
+
+    def load_model(self, name: str, module: nn.Module) -> nn.Module:
+        """Fill `module` from a weights file of this run and put it on the run's device."""
+        load_weights(module, load_tensors(self.path / name)[0], str(self.path / name))
+        return module.to(self.device)
+
+

@@ -1,0 +1,127 @@
+r"""TRPO (trust region policy optimisation, 信赖域策略优化; section 3.2; Schulman et al. 2015).
+
+    maximise the surrogate  E[ratio * advantage]  under  KL(old || new) <= delta  nats per text
+
+    g = gradient of the surrogate, F = Fisher matrix = Hessian of the KL at the old policy
+    direction F^-1 g by conjugate gradient (共轭梯度), which needs only products F v
+    step length sqrt(2 delta / (s^T F s)): what the bound allows were the KL quadratic
+    halve the step until the true KL keeps the bound and the surrogate has improved; else do not move
+
+There is no learning rate and no optimizer state: delta sets the size of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from minirlhf import equations
+from minirlhf.config import TRPOConfig
+from minirlhf.models.policy import Policy, log_probs_of
+from minirlhf.training.rollout import Rollout
+
+
+def trpo(
+    policy: Policy, rollout: Rollout, advantages: Tensor, config: TRPOConfig
+) -> dict[str, Tensor]:
+    """One update of `policy` in place; returns what to log of it. advantages: (batch, time).
+
+    The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in float32 (no autocast): the
+    KL of one step is small beside bf16's rounding.
+    """
+    mask, parameters = rollout.mask, list(policy.parameters())
+    logits = real_logits(policy, rollout)  # (tokens, vocab): no padding
+    log_probs = log_probs_of(logits, rollout.tokens, mask)  # (batch, time)
+    old_logits, old_log_probs = logits.detach(), log_probs.detach()
+    loss = equations.trpo_surrogate(log_probs, old_log_probs, advantages, mask)
+    gradient = flat(torch.autograd.grad(loss, parameters))
+    del logits, log_probs
+
+    part = rollout.select(torch.arange(min(config.fisher_texts, len(mask)), device=mask.device))
+    product = fisher_product(policy, part, config.damping)
+    direction = conjugate_gradient(product, -gradient, config.cg_steps)
+    step = (2 * config.delta / (direction @ product(direction))).sqrt() * direction
+
+    start, accepted, moved = flat(parameters).detach(), 0.0, torch.zeros((), device=mask.device)
+    for halvings in range(config.backtracks):
+        set_parameters(parameters, start + 0.5**halvings * step)
+        with torch.no_grad():
+            new_logits = real_logits(policy, rollout)
+            new_log_probs = log_probs_of(new_logits, rollout.tokens, mask)
+            new_loss = equations.trpo_surrogate(new_log_probs, old_log_probs, advantages, mask)
+            kl = mean_kl(old_logits, new_logits, len(mask))
+        if kl <= config.delta and new_loss < loss:  # false for NaN
+            accepted, moved = 0.5**halvings, kl
+            break
+    else:
+        set_parameters(parameters, start)
+        new_loss, new_log_probs = loss.detach(), old_log_probs
+    return {
+        "entropy_nats_per_token": -old_log_probs.sum() / mask.sum(),
+        "gradient_norm": gradient.norm(),
+        "accepted_step": torch.tensor(accepted, device=mask.device),
+        "kl_step_nats": moved,
+        "surrogate_gain": loss.detach() - new_loss,
+        "ratio_max": (new_log_probs - old_log_probs).max().exp(),
+    }
+
+
+def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
+    return policy.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()
+
+
+def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
+    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
+    return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
+
+
+def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable[[Tensor], Tensor]:
+    """The function v -> (F + damping) v, with F the Hessian of the mean KL(old || new) on these texts at new = old.
+
+    F v is the gradient of (gradient of the KL) . v, so F is never written down. The texts go forward once; each product goes
+    backward once.
+    """
+    parameters = list(policy.parameters())
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        logits = real_logits(policy, rollout)
+    kl = mean_kl(logits.detach(), logits, len(rollout.mask))
+    slope = flat(torch.autograd.grad(kl, parameters, create_graph=True))
+
+    def product(vector: Tensor) -> Tensor:
+        return (
+            flat(torch.autograd.grad(slope @ vector, parameters, retain_graph=True))
+            + damping * vector
+        )
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
+    """x with A x = target, nearly, for a positive definite A known by its products (Hestenes and Stiefel 1952)."""
+    x = torch.zeros_like(target)
+    residual = search = target
+    size = residual @ residual
+    for _ in range(steps):
+        image = product(search)
+        length = size / (search @ image)
+        x = x + length * search
+        residual = residual - length * image
+        last, size = size, residual @ residual
+        if size <= 1e-12 * (target @ target):  # solved; going on would divide 0 by 0
+            break
+        search = residual + size / last * search
+    return x
+
+
+def flat(tensors) -> Tensor:
+    """All numbers in one row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+@torch.no_grad()
+def set_parameters(parameters: list[Tensor], values: Tensor) -> None:
+    for parameter, part in zip(parameters, values.split([p.numel() for p in parameters])):
+        parameter.copy_(part.view_as(parameter))
