@@ -7,29 +7,29 @@ Weights are safetensors, all else is JSON: nothing here can run code when it is 
 checkpoint.safetensors (weights, Adam's moments and, in the header, the step), replaced in one move. Random numbers are a function
 of (seed, stage, step), so a resumed run draws what the uninterrupted one would have drawn.
 """
+
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from minirlhf.system import distributed
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
-from minirlhf.training.optimizers import load_optimizer
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 
-
 CHECKPOINT = "checkpoint.safetensors"
-ANSWERS = ("ratings.jsonl", "comparisons.jsonl")  # what people answered (rate, iterate --person); nothing deletes it
+ANSWERS = (
+    "ratings.jsonl",
+    "comparisons.jsonl",
+)  # what people answered (rate, iterate --person); nothing deletes it
 
 
 def run_path(runs: Path, name: str) -> Path:
@@ -50,7 +50,9 @@ class Run:
         keep_freed_memory()
 
     @classmethod
-    def create(cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False) -> Run:
+    def create(
+        cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
+    ) -> Run:
         """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
         people answered and for the feedback that `config` names.
 
@@ -60,11 +62,19 @@ class Run:
             return cls.open(path)
         if path.exists() and any(path.iterdir()):
             if not (path / "config.json").exists():
-                raise ValueError(f"{path}: expected a run folder or an empty one (no config.json in it)")
+                raise ValueError(
+                    f"{path}: expected a run folder or an empty one (no config.json in it)"
+                )
             if not overwrite:
-                raise ValueError(f"{path}: a run is there already; go on with --resume, or replace it with --overwrite")
-            kept = {path.resolve() / name for name in ANSWERS} | ({config.feedback.resolve()} if config.feedback else set())
-            for file in sorted(path.iterdir(), key=lambda file: file.name == "config.json"):  # it last: it makes this a run
+                raise ValueError(
+                    f"{path}: a run is there already; go on with --resume, or replace it with --overwrite"
+                )
+            kept = {path.resolve() / name for name in ANSWERS} | (
+                {config.feedback.resolve()} if config.feedback else set()
+            )
+            for file in sorted(
+                path.iterdir(), key=lambda file: file.name == "config.json"
+            ):  # it last: it makes this a run
                 if file.is_file() and file.resolve() not in kept:
                     file.unlink()
         run = cls(path, config)
@@ -89,7 +99,9 @@ class Run:
         self.config = config
         atomic_write(self.path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
 
-    def generator(self, stage: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    def generator(
+        self, stage: str, step: int, device: torch.device | str = "cpu"
+    ) -> torch.Generator:
         return step_generator(self.config.seed, stage, step, device)
 
     # One JSON object a line --------------------------------------------------------------------------------------
@@ -106,15 +118,21 @@ class Run:
         Raises ValueError, one line, naming a line that is no JSON.
         """
         path, rows = self.path / name, []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [], start=1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [], start=1
+        ):
             try:
                 rows.append(json.loads(line))
             except ValueError:
-                raise ValueError(f"{path}: line {number}: expected JSON, found {line[:60]!r}") from None
+                raise ValueError(
+                    f"{path}: line {number}: expected JSON, found {line[:60]!r}"
+                ) from None
         return rows
 
     def rewrite(self, name: str, rows: Iterable[dict]) -> None:
-        atomic_write(self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        atomic_write(
+            self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
 
     # Progress and checkpoints --------------------------------------------------------------------------------------
 
@@ -126,7 +144,9 @@ class Run:
             raise ValueError(f"{path}: expected a JSON object with the seconds of each stage")
         return content
 
-    def finish_stage(self, stage: str, seconds: float, models: dict[str, nn.Module], **facts) -> None:
+    def finish_stage(
+        self, stage: str, seconds: float, models: dict[str, nn.Module], **facts
+    ) -> None:
         """Write down the facts, then the models, the last of which marks the stage done, and only then drop the checkpoint: a
         crash in between repeats the end of the stage."""
         if distributed.rank() > 0:
@@ -147,5 +167,3 @@ class Run:
         """Fill `module` from a weights file of this run and put it on the run's device."""
         load_weights(module, load_tensors(self.path / name)[0], str(self.path / name))
         return module.to(self.device)
-
-

@@ -2,6 +2,7 @@
 
 A stage whose result is already in the folder is not done again; one that was interrupted goes on at its checkpoint.
 """
+
 from __future__ import annotations
 
 import copy
@@ -17,40 +18,45 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import Config, to_json
-from minirlhf.system.devices import precision_of
+from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
+from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.person import PersonRaters
+from minirlhf.feedback.records import Triple, read_triples, write_triples
+from minirlhf.feedback.session import SCORES
+from minirlhf.feedback.splits import split_triples, without
 from minirlhf.models.encoder import Encoder, EncoderReward, MaskedLanguageModel
 from minirlhf.models.ensemble import RewardEnsemble
-from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
-from minirlhf.feedback.records import Triple, read_triples, write_triples
-from minirlhf.feedback.splits import split_triples, without
-from minirlhf.system.files import atomic_write, replacing
 from minirlhf.models.policy import Policy
-from minirlhf.reports.run_report import write_report
 from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.transformer import TransformerConfig
+from minirlhf.reports.run_report import write_report
+from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
+from minirlhf.stats import correlation, ranks
+from minirlhf.system.devices import precision_of
+from minirlhf.system.files import atomic_write, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
-from minirlhf.stats import correlation, ranks
-from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, fit_reward, predict, quality
 from minirlhf.training.pretrain import pretrain
 from minirlhf.training.pretrain_mlm import class_id, encoder_config, pretrain_mlm
 from minirlhf.training.ratings import sample_texts
-from minirlhf.models.transformer import TransformerConfig
-import dataclasses
-from collections.abc import Callable
-from minirlhf.runs import pipeline
-from minirlhf.feedback.answers import AnswerFile
-from minirlhf.feedback.session import SCORES, Item, RatingSession
-from minirlhf.feedback.screens import QUIT, question, read_key
-from minirlhf.runs.folder import Run
-from minirlhf.tasks.task import Task
-from minirlhf.feedback.person import PersonRaters
+from minirlhf.training.train_reward_model import (
+    AnyReward,
+    ScoredTexts,
+    fit_reward,
+    predict,
+    quality,
+)
 
-RESULT = {"pretrain": "pretrained.safetensors", "reward": "reward.safetensors", "finetune": "policy.safetensors",
-          "evaluate": "summary.json"}
+RESULT = {
+    "pretrain": "pretrained.safetensors",
+    "reward": "reward.safetensors",
+    "finetune": "policy.safetensors",
+    "evaluate": "summary.json",
+}
 STAGES = tuple(RESULT)
 ENCODER = "encoder.safetensors"
 FIRST_RATINGS = "first_ratings.jsonl"
@@ -69,7 +75,9 @@ def task_of(run: Run) -> Task:
     if not kept.exists() and config.feedback.exists():
         with replacing(kept) as temporary:
             shutil.copyfile(config.feedback, temporary)
-    return task_from(dataclasses.replace(config, feedback=kept if kept.exists() else config.feedback))
+    return task_from(
+        dataclasses.replace(config, feedback=kept if kept.exists() else config.feedback)
+    )
 
 
 def task_from(config: Config) -> Task:
@@ -93,14 +101,27 @@ def tokenizer_of(run: Run, task: Task) -> Tokenizer:
 
 def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     model = run.config.model
-    config = TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads,
-                               tie_embeddings=model.tie_embeddings)
+    config = TransformerConfig(
+        tokenizer.vocab_size,
+        model.context,
+        model.width,
+        model.layers,
+        model.heads,
+        tie_embeddings=model.tie_embeddings,
+    )
     return run.load_model(name, Policy(config))
 
 
-def load_reward_model(run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
-    return run.load_model(name, _one_or_ensemble([empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
-                                                 conservatism))
+def load_reward_model(
+    run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0
+) -> AnyReward:
+    return run.load_model(
+        name,
+        _one_or_ensemble(
+            [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
+            conservatism,
+        ),
+    )
 
 
 def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderReward:
@@ -108,10 +129,16 @@ def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderR
     if run.config.reward.body == "encoder":
         return EncoderReward(Encoder(encoder_config(run, tokenizer)), class_id(tokenizer))
     model = run.config.model
-    return RewardModel(TransformerConfig(tokenizer.vocab_size, model.context, model.width, model.layers, model.heads))
+    return RewardModel(
+        TransformerConfig(
+            tokenizer.vocab_size, model.context, model.width, model.layers, model.heads
+        )
+    )
 
 
-def _one_or_ensemble(models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0) -> AnyReward:
+def _one_or_ensemble(
+    models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0
+) -> AnyReward:
     return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
 
 
@@ -131,7 +158,10 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
 def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
     """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
     if not (run.path / ENCODER).exists():
-        run.save_model(ENCODER, pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward))
+        run.save_model(
+            ENCODER,
+            pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward),
+        )
     return run.load_model(ENCODER, MaskedLanguageModel(encoder_config(run, tokenizer)))
 
 
@@ -142,7 +172,9 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     """
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
-        train, heldout = split_triples(task.feedback, run.config.reward.heldout_share, run.config.seed)
+        train, heldout = split_triples(
+            task.feedback, run.config.reward.heldout_share, run.config.seed
+        )
     own_train, own_heldout = split_own_texts(run, task)
     return without(train + task.authors_feedback + own_train, heldout + own_heldout), heldout
 
@@ -150,7 +182,11 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     """The rated texts of the pretrained policy, for training and held out (none of a handful)."""
     first = first_ratings(run, task)
-    return split_triples(first, run.config.reward.heldout_share, run.config.seed) if len(first) > 20 else (first, [])
+    return (
+        split_triples(first, run.config.reward.heldout_share, run.config.seed)
+        if len(first) > 20
+        else (first, [])
+    )
 
 
 def first_ratings(run: Run, task: Task) -> list[Triple]:
@@ -163,11 +199,23 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
         return []
     if not path.exists():
         tokenizer = tokenizer_of(run, task)
-        drawn = sample_texts({"before": model_for_sampling(run, tokenizer, tuned=False)}, tokenizer, task.train_prompts,
-                             count + count // 8, run.config.finetune.max_new_tokens, run.config.seed)
-        texts = list(dict.fromkeys((topic, text) for topic, text, _ in drawn if text.strip()))[:count]
+        drawn = sample_texts(
+            {"before": model_for_sampling(run, tokenizer, tuned=False)},
+            tokenizer,
+            task.train_prompts,
+            count + count // 8,
+            run.config.finetune.max_new_tokens,
+            run.config.seed,
+        )
+        texts = list(dict.fromkeys((topic, text) for topic, text, _ in drawn if text.strip()))[
+            :count
+        ]
         if texts:
-            write_triples(path, [rated(task, topic, text, run.config.seed) for topic, text in texts], task.rating_range)
+            write_triples(
+                path,
+                [rated(task, topic, text, run.config.seed) for topic, text in texts],
+                task.rating_range,
+            )
         else:
             atomic_write(path, "")
     return read_triples(path, task.rating_range) if path.stat().st_size else []
@@ -188,32 +236,57 @@ def reward_stage(run: Run, task: Task) -> None:
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
     if train.cut:
-        print(f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} tokens with their topic and lose "
-              "their end; raise --model.context and --finetune.max-new-tokens", file=sys.stderr)
-    torch.manual_seed(run.config.seed)  # here: whether the policy's texts are rated already must not matter to the weights
-    model = fit_reward(run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward)
+        print(
+            f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} tokens with their topic and lose "
+            "their end; raise --model.context and --finetune.max-new-tokens",
+            file=sys.stderr,
+        )
+    torch.manual_seed(
+        run.config.seed
+    )  # here: whether the policy's texts are rated already must not matter to the weights
+    model = fit_reward(
+        run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward
+    )
     facts = quality(model, train, heldout)
     if own_heldout := split_own_texts(run, task)[1]:
         texts = ScoredTexts(tokenizer, own_heldout, context)
-        facts["own_texts_pearson"], facts["own_texts_n"] = correlation(predict(model, texts), texts.scores), len(texts)
+        facts["own_texts_pearson"], facts["own_texts_n"] = (
+            correlation(predict(model, texts), texts.scores),
+            len(texts),
+        )
     facts["handwritten_spearman"] = None
     if task.handwritten:
         handwritten = ScoredTexts(tokenizer, task.handwritten, context)
-        facts["handwritten_spearman"] = correlation(ranks(predict(model, handwritten)), ranks(handwritten.scores))
+        facts["handwritten_spearman"] = correlation(
+            ranks(predict(model, handwritten)), ranks(handwritten.scores)
+        )
         facts["handwritten_n"] = len(handwritten)
-    run.finish_stage("reward", _seconds(run, "reward", started), {RESULT["reward"]: model}, reward_model=facts,
-                     collected_first=len(first_ratings(run, task)))
+    run.finish_stage(
+        "reward",
+        _seconds(run, "reward", started),
+        {RESULT["reward"]: model},
+        reward_model=facts,
+        collected_first=len(first_ratings(run, task)),
+    )
 
 
 def finetune_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, run.config.finetune.conservatism)
+    reward_model = load_reward_model(
+        run, RESULT["reward"], tokenizer, run.config.finetune.conservatism
+    )
     train_triples, heldout_triples = split_feedback(run, task)
-    policy, reward_model, collected = finetune(run, task, tokenizer, policy, reward_model, train_triples, heldout_triples)
-    run.finish_stage("finetune", _seconds(run, "finetune", started),
-                     {"reward_final.safetensors": reward_model, RESULT["finetune"]: policy}, collected=collected)
+    policy, reward_model, collected = finetune(
+        run, task, tokenizer, policy, reward_model, train_triples, heldout_triples
+    )
+    run.finish_stage(
+        "finetune",
+        _seconds(run, "finetune", started),
+        {"reward_final.safetensors": reward_model, RESULT["finetune"]: policy},
+        collected=collected,
+    )
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
@@ -221,31 +294,59 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     started = time.perf_counter()
     config = run.config
     tokenizer = tokenizer_of(run, task)
-    reference, policy = (load_policy(run, RESULT[stage], tokenizer).eval() for stage in ("pretrain", "finetune"))
-    reward_model = load_reward_model(run, "reward_final.safetensors", tokenizer, config.finetune.conservatism)
+    reference, policy = (
+        load_policy(run, RESULT[stage], tokenizer).eval() for stage in ("pretrain", "finetune")
+    )
+    reward_model = load_reward_model(
+        run, "reward_final.safetensors", tokenizer, config.finetune.conservatism
+    )
     splits, rows = {}, []
     for split, topics in (("train", task.train_prompts), ("heldout", task.heldout_prompts)):
         judged = {}
         for when, model in (("before", reference), ("after", policy)):
-            judged[when] = sample_and_judge(model, reference, reward_model, tokenizer, task, topics, config.evaluate.samples,
-                                            config.finetune.max_new_tokens, config.seed, f"judge {split} {when}")
+            judged[when] = sample_and_judge(
+                model,
+                reference,
+                reward_model,
+                tokenizer,
+                task,
+                topics,
+                config.evaluate.samples,
+                config.finetune.max_new_tokens,
+                config.seed,
+                f"judge {split} {when}",
+            )
             rows += [{"when": when, "split": split, **row} for row in judged[when]]
         splits[split] = summarise(judged["before"], judged["after"])
-    run.rewrite("samples.jsonl", [row for row in run.read("samples.jsonl") if row["when"].startswith("step")] + rows)
+    run.rewrite(
+        "samples.jsonl",
+        [row for row in run.read("samples.jsonl") if row["when"].startswith("step")] + rows,
+    )
     run.finish_stage("evaluate", time.perf_counter() - started, {})
     progress = run.progress()
     summary = {
-        "task": config.task if config.feedback is None else str(config.feedback.name), "seed": config.seed,
-        "device": str(run.device), "hardware": hardware(run.device), "judge_name": task.judge_name,
+        "task": config.task if config.feedback is None else str(config.feedback.name),
+        "seed": config.seed,
+        "device": str(run.device),
+        "hardware": hardware(run.device),
+        "judge_name": task.judge_name,
         "seconds": progress["seconds"] | {"total": round(sum(progress["seconds"].values()), 2)},
         "peak_rss_mb": progress.get("peak_rss_mb"),
-        "ratings": {"shipped": len(task.feedback) + len(task.heldout_feedback), "raters": task.feedback[0].provenance,
-                    "authors": len(task.authors_feedback),
-                    "collected": progress.get("collected_first", 0) + progress.get("collected", 0)},
-        "reward_model": progress["reward_model"], **splits, "reward_hacking": is_reward_hacking(*splits.values()),
-        "notes": list(task.notes), "config": to_json(config),
+        "ratings": {
+            "shipped": len(task.feedback) + len(task.heldout_feedback),
+            "raters": task.feedback[0].provenance,
+            "authors": len(task.authors_feedback),
+            "collected": progress.get("collected_first", 0) + progress.get("collected", 0),
+        },
+        "reward_model": progress["reward_model"],
+        **splits,
+        "reward_hacking": is_reward_hacking(*splits.values()),
+        "notes": list(task.notes),
+        "config": to_json(config),
     }
-    atomic_write(run.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(
+        run.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+    )
     write_report(run.path)
     return summary
 
@@ -259,9 +360,15 @@ def _seconds(run: Run, stage: str, started: float) -> float:
 def hardware(device: torch.device) -> dict[str, str]:
     """What this ran on, in words."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": name, "precision": f"{precision_of(device)} matrix products",
-            "cores": str(os.cpu_count()), "threads": str(torch.get_num_threads()),
-            "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__}
+    return {
+        "device": name,
+        "precision": f"{precision_of(device)} matrix products",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def _processor() -> str:
@@ -278,8 +385,12 @@ def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
     return load_policy(run, RESULT["finetune" if tuned else "pretrain"], tokenizer).eval()
 
 
-STAGE_FUNCTIONS = {"pretrain": pretrain_stage, "reward": reward_stage, "finetune": finetune_stage,
-                   "evaluate": evaluate_stage}
+STAGE_FUNCTIONS = {
+    "pretrain": pretrain_stage,
+    "reward": reward_stage,
+    "finetune": finetune_stage,
+    "evaluate": evaluate_stage,
+}
 
 
 def iterate(run: Run, task: Task, person: str | None = None) -> None:
@@ -290,13 +401,26 @@ def iterate(run: Run, task: Task, person: str | None = None) -> None:
     """
     config = run.config.finetune
     if person is not None:
-        raters = PersonRaters(AnswerFile(run.path / "ratings.jsonl"), person, config.rounds * config.ratings_per_round)
-        task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=(float(SCORES[0]), float(SCORES[-1])))
+        raters = PersonRaters(
+            AnswerFile(run.path / "ratings.jsonl"), person, config.rounds * config.ratings_per_round
+        )
+        task = dataclasses.replace(
+            task,
+            raters=raters,
+            raters_are="people",
+            rating_range=(float(SCORES[0]), float(SCORES[-1])),
+        )
     if task.raters is None:
-        raise ValueError(f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME")
+        raise ValueError(
+            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME"
+        )
     # The pretrained policy's texts are rated as many times as those of each later round.
-    run.replace_config(dataclasses.replace(run.config, reward=dataclasses.replace(run.config.reward,
-                                                                                 own_texts=config.ratings_per_round)))
+    run.replace_config(
+        dataclasses.replace(
+            run.config,
+            reward=dataclasses.replace(run.config.reward, own_texts=config.ratings_per_round),
+        )
+    )
     if not pipeline.is_done(run, "reward"):
         pipeline.reward_stage(run, task)
     if not pipeline.is_done(run, "finetune"):
