@@ -35,6 +35,9 @@ class Task:
     match_topics: bool = (
         False  # whether a text of the corpus tells its topic (see training/pretrain.py)
     )
+    # Further steps that a run starting from the shipped base trains on `corpus` (0: the base knows this language already).
+    # None: a run does not start from the shipped base.
+    base_steps: int | None = None
     authors_feedback: list[Triple] = field(
         default_factory=list
     )  # trained on beside `feedback`, never held out

@@ -54,9 +54,9 @@ def build_feedback(
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def load(seed: int) -> Task:
-    """The task, its corpus composed anew from the seed; the corpus held out shares no text with it."""
-    texts = corpus(CORPUS_SIZE, seed)
+def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
+    """The task. Its corpus is composed from the seed; the held-out corpus shares no text with it."""
+    texts = corpus(corpus_texts, seed)
     known = set(texts)
     # Drawn apart from the corpus; many of the shorter texts turn up in both, so more are drawn than are kept.
     fresh = [
@@ -77,6 +77,7 @@ def load(seed: int) -> Task:
         judge_name="rubric of openings_judge.py (a rule list, no person)",
         raters=rate,
         match_topics=True,
+        base_steps=0,
         notes=(
             "the raters of this task are simulated: no person scored its feedback",
             "the judge is the rubric that the simulated raters see through noise",
