@@ -60,11 +60,8 @@ def knowledge() -> tuple[Topic, ...]:
 
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-# data/ lies inside the package when installed, beside it in a checkout.
+# The data folder lies inside the package once installed (see setup.py), beside it in a checkout.
 DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
-
-
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 PARTS = {"subjects": 5, "effects": 7, "examples": 6, "reasons": 4, "contrasts": 3, "vague": 3}
