@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md")
 SOURCES = ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE")
 TINY = """
+    --from-scratch
     --model.vocab-size 300 --model.width 16 --model.layers 1 --model.heads 2 --device cpu
     --pretrain.steps 2 --pretrain.batch-size 8 --reward.steps 2 --reward.batch-size 8
     --reward.own-texts 8 --finetune.updates 1 --finetune.batch-size 8 --finetune.rounds 1
