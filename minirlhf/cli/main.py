@@ -187,7 +187,7 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
     from minirlhf.runs import pipeline
     from minirlhf.runs.folder import CHECKPOINT, Run
     from minirlhf.system import distributed
-    from minirlhf.system.devices import give_back_memory
+    from minirlhf.system.devices import release_freed_memory
 
     folder = arguments.folder
     wanted = pipeline.STAGES if isinstance(arguments, Demo) else (type(arguments).__name__.lower(),)
@@ -212,53 +212,52 @@ def run_stages(arguments: Demo | Pretrain | Reward | Finetune | Evaluate) -> Non
             pipeline.task_from(config)  # bad data is told of before a folder is made
         run = Run.create(folder.path, config, folder.resume, folder.overwrite)
     else:
-        distributed.leader_first()
-        run = Run.open(folder.path)
-        stage = wanted[0]
-        missing = [
-            s
-            for s in pipeline.STAGES[: pipeline.STAGES.index(stage)]
-            if not pipeline.is_done(run, s)
-        ]
-        if missing:
-            raise ValueError(
-                f"{run.path}: {stage} needs the stage before it; run: "
-                f"python -m minirlhf {missing[0]} {folder.words}"
-            )
-        reports = isinstance(arguments, Reward) and arguments.report
-        if not folder.resume and not (
-            reports and pipeline.is_done(run, stage) and not folder.overwrite
-        ):
-            if isinstance(arguments, Finetune):
-                arguments.finetune.check()
-            later = [
+        with distributed.rank_zero_first():
+            run = Run.open(folder.path)
+            stage = wanted[0]
+            missing = [
                 s
-                for s in pipeline.STAGES[pipeline.STAGES.index(stage) :]
-                if pipeline.is_done(run, s)
+                for s in pipeline.STAGES[: pipeline.STAGES.index(stage)]
+                if not pipeline.is_done(run, s)
             ]
-            if later and not folder.overwrite:
+            if missing:
                 raise ValueError(
-                    f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite"
+                    f"{run.path}: {stage} needs the stage before it; run: "
+                    f"python -m minirlhf {missing[0]} {folder.words}"
                 )
-            if (run.path / CHECKPOINT).exists() and not folder.overwrite:
-                raise ValueError(
-                    f"{run.path}: a stage was interrupted here; go on with --resume, or begin anew with --overwrite"
-                )
-            config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
-            check_config(config)
-            for s in later:
-                (run.path / pipeline.RESULT[s]).unlink(missing_ok=True)
-            if stage == "reward":
-                forget_feedback(run)
-            (run.path / CHECKPOINT).unlink(missing_ok=True)
-            run.replace_config(config)
-        distributed.leader_done()
+            reports = isinstance(arguments, Reward) and arguments.report
+            if not folder.resume and not (
+                reports and pipeline.is_done(run, stage) and not folder.overwrite
+            ):
+                if isinstance(arguments, Finetune):
+                    arguments.finetune.check()
+                later = [
+                    s
+                    for s in pipeline.STAGES[pipeline.STAGES.index(stage) :]
+                    if pipeline.is_done(run, s)
+                ]
+                if later and not folder.overwrite:
+                    raise ValueError(
+                        f"{run.path}: {stage} is done already; redo it (and what follows) with --overwrite"
+                    )
+                if (run.path / CHECKPOINT).exists() and not folder.overwrite:
+                    raise ValueError(
+                        f"{run.path}: a stage was interrupted here; go on with --resume, or begin anew with --overwrite"
+                    )
+                config = dataclasses.replace(run.config, **{stage: getattr(arguments, stage)})
+                check_config(config)
+                for s in later:
+                    (run.path / pipeline.RESULT[s]).unlink(missing_ok=True)
+                if stage == "reward":
+                    forget_feedback(run)
+                (run.path / CHECKPOINT).unlink(missing_ok=True)
+                run.replace_config(config)
     task = pipeline.task_of(run)
     try:
         for stage in wanted:
             if not pipeline.is_done(run, stage):
                 pipeline.STAGE_FUNCTIONS[stage](run, task)
-                give_back_memory()
+                release_freed_memory()
     except KeyboardInterrupt:
         command = "demo" if isinstance(arguments, Demo) else wanted[0]
         print(

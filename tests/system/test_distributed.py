@@ -191,10 +191,10 @@ def test_only_finetune_runs_on_more_than_one_process(tmp_path, monkeypatch, caps
 def test_a_share_is_filled_up_and_cut_again(monkeypatch):
     from minirlhf.system import distributed
 
-    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     parts = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        parts.append(distributed.shares(7))
+        parts.append(distributed.local_rows(7))
     assert parts == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
     assert sum(parts, [])[:7] == list(range(7))

@@ -15,6 +15,8 @@ from test_robustness import refused
 from torch.nn import functional as F
 
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.models.build import new_masked_language_model
+from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import attention
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
@@ -28,7 +30,7 @@ from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.trpo import trpo
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.pretrain_mlm import Masks, encoder_config, masked_lm_loss
+from minirlhf.training.pretrain_mlm import Masks, masked_lm_loss
 from minirlhf.training.rollout import collect
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -91,11 +93,9 @@ def test_forward_pass_and_loss_stay_close(policy_and_batch):
 
 
 def test_masked_lm_loss_stays_close(finished_run, policy_and_batch):
-    from minirlhf.models.encoder import MaskedLanguageModel
-
     _, batch, tokenizer = policy_and_batch
     torch.manual_seed(0)
-    model = MaskedLanguageModel(encoder_config(finished_run, tokenizer))
+    model = new_masked_language_model(finished_run.config.model, tokenizer.vocab_size)
     masks = Masks(
         None,
         tokenizer.vocab_size,
@@ -149,8 +149,12 @@ def test_sampling_on_a_cpu_stays_float32(policy_and_batch):
         use_precision(name, CPU)
         with autocast(CPU):
             found.append(
-                policy.sample(
-                    prompts, 20, end_id=tokenizer.end_id, generator=torch.Generator().manual_seed(0)
+                sample(
+                    policy,
+                    prompts,
+                    20,
+                    tokenizer.end_id,
+                    randomness=torch.Generator().manual_seed(0),
                 )
             )
             assert torch.is_autocast_enabled("cpu") == (name == "bfloat16")  # as it was before
