@@ -1,7 +1,7 @@
 """From settings to models with random weights: the one place that turns a ModelConfig into sizes.
 
-`vocab_size` is the tokenizer's everywhere. An encoder has two tokens more, at the end of the vocabulary:
-the classification token and the mask token.
+`vocab_size` is the tokenizer's everywhere. An encoder has two tokens more, at the end of the
+vocabulary: the classification token and the mask token.
 """
 
 from __future__ import annotations

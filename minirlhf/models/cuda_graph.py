@@ -1,11 +1,11 @@
-"""One decoding step as a CUDA graph: recorded once, then replayed for every token of every batch of that shape.
+"""One decoding step as a CUDA graph: recorded once, then replayed for every token.
 
-On a GPU the arithmetic of a new token takes microseconds, but it is split over more than a hundred
-small kernels, and launching each from Python takes longer than running it. A recorded graph launches
-them all at once. It repeats exactly the same kernels on the same addresses, so everything that changes
-from step to step lives in tensors on the device: the column to write, the tokens, the random numbers.
-Texts that have ended stay in the batch until all have: on an H200, 16 rows take four fifths of the
-time of 128.
+A recording serves every batch of its shape. On a GPU the arithmetic of a new token takes
+microseconds, but it is split over more than a hundred small kernels, and launching each from Python
+takes longer than running it. A recorded graph launches them all at once. It repeats exactly the
+same kernels on the same addresses, so everything that changes from step to step lives in tensors on
+the device: the column to write, the tokens, the random numbers. Texts that have ended stay in the
+batch until all have: on an H200, 16 rows take four fifths of the time of 128.
 
 Only the latest recording is kept; another shape or policy replaces it. (Several would share cuBLAS
 workspace, which newer versions of PyTorch free together with the first of them.)
@@ -23,8 +23,8 @@ from minirlhf.models.next_token import SamplingOptions, next_token
 from minirlhf.models.policy import Policy
 from minirlhf.models.transformer import KeyValueCache
 
-# The cache is rounded up to a multiple of this many columns, so that prompts of similar length share
-# a recording.
+# The cache is rounded up to a multiple of this many columns, so that prompts of similar length
+# share a recording.
 COLUMNS = 32
 # Sampling looks for ended texts every so many tokens; on a GPU each check forces a device sync.
 CHECK_EVERY = {"cpu": 1, "cuda": 8}
@@ -65,15 +65,19 @@ class DecodeGraph:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def start(self, policy: Policy, padded: Tensor, valid: Tensor | None, uniform: Tensor) -> None:
-        """Read the prompts: `padded` and `valid` (batch, prompt) as `Transformer.forward` takes them;
-        `uniform` (batch, max_new_tokens)."""
+        """Take over the policy's weights and read the prompts.
+
+        `padded` and `valid` (batch, prompt) as in `Transformer.forward`; `uniform`
+        (batch, max_new_tokens), the random numbers in [0, 1).
+        """
         ours, theirs = self.model.state_dict(), policy.state_dict()
         torch._foreach_copy_(list(ours.values()), [theirs[name] for name in ours])
 
         self.cache.column, self.cache.length = None, 0
         self.cache.padding, self.cache.bias = None, None
         self.cache.valid.fill_(True)
-        # Every column takes part in the products, unwritten ones with weight 0. They must not hold NaN.
+        # Every column takes part in the products, unwritten ones with weight 0. They must not hold
+        # NaN.
         self.cache.keys.zero_()
         self.cache.values.zero_()
         self.hidden.copy_(self.model.body(padded, valid, self.cache)[:, -1])
@@ -105,7 +109,7 @@ class DecodeGraph:
         self.column += 1
 
     def record(self) -> None:
-        """Record `step`, for `sample` to replay. `start` overwrites what the step writes meanwhile."""
+        """Record `step`, for `sample` to replay. `start` overwrites what it writes meanwhile."""
         self.cache.column = self.column
         device = self.hidden.device
         with torch.cuda.device(device):
@@ -123,7 +127,10 @@ class DecodeGraph:
     def sample(
         self, policy: Policy, padded: Tensor, valid: Tensor | None, uniform: Tensor, end_id: int
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and log-probabilities (batch, time); time is the longest text's, rounded up to CHECK_EVERY."""
+        """Tokens and log-probabilities (batch, time), until all texts have ended.
+
+        time is the longest text's, rounded up to a multiple of CHECK_EVERY.
+        """
         self.start(policy, padded, valid, uniform)
         max_new_tokens = self.tokens.shape[1]
         check_every = CHECK_EVERY.get(self.tokens.device.type, 8)
@@ -140,7 +147,8 @@ class DecodeGraph:
 
 
 def rounded_copy(policy: Policy, dtype: torch.dtype) -> Policy:
-    """A frozen copy whose linear layers are stored in `dtype`, so that autocast need not round them for every token."""
+    """A frozen copy with linear layers in `dtype`, so that autocast need not round them every
+    step."""
     model = policy.frozen_copy()
     # Untie the output layer from the embedding, which must stay exact.
     model.head.weight = nn.Parameter(model.head.weight.clone(), requires_grad=False)
@@ -152,7 +160,8 @@ def rounded_copy(policy: Policy, dtype: torch.dtype) -> Policy:
 
 @functools.cache
 def recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all recordings: libraries keep workspace for each stream that they have seen."""
+    """One stream for all recordings: libraries keep workspace for each stream that they have
+    seen."""
     return torch.cuda.Stream(device)
 
 
@@ -164,7 +173,8 @@ def recorded(
     options: SamplingOptions,
     dtype: torch.dtype,
 ) -> DecodeGraph:
-    """The recording for this policy, shape and matmul dtype: the latest one if it fits, else a new one."""
+    """The recording for this policy, shape and matmul dtype: the latest if it fits, else a new
+    one."""
     columns = -(-columns // COLUMNS) * COLUMNS
     key = (batch, columns, max_new_tokens, options, dtype)
     if policy not in _latest or _latest[policy][0] != key:

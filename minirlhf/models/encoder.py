@@ -1,15 +1,15 @@
-"""BERT and RoBERTa: a bidirectional body, its masked language model, and a reward model on top (section 3.2, step 2).
+"""BERT and RoBERTa: a bidirectional body, a masked language model and a reward model on it.
 
     tokens                              (batch, time); column 0 is the classification token
     norm(word + position + token type)  (batch, time, width)
-    each layer: x = norm(x + attention(x)), then x = norm(x + mlp(x))     "post-norm": norm after the sum
+    each layer: x = norm(x + attention(x)), then x = norm(x + mlp(x))     "post-norm"
     hidden states                       (batch, time, width)
 
-transformer.py norms before each branch, as GPT-2 does, and ends with a norm; hence the separate file.
-An encoder sees a text from both sides, so each prefix needs a separate pass: T passes where a causal
-body needs one.
-Sources: Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers'
-models, weight by weight.
+This is the reward model's other body (section 3.2, step 2). transformer.py norms before each
+branch, as GPT-2 does, and ends with a norm; hence the separate file. An encoder sees a text from
+both sides, so each prefix needs a separate pass: T passes where a causal body needs one. Sources:
+Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers' models,
+weight by weight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from minirlhf.models.transformer import attention
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder. `context` is the longest row in tokens, including the classification token.
+    """Sizes of an encoder. `context` is the longest row in tokens, including the classification
+    token.
 
     Raises ValueError if `width` is not a multiple of `heads`.
     """
@@ -50,7 +51,8 @@ class EncoderConfig:
 
 
 class EncoderLayer(nn.Module):
-    """One layer: attention, then a two-layer perceptron, each added to its input and then normed."""
+    """One layer: attention, then a two-layer perceptron, each added to its input and then
+    normed."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -92,8 +94,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Hidden states (batch, time, width) of rows (batch, time) that are padded behind.
 
-        `valid` (batch, time) is True on real tokens and is needed where there is padding; `types` (batch, time) are 0 if not
-        given. Raises ValueError if a row is longer than the context.
+        `valid` (batch, time) is True on real tokens and is needed where there is padding; `types`
+        (batch, time) are 0 if not given. Raises ValueError if a row is longer than the context.
         """
         time = tokens.shape[1]
         if time > self.config.context:
@@ -145,10 +147,11 @@ class MaskedLanguageModel(nn.Module):
 
 
 class EncoderReward(nn.Module):
-    """r_phi(x, y): body, then linear and sigmoid on the classification token's hidden state (column 0).
+    """r_phi(x, y): body, then linear and sigmoid on the classification token's hidden state (column
+    0).
 
-    `class_id` is that token. It is put in front of each row here, so the rows are the same as those of
-    the causal `RewardModel`.
+    `class_id` is that token. It is put in front of each row here, so the rows are the same as those
+    of the causal `RewardModel`.
     """
 
     def __init__(self, body: Encoder, class_id: int):
@@ -171,7 +174,7 @@ class EncoderReward(nn.Module):
         return [self]
 
     def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch,) of rows (batch, columns), of which the first `lengths` (batch,) columns are read."""
+        """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns)."""
         tokens = F.pad(rows, (1, 0), value=self.class_id)  # (batch, 1 + columns)
         # One column more than `lengths`: the classification token.
         valid = torch.arange(tokens.shape[1], device=rows.device) <= lengths[:, None]
@@ -184,9 +187,10 @@ class EncoderReward(nn.Module):
     def prefix_scores(
         self, rows: Tensor, prompt_lengths: Tensor, time: int
     ) -> tuple[Tensor, Tensor]:
-        """r_0 (batch,) and r_1 .. r_time (batch, time), as `RewardModel.prefix_scores`; time + 1 passes.
+        """r_0 (batch,) and r_1 .. r_time (batch, time), as `RewardModel.prefix_scores`.
 
-        Past a text's end the scores are those of the padded row and must not be used.
+        Takes time + 1 passes. Past a text's end the scores are those of the padded row and must not
+        be used.
         """
         longest = int(prompt_lengths.max())
         scores = []

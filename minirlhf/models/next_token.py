@@ -1,4 +1,4 @@
-"""Drawing one token from logits: temperature, top-k, top-p and the log-probability of what was drawn."""
+"""Drawing one token from logits: temperature, top-k, top-p and the token's log-probability."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def next_token(
     options: SamplingOptions,
     randomness: torch.Generator | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One token for each row of logits (batch, vocab), and its log-probability: two tensors (batch,).
+    """One token (batch,) for each row of logits (batch, vocab), and its log-probability (batch,).
 
-    The log-probability (nats) is that under the distribution drawn from, after temperature and cuts.
-    randomness: a generator; or the uniform numbers (batch,) in [0, 1) themselves; None draws them
-    from PyTorch's global generator.
+    The log-probability (nats) is that under the distribution drawn from, after temperature and
+    cuts. randomness: a generator; or the uniform numbers (batch,) in [0, 1) themselves; None draws
+    them from PyTorch's global generator.
     """
     if options.temperature == 0:
         # Greedy decoding is deterministic: log-probability 0.
@@ -56,7 +56,7 @@ def next_token(
     else:
         uniform = torch.rand(len(logits), device=logits.device, generator=randomness)
     mass = log_probs.exp().cumsum(-1)  # (batch, vocab)
-    # The last entry is the total, near 1 but rounded: scale by it, so that every number finds a token.
+    # The last entry is the total, near 1 but rounded. Scaled by it, every number finds a token.
     tokens = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)  # (batch, 1)
     tokens = tokens.clamp(max=logits.shape[-1] - 1)
     return tokens.squeeze(1), log_probs.gather(1, tokens).squeeze(1)

@@ -1,7 +1,8 @@
-"""The policy p_theta(y | x) (策略): a causal language model, seen as an agent whose action is the next token.
+"""The policy p_theta(y | x) (策略): a causal language model whose action is the next token.
 
 The probability of a text is the product of its tokens' conditionals (E3, sections 4.1 and 4.2 of
-the article). This file computes it with gradients, for texts that are given; sampling.py draws new ones.
+the article). This file computes it with gradients, for texts that are given; sampling.py draws new
+ones.
 """
 
 from __future__ import annotations
@@ -38,25 +39,24 @@ class Policy(nn.Module):
         return self.head.weight.device
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Logits (batch, time, vocab) of the token after each position of `tokens` (batch, time)."""
+        """Logits (batch, time, vocab) of the token after each position; tokens (batch, time)."""
         return self.head(self.body(tokens, valid))
 
     def text_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
-        """Logits (batch, time, vocab) that predicted y_1..y_time, teacher-forced (a text in one pass).
+        """Logits (batch, time, vocab) that predicted y_1..y_time, teacher-forced in one pass.
 
         `rows` (batch, prompt + text) hold each prompt and its text back to back, padded on the
         right; `prompt_lengths` (batch,). Only the text's positions go through the output layer.
         """
-        hidden = self.body(
-            rows[:, :-1]
-        )  # (batch, columns - 1, width): the last token predicts nothing
+        # The last column predicts nothing that is needed.
+        hidden = self.body(rows[:, :-1])  # (batch, columns - 1, width)
         return self.head(gather_text(hidden, prompt_lengths - 1, time))
 
     def real_logits(self, rows: Tensor, prompt_lengths: Tensor, mask: Tensor) -> Tensor:
-        """As `text_logits`, but only at the tokens where `mask` (batch, time) is True: (tokens, vocab).
+        """As `text_logits`, but only where `mask` (batch, time) is True: (tokens, vocab).
 
-        A third of a batch is padding, and the output layer is half of the work: training and scoring
-        use this one.
+        A third of a batch is padding, and the output layer is half of the work: training and
+        scoring use this one.
         """
         hidden = self.body(rows[:, :-1])  # (batch, columns - 1, width)
         return self.logits_of(gather_real(hidden, prompt_lengths - 1, mask))
@@ -71,9 +71,10 @@ class Policy(nn.Module):
     def text_log_probs(
         self, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """log p(y_t | x, y_<t) (batch, time), nats, of the texts `tokens` (batch, time) in `rows` (E3).
+        """log p(y_t | x, y_<t) (batch, time), nats (E3).
 
-        With a `mask` (batch, time) only the real tokens are computed; the others are 0.
+        `rows` and `prompt_lengths` as in `text_logits`; `tokens` (batch, time) are the texts in
+        them. With a `mask` (batch, time) only the real tokens are computed; the others are 0.
         """
         if mask is None:
             logits = self.text_logits(rows, prompt_lengths, tokens.shape[1])
@@ -81,19 +82,21 @@ class Policy(nn.Module):
         return log_probs_of(self.real_logits(rows, prompt_lengths, mask).float(), tokens, mask)
 
     def frozen_copy(self) -> Policy:
-        """The reference policy (参考策略): a copy that never learns; the KL is measured against it."""
+        """The reference policy (参考策略): a copy that never learns, for the KL."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
 
 def log_probs_of(real_logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """E3 (batch, time), 0 where `mask` is False, from the logits (tokens, vocab) where it is True."""
+    """E3 (batch, time), 0 where `mask` is False; `real_logits` (tokens, vocab) where it is True."""
     real = equations.token_log_probs(real_logits[None], tokens[mask][None])  # (1, tokens)
     return torch.zeros(mask.shape, device=mask.device, dtype=real.dtype).masked_scatter(mask, real)
 
 
 def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
-    """Columns first .. first + time - 1 of each row: hidden (batch, columns, width), first (batch,) to
-    (batch, time, width). Columns past the last repeat the last one; they are padded positions.
+    """Columns first .. first + time - 1 of each row, (batch, time, width).
+
+    hidden (batch, columns, width), first (batch,). Columns past the last repeat the last one; they
+    are padded positions.
     """
     columns = first[:, None] + torch.arange(time, device=hidden.device)  # (batch, time)
     columns = columns.clamp(max=hidden.shape[1] - 1)
@@ -101,6 +104,6 @@ def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
 
 
 def gather_real(hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
-    """As `gather_text`, but only where `mask` (batch, time) is True: (tokens, width), row by row."""
+    """As `gather_text`, but only where `mask` (batch, time) is True: (tokens, width)."""
     row, t = mask.nonzero(as_tuple=True)  # both (tokens,)
     return hidden.flatten(0, 1).index_select(0, row * hidden.shape[1] + first[row] + t)

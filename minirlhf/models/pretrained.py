@@ -66,11 +66,11 @@ NORM_EPSILON = {"bert": 1e-12, "roberta": 1e-5}  # where no config says otherwis
 
 
 def from_gpt2_state_dict(state: dict[str, Tensor], heads: int) -> Policy:
-    """A Policy with the weights of a GPT-2 checkpoint, as transformers' GPT2LMHeadModel names them.
+    """A Policy with the weights of a GPT-2 checkpoint, named as by transformers' GPT2LMHeadModel.
 
-    `state` maps names ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", ...) to tensors;
-    the prefix "transformer." may be missing. `heads` cannot be read off the weights (12 for the
-    smallest GPT-2). Raises ValueError naming a weight that is missing or of another shape.
+    `state` maps names ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", ...) to
+    tensors; the prefix "transformer." may be missing. `heads` cannot be read off the weights (12
+    for the smallest GPT-2). Raises ValueError naming a weight that is missing or of another shape.
     """
     state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
     take = _taker(state, "GPT-2")
@@ -115,9 +115,10 @@ def _gpt2_name(name: str) -> str:
 
 
 def load_encoder(folder: Path) -> MaskedLanguageModel:
-    """The model in a folder as transformers' `save_pretrained` makes it: config.json, model.safetensors.
+    """The model in a folder as transformers' `save_pretrained` makes it.
 
-    Raises ValueError, one line, if a file is missing or broken or the model is neither BERT nor RoBERTa.
+    The folder holds config.json and model.safetensors. Raises ValueError, one line, if a file is
+    missing or broken or the model is neither BERT nor RoBERTa.
     """
     file = Path(folder) / "config.json"
     try:
@@ -219,7 +220,8 @@ def _taker(state: dict[str, Tensor], what: str) -> Callable[[str], Tensor]:
 def _fill(
     model: nn.Module, source_of: Callable[[str], tuple[str, Tensor]], what: str, names: list[str]
 ) -> nn.Module:
-    """Copy into the model's weights `names` what `source_of` gives for each: (name there, tensor)."""
+    """Copy into each of the model's weights `names` what `source_of` gives: (name there,
+    tensor)."""
     ours, loaded = model.state_dict(), {}
     for name in names:
         source, tensor = source_of(name)

@@ -1,15 +1,15 @@
-"""The reward model r_phi(x, y) (奖励模型): a Transformer body, one linear layer, a sigmoid; scores in [0, 1].
+"""The reward model r_phi(x, y) (奖励模型): a score in [0, 1] for every prefix of a text; and
+ensembles.
 
-Section 4.3 of the article scores the text "as it is so far" after each new token:
-r_t = r_phi(x, y_1:t). A *causal* body gives all T scores in one pass, since position t sees exactly x
-and y_1:t. (A bidirectional one, encoder.py, needs T passes.)
+Section 4.3 of the article scores the text "as it is so far" after each new token: r_t = r_phi(x,
+y_1:t). A *causal* body gives all T scores in one pass, since position t sees exactly x and y_1:t.
+(A bidirectional one, encoder.py, needs T passes.)
 
-An ensemble (奖励模型集成) holds several reward models; its score is the lower confidence bound
-mean - c * standard deviation. Members agree on familiar texts and disagree on unfamiliar ones, so their
+An ensemble (奖励模型集成) holds several reward models; its score is the lower confidence bound mean
+- c * standard deviation. Members agree on familiar texts and disagree on unfamiliar ones, so their
 deviation signals uncertainty, and a policy that is paid the bound gains nothing from texts that no
-rater saw.
-Sources: Lakshminarayanan et al. 2017 (ensembles as uncertainty); Coste et al. 2023 (against
-over-optimisation).
+rater saw. Sources: Lakshminarayanan et al. 2017 (ensembles as uncertainty); Coste et al. 2023
+(against over-optimisation).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from minirlhf.models.transformer import Transformer, TransformerConfig
 
 
 class RewardModel(nn.Module):
-    """Body + linear + sigmoid. `members` is the model itself, so that it can stand for an ensemble of one."""
+    """Transformer body + linear + sigmoid. Its `members` are itself: it is an ensemble of one."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -37,7 +37,7 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: Policy) -> RewardModel:
-        """A reward model whose body starts as a copy of the pretrained policy's, which knows the language."""
+        """A reward model whose body starts as a copy of the (pretrained) policy's."""
         model = cls(policy.config)
         # The copy learns even when the policy is frozen.
         model.body = copy.deepcopy(policy.body).requires_grad_(True)
@@ -60,11 +60,11 @@ class RewardModel(nn.Module):
         return torch.sigmoid(self.logits(rows, valid))
 
     def logits(self, rows: Tensor, valid: Tensor | None = None) -> Tensor:
-        """The scores before the sigmoid, (batch, time); a comparison (E8) is about their differences."""
+        """The scores before the sigmoid, (batch, time); E8 compares their differences."""
         return self.score(self.body(rows, valid)).squeeze(-1).float()
 
     def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch,) of rows (batch, columns), of which the first `lengths` (batch,) columns are read."""
+        """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns)."""
         return self.logits(rows).gather(1, lengths[:, None] - 1).squeeze(1)
 
     def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
@@ -74,11 +74,11 @@ class RewardModel(nn.Module):
     def prefix_scores(
         self, rows: Tensor, prompt_lengths: Tensor, time: int
     ) -> tuple[Tensor, Tensor]:
-        """(r_0, r): the score of the bare prompt (batch,), and r_t = r_phi(x, y_1:t) (batch, time) (E4).
+        """r_0, the score of the bare prompt (batch,), and r_t = r_phi(x, y_1:t) (batch, time) (E4).
 
         One pass. `rows` (batch, prompt + text) are padded on the right; `prompt_lengths` (batch,);
-        `time` is the length of the longest text. Raises ValueError if the body is bidirectional: its
-        score of a prefix would see the rest of the text.
+        `time` is the length of the longest text. Raises ValueError if the body is bidirectional:
+        its score of a prefix would see the rest of the text.
         """
         if not self.config.causal:
             raise ValueError("prefix_scores: expected a causal reward model (causal=True)")
@@ -130,5 +130,6 @@ class RewardEnsemble(nn.Module):
         return self.lower_confidence_bound(bare), self.lower_confidence_bound(scores)
 
     def lower_confidence_bound(self, scores: Tensor) -> Tensor:
-        """(members, ...) to (...): mean - c * standard deviation (with k - 1 in its denominator), at least 0."""
+        """mean - c * standard deviation (of a sample: k - 1), at least 0: (members, ...) to
+        (...)."""
         return (scores.mean(0) - self.conservatism * scores.std(0)).clamp(min=0)

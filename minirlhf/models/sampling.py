@@ -23,7 +23,7 @@ from minirlhf.models.transformer import KeyValueCache
 
 @dataclass
 class Samples:
-    """Generated texts; column 0 is y_1. At padded positions: token 0, mask False, log-probability 0."""
+    """Generated texts; column 0 is y_1. Padded positions hold token 0 and log-probability 0."""
 
     tokens: Tensor  # (batch, time) int64; includes the end token where the text ended by itself
     mask: Tensor  # (batch, time) bool: True on generated tokens
@@ -58,8 +58,8 @@ def sample(
     device = policy.device
     padded, valid = _left_padded(prompts, device)
 
-    # A CPU samples in float32 even under autocast: rounding the few numbers of one step takes longer
-    # than multiplying them.
+    # A CPU samples in float32 even under autocast: rounding the few numbers of one step takes
+    # longer than multiplying them.
     autocast = torch.is_autocast_enabled(device.type) and device.type != "cpu"
     dtype = torch.get_autocast_dtype(device.type) if autocast else policy.head.weight.dtype
 
@@ -112,8 +112,8 @@ def _decode(
             remaining = int(alive.sum())
             if remaining == 0:
                 break
-            # Round up to a multiple of 16, which keeps the number of different shapes small. The rows
-            # that fill it up have ended; what is drawn for them is never used.
+            # Round up to a multiple of 16, which keeps the number of different shapes small. The
+            # rows that fill it up have ended; what is drawn for them is never used.
             count = remaining + -remaining % 16
             # Dropping rows copies the cache, so do it only when it pays.
             if count < 0.75 * len(rows):

@@ -1,4 +1,4 @@
-"""The Transformer body, causal or bidirectional by configuration, of the policy and the reward model.
+"""The Transformer body of the policy and the reward model, causal or bidirectional.
 
 Shapes at a glance, for a batch of token rows:
 
@@ -9,9 +9,8 @@ Shapes at a glance, for a batch of token rows:
 
 Attention is PyTorch's scaled_dot_product_attention. For generation there is a key-value cache that
 is allocated once (`KeyValueCache`), so that a new token costs one column of work instead of a pass
-over the whole text.
-Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout; the tests compare with it,
-weight by weight).
+over the whole text. Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout; the
+tests compare with it, weight by weight).
 """
 
 from __future__ import annotations
@@ -57,13 +56,12 @@ class KeyValueCache:
     """Keys and values of the columns seen so far, allocated once.
 
     Both are (layers, batch, heads, max_time, head_width); the first `length` columns are filled.
-    Prompts of unequal length are padded on the left, so that all rows of a batch write the same column
-    at each step; `valid` (batch, max_time) is False on that padding. Two tensors are derived from it
-    once, since every step needs them, and are None where nothing is padded:
-    `padding` (batch, 1), the number of padded columns of a row, and
-    `bias` (batch, 1, 1, max_time), added to the attention scores: -inf on padding, else 0.
-    `column` (1,), where set, holds the number of filled columns on the device itself: cuda_graph.py
-    fills the cache that way.
+    Prompts of unequal length are padded on the left, so that all rows of a batch write the same
+    column at each step; `valid` (batch, max_time) is False on that padding. Two tensors are derived
+    from it once, since every step needs them, and are None where nothing is padded: `padding`
+    (batch, 1), the number of padded columns of a row, and `bias` (batch, 1, 1, max_time), added to
+    the attention scores: -inf on padding, else 0. `column` (1,), where set, holds the number of
+    filled columns on the device itself: cuda_graph.py fills the cache that way.
     """
 
     def __init__(
@@ -92,7 +90,8 @@ class KeyValueCache:
         self.bias = bias.masked_fill(~self.valid, -torch.inf)[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a layer's new columns; return all its keys and values, (batch, heads, length, head_width).
+        """Write a layer's new columns; return its keys and values, (batch, heads, length,
+        head_width).
 
         With `column`, all max_time columns are returned: a recorded step must not have shapes that
         depend on how many columns are filled.
@@ -146,7 +145,8 @@ def attention(
 
 
 class Block(nn.Module):
-    """One layer: attention, then a two-layer perceptron, each on a normed copy and added to its input."""
+    """One layer: attention, then a two-layer perceptron, each after a norm and added to its
+    input."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -161,8 +161,10 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int
     ) -> Tensor:
-        """x (batch, time, width); mask None or broadcastable to (batch, heads, time, keys), True where
-        attention is allowed."""
+        """Hidden states (batch, time, width) of x (batch, time, width).
+
+        mask: None or broadcastable to (batch, heads, time, keys), True where attention is allowed.
+        """
         batch, time, width = x.shape
         qkv = self.query_key_value(self.attention_norm(x))  # (batch, time, 3 * width)
         qkv = qkv.view(batch, time, 3, self.heads, width // self.heads)
@@ -187,8 +189,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
-        # Each layer adds two branches to the residual stream. Scaled so, its size does not grow with
-        # depth.
+        # Each layer adds two branches to the residual stream. Scaled so, its size does not grow
+        # with depth.
         for block in self.blocks:
             for branch in (block.attention_out, block.mlp_out):
                 nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.layers))
@@ -198,9 +200,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states (batch, time, width) of token rows (batch, time).
 
-        `valid` (batch, time), True on real tokens, is needed where padding stands *before* real tokens
-        or the body is bidirectional. A causal body never looks at padding on the right.
-        With `cache`, `tokens` are the next columns after those already in it (each real unless `valid`
+        `valid` (batch, time), True on real tokens, is needed where padding stands *before* real
+        tokens or the body is bidirectional. A causal body never looks at padding on the right. With
+        `cache`, `tokens` are the next columns after those already in it (each real unless `valid`
         says otherwise). Raises ValueError if a row is longer than the context.
         """
         time = tokens.shape[1]
@@ -224,7 +226,8 @@ class Transformer(nn.Module):
     def _next_column(
         self, start: int, device: torch.device, cache: KeyValueCache
     ) -> tuple[Tensor, Tensor | None]:
-        """Positions and mask of one new token per row: it attends to every real column before it."""
+        """Positions and mask of one new token per row: it attends to every real column before
+        it."""
         positions = torch.arange(start, start + 1, device=device)
         if cache.padding is None:
             return positions, None
@@ -239,8 +242,8 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Positions and mask of columns start .. start + time - 1."""
-        # Which of the columns up to the last are real, (batch, start + time); None where all are and
-        # the kernel's own causal mask will do.
+        # Which of the columns up to the last are real, (batch, start + time); None where all are
+        # and the kernel's own causal mask will do.
         seen = valid
         if cache is not None:
             needs_mask = start > 0 or cache.padding is not None
@@ -253,15 +256,16 @@ class Transformer(nn.Module):
         if self.config.causal:
             lower = torch.ones(time, start + time, dtype=torch.bool, device=device).tril(start)
             mask = mask & lower  # (batch, 1, time, start + time)
-            # A padded query sees nothing, and a softmax over nothing is NaN: let it attend to itself;
-            # the output is never used.
+            # A padded query sees nothing, and a softmax over nothing is NaN: let it attend to
+            # itself; the output is never used.
             mask.diagonal(start, -2, -1).fill_(True)
         return positions, mask
 
     def layers(
         self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
-        """Hidden states (batch, time, width); positions (time,) or (batch, time), mask as in `Block.forward`."""
+        """Hidden states (batch, time, width); positions (time,) or (batch, time); mask as in
+        `Block`."""
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)

@@ -28,9 +28,9 @@ class ValueModel(nn.Module):
     def from_reward_model(cls, reward_model: RewardModel | RewardEnsemble) -> ValueModel:
         """A separate value model that starts as the reward model (Ouyang et al. 2022).
 
-        The reward model's score of a prefix is a good first guess of what its text will get. Values may
-        be negative, so the sigmoid is replaced by its linearization at 0: 1/2 + logit / 4.
-        Of an ensemble the first member is copied.
+        The reward model's score of a prefix is a good first guess of what its text will get. Values
+        may be negative, so the sigmoid is replaced by its linearization at 0: 1/2 + logit / 4. Of
+        an ensemble the first member is copied.
         """
         first = reward_model.members[0]
         model = cls(first.config.width, copy.deepcopy(first.body).requires_grad_(True))

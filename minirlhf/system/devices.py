@@ -48,10 +48,10 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def use_precision(name: str, device: torch.device) -> None:
-    """Choose the precision of matrix products on this kind of device, for the rest of this process.
+    """Choose the precision of matrix products on this kind of device, for this process from now on.
 
-    "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it natively. Weights, losses
-    and the optimizers' moments are float32 in any case. Raises ValueError for another name.
+    "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it natively. Weights,
+    losses and the optimizers' moments are float32 in any case. Raises ValueError for another name.
     """
     if name not in PRECISIONS:
         raise ValueError(f"--precision: expected one of {', '.join(PRECISIONS)}, found {name!r}")
@@ -61,13 +61,13 @@ def use_precision(name: str, device: torch.device) -> None:
 
 
 def precision_of(device: torch.device) -> str:
-    """ "float32" or "bfloat16": what `use_precision` chose; by default bfloat16 on CUDA, else float32."""
+    """What `use_precision` chose; by default "bfloat16" on CUDA and "float32" elsewhere."""
     default = "bfloat16" if device.type == "cuda" else "float32"
     return _chosen.get(device.type, default)
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which matrix products on the device have the precision that `precision_of` says."""
+    """A context in which matrix products on the device have the precision of `precision_of`."""
     if precision_of(device) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
@@ -78,15 +78,16 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process if it is GNU's, the only one that has the two calls below."""
+    """This process's C library if it is GNU's, the only one that has the two calls below."""
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks for the next step.
 
-    By default it returns large blocks to the system at once and fetches them again page by page: on a
-    CPU that is up to a tenth of a training step. `release_freed_memory` returns them at a stage's end.
+    By default it returns large blocks to the system at once and fetches them again page by page: on
+    a CPU that is up to a tenth of a training step. `release_freed_memory` returns them at a stage's
+    end.
     """
     if libc := _glibc():
         trim_threshold, mmap_threshold = -1, -3  # parameter numbers of mallopt(3)
@@ -102,7 +103,7 @@ def release_freed_memory() -> None:
 
 
 def peak_rss_mb() -> float | None:
-    """The most memory this process has held, in MB; None where the system does not say (Windows)."""
+    """The most memory this process has held, in MB; None on Windows, which does not say."""
     try:
         import resource
     except ImportError:

@@ -1,14 +1,14 @@
-"""Data parallelism (数据并行): several processes, each sampling and learning from its share of the texts.
+"""Data parallelism (数据并行): each process samples and learns from its share of the texts.
 
     torchrun --nproc-per-node 2 -m -- minirlhf finetune --run demo
 
 (The "--" is needed: without it torchrun takes --run for its own option.)
 
-Every process holds all weights. Its share of an update's texts is sampled, scored and then gathered by
-all, so that baselines, logs and the KL see the whole batch. Each takes the gradient of its own share;
-the mean of the gradients is that of the whole batch. The random numbers of a text depend only on its
-place in the batch, so N processes write what one would have written.
-Only rank 0 writes files. Without torchrun every function here is a no-op.
+Every process holds all weights. Its share of an update's texts is sampled, scored and then gathered
+by all, so that baselines, logs and the KL see the whole batch. Each takes the gradient of its own
+share; the mean of the gradients is that of the whole batch. The random numbers of a text depend
+only on its place in the batch, so N processes write what one would have written. Only rank 0 writes
+files. Without torchrun every function here is a no-op.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 
 def start() -> None:
-    """Join the other processes if torchrun started this one. nccl between GPUs, gloo between CPUs."""
+    """Join the other processes if torchrun started this one: nccl between GPUs, gloo between
+    CPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     backend = "gloo"
@@ -77,8 +78,8 @@ def local_rows(count: int) -> list[int]:
 def gather_rows(tensor: Tensor, count: int) -> Tensor:
     """The first `count` rows of all processes' shares, in order.
 
-    (share,) to (count,), or (share, columns) to (count, most columns of any share): shares with fewer
-    columns are padded with 0 (False).
+    (share,) to (count,), or (share, columns) to (count, most columns of any share): shares with
+    fewer columns are padded with 0 (False).
     """
     if world_size() == 1:
         return tensor
@@ -125,7 +126,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def broadcast_weights(module: nn.Module) -> None:
-    """All processes take rank 0's weights. (They computed the same, but GPUs may round differently.)"""
+    """All processes take rank 0's weights; GPUs may have rounded theirs differently."""
     if world_size() == 1:
         return
     for parameter in module.parameters():

@@ -1,8 +1,8 @@
 """Safe reading and writing of one file: text, JSON, JSONL, tensors.
 
-A crash leaves either the old file or the whole new one; a malformed file raises a one-line error that
-names it. Of several processes only rank 0 writes. torch is imported only where it is needed: the
-tokenizer and the feedback files use this module too, and do not need it.
+A crash leaves either the old file or the whole new one; a malformed file raises a one-line error
+that names it. Of several processes only rank 0 writes. torch is imported only where it is needed:
+the tokenizer and the feedback files use this module too, and do not need it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def atomic_write(path: Path, text: str) -> None:
 def read_json(path: Path) -> object:
     """What a JSON file holds.
 
-    Raises ValueError, one line, if it is malformed or an object has a name twice. FileNotFoundError is
-    left to the caller.
+    Raises ValueError, one line, if it is malformed or an object has a name twice. FileNotFoundError
+    is left to the caller.
     """
     try:
         text = path.read_text(encoding="utf-8")

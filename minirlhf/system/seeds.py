@@ -1,7 +1,7 @@
 """Random numbers as a function of (seed, stage, step).
 
-No generator carries state from one step to the next. So a resumed run draws what the uninterrupted one
-would have drawn, and a change in one stage leaves the random numbers of the others alone.
+No generator carries state from one step to the next. So a resumed run draws what the uninterrupted
+one would have drawn, and a change in one stage leaves the random numbers of the others alone.
 """
 
 from __future__ import annotations

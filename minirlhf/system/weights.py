@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state; a tensor that has two names (tied embeddings) appears only under the first."""
+    """The module's state; a tensor with two names (tied embeddings) appears under the first
+    only."""
     first_name: dict[int, str] = {}
     unique = {}
     for name, tensor in module.state_dict().items():

@@ -171,7 +171,7 @@ def test_group_normalized_climbs_the_mean_standard_score_not_the_reward(n):
 def test_groups_of_one_are_refused():
     for function in (equations.leave_one_out_advantage, equations.group_normalized_advantage):
         with pytest.raises(
-            ValueError, match="^rewards: expected at least 2 samples a prompt, got 1"
+            ValueError, match="^rewards: expected at least 2 samples per prompt, got 1"
         ):
             function(torch.zeros(3, 1))
         with pytest.raises(
