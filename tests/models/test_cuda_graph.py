@@ -1,4 +1,5 @@
-"""A step of sampling that works in place on fixed tensors does what the plain loop does; recorded, on a GPU, too."""
+"""A step of sampling that works in place on fixed tensors does what the plain loop does; recorded,
+on a GPU, too."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ def padded_prompts(prompts: list[list[int]]) -> tuple[Tensor, Tensor | None]:
 @pytest.mark.parametrize("check_every", [1, 3, 50])
 @pytest.mark.parametrize("cuts", CUTS)
 def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, check_every):
-    """One batch after the other with the same tensors: of what an earlier one left there, prompts, padding, weights and the NaN
-    of weights that were broken for a while, nothing counts."""
+    """One batch after the other with the same tensors: of what an earlier one left there, prompts,
+    padding, weights and the NaN of weights that were broken for a while, nothing counts."""
     monkeypatch.setitem(cuda_graph.CHECK_EVERY, "cpu", check_every)
     generator = torch.Generator().manual_seed(1)
     graph = DecodeGraph(rounded_copy(policy_of(), torch.float32), 15, 32, 20, cuts, torch.float32)
@@ -79,7 +80,8 @@ def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, check_
 
 
 def test_a_recording_serves_its_policy_and_shape_until_the_next(monkeypatch):
-    """One at a time, also if the first call is in inference mode, whose tensors nothing else may write to."""
+    """One at a time, also if the first call is in inference mode, whose tensors nothing else may
+    write to."""
     monkeypatch.setattr(DecodeGraph, "record", lambda self: None)
     policy, other, dtype = policy_of(), policy_of(1), torch.float32
     with torch.inference_mode():
@@ -195,7 +197,8 @@ def test_a_recording_follows_the_weights(monkeypatch, on_cuda):
 @pytest.mark.gpu
 @needs_cuda
 def test_shapes_and_policies_take_turns(monkeypatch, on_cuda):
-    """Each call replaces the recording of the one before; the texts are those of the step without a recording."""
+    """Each call replaces the recording of the one before; the texts are those of the step without a
+    recording."""
     other = policy_of(1).cuda()
     for _ in range(2):
         for policy, prompts in (

@@ -1,4 +1,5 @@
-"""BERT and RoBERTa: parity with transformers, masking, masked-LM pretraining, the encoder as a reward model."""
+"""BERT and RoBERTa: parity with transformers, masking, masked-LM pretraining, the encoder as a
+reward model."""
 
 from __future__ import annotations
 

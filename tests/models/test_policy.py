@@ -28,7 +28,8 @@ needs_cuda = pytest.mark.skipif(
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.25) -> nn.Module:
-    """Give every weight a value far from its start (norm scales around 1), so that no parameter is idle."""
+    """Give every weight a value far from its start (norm scales around 1), so that no parameter is
+    idle."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         with torch.no_grad():
@@ -58,7 +59,8 @@ def seeded(seed: int, device: str = "cpu") -> torch.Generator:
 def rows_of(
     prompts: list[list[int]], texts: list[list[int]], filler: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts' lengths."""
+    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts'
+    lengths."""
     rows = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(map(len, rows))
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
@@ -86,7 +88,8 @@ def log_probs_without_batch(policy: Policy, prompt: list[int], text: list[int]) 
 
 
 def check_shape_of(samples: Samples, max_new_tokens: int) -> None:
-    """What holds for all samples: the mask is a prefix, nothing stands behind it, END only ends a text."""
+    """What holds for all samples: the mask is a prefix, nothing stands behind it, END only ends a
+    text."""
     batch, time = samples.tokens.shape
     assert samples.mask.shape == samples.log_probs.shape == (
         batch,
@@ -248,7 +251,8 @@ def test_samples_can_take_part_in_a_loss():
 
 
 def test_sampled_texts_have_their_exact_probabilities():
-    """All texts of up to three tokens over a vocabulary of 4: frequencies within 5 standard errors of E3."""
+    """All texts of up to three tokens over a vocabulary of 4: frequencies within 5 standard errors
+    of E3."""
     policy, draws, prompt = policy_of(vocab_size=4, width=8, layers=1, heads=2), 20_000, [1, 3]
     texts = [
         list(text)
@@ -271,8 +275,9 @@ def test_sampled_texts_have_their_exact_probabilities():
     "check_every, equal_prompts", [(1, False), (3, False), (1, True), (8, True)]
 )
 def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal_prompts):
-    """Also when rows leave the batch while others go on: a text does not depend on its company, on padding (without it
-    there is no mask at all) or on how seldom the sampler looks for ended texts."""
+    """Also when rows leave the batch while others go on: a text does not depend on its company, on
+    padding (without it there is no mask at all) or on how seldom the sampler looks for ended
+    texts."""
     monkeypatch.setitem(CHECK_EVERY, "cpu", check_every)
     dropped = []
     keep_rows = KeyValueCache.keep_rows
@@ -445,7 +450,8 @@ def test_sampling_builds_no_graph_and_keeps_the_mode():
     assert policy(torch.tensor([[1, 3]])).requires_grad
 
 
-# next_token ---------------------------------------------------------------------------------------------
+# next_token
+# ---------------------------------------------------------------------------------------------
 
 
 LOGITS = [1.3, -0.4, 0.0, 2.1, -3.0, 0.7, 1.9, -1.2]
@@ -488,7 +494,8 @@ def exact_distribution(logits, temperature=1.0, top_k=None, top_p=None) -> list[
     ],
 )
 def test_draw_frequencies(temperature, top_k, top_p, support):
-    """200,000 draws: each share within 5 standard errors, chi-square within 5 of its standard deviations."""
+    """200,000 draws: each share within 5 standard errors, chi-square within 5 of its standard
+    deviations."""
     exact = exact_distribution(LOGITS, temperature, top_k, top_p)
     assert sum(p > 0 for p in exact) == support
     draws = 200_000
@@ -529,7 +536,8 @@ def test_draw_over_a_large_vocabulary():
 
 
 def test_each_row_draws_its_own_number():
-    """Two rows of one batch agree as often as two independent draws: sum of p^2, within 5 standard errors."""
+    """Two rows of one batch agree as often as two independent draws: sum of p^2, within 5 standard
+    errors."""
     pairs = 100_000
     tokens, _ = next_token(
         torch.tensor([LOGITS]).expand(2 * pairs, -1), SamplingOptions(), seeded(3)
@@ -548,7 +556,8 @@ def test_draw_takes_each_row_by_its_own_logits():
 
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (4, 0.9)])
 def test_draw_never_takes_what_was_cut(top_k, top_p):
-    """100,000 draws over 512 tokens: no token outside the cut, no log-probability of minus infinity."""
+    """100,000 draws over 512 tokens: no token outside the cut, no log-probability of minus
+    infinity."""
     logits = torch.randn(512, generator=seeded(1)) * 3
     allowed = torch.tensor(exact_distribution(logits.tolist(), 1.0, top_k, top_p)) > 0
     generator = seeded(4)
@@ -598,9 +607,11 @@ def test_prompt_and_text_may_fill_the_context():
 
 
 def bf16_gap(device: str) -> tuple[float, float]:
-    """Mean and largest gap (nats) between log-probs of sampled tokens under bf16 autocast and in float32.
+    """Mean and largest gap (nats) between log-probs of sampled tokens under bf16 autocast and in
+    float32.
 
-    On CUDA sampling is in bf16; a CPU samples in float32, so there it is the pass that learns from them that rounds."""
+    On CUDA sampling is in bf16; a CPU samples in float32, so there it is the pass that learns from
+    them that rounds."""
     policy = policy_of(width=64, layers=4).to(device)
     prompts = PROMPTS * 16
     with torch.autocast(device, dtype=torch.bfloat16):
@@ -614,7 +625,8 @@ def bf16_gap(device: str) -> tuple[float, float]:
 
 
 def test_bf16_autocast_stays_close():
-    """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on average."""
+    """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on
+    average."""
     mean, largest = bf16_gap("cpu")
     assert 0.001 < mean < 0.05 and largest < 0.5
 
@@ -646,7 +658,8 @@ def test_cuda_agrees_with_cpu():
 @needs_cuda
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (None, None)])
 def test_cuda_draw_frequencies_and_cuts(top_k, top_p):
-    """Within 5 standard errors; what was cut is never drawn (a parallel cumsum need not be flat there)."""
+    """Within 5 standard errors; what was cut is never drawn (a parallel cumsum need not be flat
+    there)."""
     logits = torch.randn(2048, generator=seeded(1)) * 3
     exact = torch.tensor(
         exact_distribution(logits.tolist(), 1.0, top_k, top_p), dtype=torch.float64

@@ -1,4 +1,5 @@
-"""Matrix products in bfloat16: how close to float32 they stay, what stays float32, and that the setting does what it says."""
+"""Matrix products in bfloat16: how close to float32 they stay, what stays float32, and that the
+setting does what it says."""
 
 from __future__ import annotations
 
@@ -40,10 +41,12 @@ ROUNDING = (
 
 
 def relative_bound(products: int) -> float:
-    """How far a chain of matrix products in bfloat16 may be off, as a share of the size (root mean square) of its result.
+    """How far a chain of matrix products in bfloat16 may be off, as a share of the size (root mean
+    square) of its result.
 
-    Each rounds its two factors and its result, and the roundings are independent of each other, so they add like the root of
-    their number. (The rounding of a number is less than ROUNDING on average, so this bound is two to five times what is found.)
+    Each rounds its two factors and its result, and the roundings are independent of each other, so
+    they add like the root of their number. (The rounding of a number is less than ROUNDING on
+    average, so this bound is two to five times what is found.)
     """
     return math.sqrt(3 * products) * ROUNDING
 
@@ -86,9 +89,11 @@ def test_forward_pass_and_loss_stay_close(policy_and_batch):
     )  # products from the tokens to the logits; attention counts as none, for it is a mean
     bound = relative_bound(layers)
     assert 0 < size(close_logits - logits) < bound * size(logits)
-    # A token's log-probability moves by about as much as its logit, and the loss is a mean of them, so it moves by far less.
+    # A token's log-probability moves by about as much as its logit, and the loss is a mean of them,
+    # so it moves by far less.
     assert 0 < abs(close_loss - loss) < bound * size(logits)
-    # Backwards there are twice as many products: of each, one for the factor and one for the weight.
+    # Backwards there are twice as many products: of each, one for the factor and one for the
+    # weight.
     assert 0 < size(close_gradient - gradient) < relative_bound(3 * layers) * size(gradient)
 
 
@@ -192,7 +197,8 @@ def test_attention_of_one_query_agrees_with_the_kernel(dtype):
 
 
 def test_trpo_stays_float32(finished_run, policy_and_batch):
-    """The KL of one step is smaller than bfloat16's rounding: the same rollout gives the same update, bit for bit."""
+    """The KL of one step is smaller than bfloat16's rounding: the same rollout gives the same
+    update, bit for bit."""
     start, _, tokenizer = policy_and_batch
     reward_model = pipeline.load_reward_model(finished_run, "reward.safetensors", tokenizer)
     prompts = [tokenizer.encode_prompt(topic) for topic in ("tea", "rain", "maps", "chess")]
@@ -273,7 +279,8 @@ def test_the_setting_is_kept_and_an_old_config_has_the_default():
 
 
 def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path, monkeypatch, small_task, finished_run):
-    """Stopped in the second round of fine-tuning, in another precision meanwhile, resumed: as if left alone."""
+    """Stopped in the second round of fine-tuning, in another precision meanwhile, resumed: as if
+    left alone."""
     config = dataclasses.replace(
         TINY, precision="bfloat16", evaluate=dataclasses.replace(TINY.evaluate, samples=8)
     )
