@@ -52,8 +52,7 @@ class World:
 
 
 def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.0,)) -> World:
-    """Enumerate every text: it stops at the end token (id vocab - 1), or is cut after `max_length`
-    tokens.
+    """Enumerate every text, until its end token (id vocab - 1) or cut after `max_length` tokens.
 
     vocab: 2 to 5. max_length: 1 to 5. prompt_probs: D(x), positive, sums to 1. Raises ValueError
     otherwise.
@@ -94,8 +93,7 @@ def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.
 
 
 def random_table(world: World, seed: int, scale: float = 1.0) -> Tensor:
-    """A random normal table, (states, vocab), float64: logits of a tabular softmax policy, or any
-    scores."""
+    """A random normal table, (states, vocab), float64: a tabular policy's logits, or any scores."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(world.state_prompts), world.vocab)
     return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -121,8 +119,7 @@ def policy_logits(world: World, logits: Callable[[Tensor, Tensor, Tensor], Tenso
 
 
 def at_rows(world: World, table: Tensor) -> Tensor:
-    """A table's entry at each row's tokens: (states, vocab) to (rows, time), 0 at padded
-    positions."""
+    """A table at each row's tokens: (states, vocab) to (rows, time), 0 at padded positions."""
     return table[world.states, world.tokens].masked_fill(~world.mask, 0)
 
 
@@ -231,8 +228,7 @@ def moments(probs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
 def estimator_table(
     world: World, logits: Tensor, rewards: Tensor, jacobian: Tensor | None = None
 ) -> list[Estimate]:
-    """Every policy-gradient estimator of the article and its relatives: exact mean, bias,
-    covariance.
+    """Every policy-gradient estimator of the article and its relatives, with exact moments.
 
     logits: the policy's table. rewards: the reward head's table, r_t for every prefix; the final
     reward r(x, y) is its entry at the last token. jacobian: (states * vocab, parameters), the

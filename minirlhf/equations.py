@@ -547,8 +547,7 @@ def _centred(tensor: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blank(tensor: Tensor, padding: Tensor | None) -> Tensor:
-    """Zeros at padded positions. Before any arithmetic: NaN * 0 is NaN, in the backward pass
-    too."""
+    """Zeros at padded positions; before any arithmetic, since NaN * 0 is NaN, backward too."""
     return tensor if padding is None else tensor.masked_fill(padding, 0)
 
 
@@ -557,8 +556,7 @@ def _blank_logits(logits: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def _padding(mask: Tensor, shape: torch.Size) -> Tensor:
-    """True where there is no token. Raises ValueError unless `mask` has `shape` and a right
-    dtype."""
+    """True where there is no token. Raises ValueError unless `mask` has `shape` and a fit dtype."""
     if not isinstance(mask, Tensor):
         raise ValueError(
             f"mask: expected a tensor of shape (batch, time), got {type(mask).__name__}"

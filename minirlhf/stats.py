@@ -33,8 +33,7 @@ def wilson(share: float, n: int) -> dict[str, float]:
 
 
 def expected_calibration_error(predicted: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error (ECE): |mean prediction - mean score|, averaged over groups of
-    texts.
+    """Expected calibration error (ECE): |mean prediction - mean score|, averaged over groups.
 
     predicted, scores: (texts,). The groups are `bins` of equal size by prediction, weighted by
     size; equal predictions stay together. Noise alone makes it a little above 0. Source: Naeini et
@@ -67,11 +66,11 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def calibration(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> list[dict]:
-    """A calibration curve: texts in `bins` equal groups by predicted score; predicted, observed
-    (texts,).
+    """A calibration curve: texts in `bins` equal groups by predicted score.
 
-    Each group has its mean prediction, its mean observed score and that mean's 95% interval:
-    {"predicted", "observed", "low", "high", "n"}. Groups of fewer than two texts are left out.
+    predicted, observed: (texts,). Each group has its mean prediction, its mean observed score and that
+    mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than two texts
+    are left out.
     """
     rows = []
     for group in np.array_split(np.argsort(predicted), bins):

@@ -3,7 +3,9 @@
 Each mutant is one small slip in one function: a flipped sign, a dropped mask, t shifted by one,
 better and worse swapped. The tests run against a copy of the package with that slip; a mutant is
 killed if a test fails. Exits with 1 if fewer than 95% are killed. About a quarter of an hour on two
-cores. tests/equations/test_mutant_patterns.py checks in every test run that each slip can still be
+cores.
+
+tests/equations/test_mutant_patterns.py checks in every test run that each slip can still be
 made.
 """
 
@@ -271,8 +273,7 @@ MUTANTS = [
 
 
 def mutate(source: str, function: str, old: str, new: str) -> str:
-    """The source with the slip in one function. Raises ValueError unless `old` occurs there exactly
-    once."""
+    """The source with the slip in one function. Raises ValueError unless `old` is there once."""
     found = re.search(rf"^def {function}\(.*?(?=^(?:def |# )|\Z)", source, re.MULTILINE | re.DOTALL)
     if not found:
         raise ValueError(f"mutants.py: no function {function} in equations.py")

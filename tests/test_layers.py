@@ -1,5 +1,4 @@
-"""The architecture holds: a file imports only from its own folder or from above, and nothing goes
-in circles.
+"""The layers hold: a file imports only from its own folder or from above, and not in circles.
 
 The files are read, not run. Imports inside functions and under TYPE_CHECKING count too.
 """
@@ -82,8 +81,7 @@ def test_imports_only_go_to_the_layers_before():
 
 
 def test_no_circle_between_files():
-    """Take away, again and again, the files that import none of those left: a circle is what
-    remains."""
+    """Remove the files that import none of those left, again and again; circles remain."""
     left = dict(GRAPH)
     while free := [name for name, others in left.items() if not others & left.keys()]:
         for name in free:

@@ -147,8 +147,7 @@ class DecodeGraph:
 
 
 def rounded_copy(policy: Policy, dtype: torch.dtype) -> Policy:
-    """A frozen copy with linear layers in `dtype`, so that autocast need not round them every
-    step."""
+    """A frozen copy with linear layers in `dtype`: autocast need not round them at every step."""
     model = policy.frozen_copy()
     # Untie the output layer from the embedding, which must stay exact.
     model.head.weight = nn.Parameter(model.head.weight.clone(), requires_grad=False)
@@ -160,8 +159,7 @@ def rounded_copy(policy: Policy, dtype: torch.dtype) -> Policy:
 
 @functools.cache
 def recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all recordings: libraries keep workspace for each stream that they have
-    seen."""
+    """One stream for all recordings: libraries keep workspace for each stream they have seen."""
     return torch.cuda.Stream(device)
 
 
@@ -173,8 +171,7 @@ def recorded(
     options: SamplingOptions,
     dtype: torch.dtype,
 ) -> DecodeGraph:
-    """The recording for this policy, shape and matmul dtype: the latest if it fits, else a new
-    one."""
+    """The recording for this policy, shape and matmul dtype: the latest, or a new one."""
     columns = -(-columns // COLUMNS) * COLUMNS
     key = (batch, columns, max_new_tokens, options, dtype)
     if policy not in _latest or _latest[policy][0] != key:

@@ -25,9 +25,9 @@ from minirlhf.models.transformer import attention
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder. `context` is the longest row in tokens, including the classification
-    token.
+    """Sizes of an encoder.
 
+    `context` is the longest row in tokens, including the classification token.
     Raises ValueError if `width` is not a multiple of `heads`.
     """
 
@@ -51,8 +51,7 @@ class EncoderConfig:
 
 
 class EncoderLayer(nn.Module):
-    """One layer: attention, then a two-layer perceptron, each added to its input and then
-    normed."""
+    """One layer: attention, then a two-layer perceptron; each added to its input, then normed."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -147,8 +146,7 @@ class MaskedLanguageModel(nn.Module):
 
 
 class EncoderReward(nn.Module):
-    """r_phi(x, y): body, then linear and sigmoid on the classification token's hidden state (column
-    0).
+    """r_phi(x, y): body, then linear and sigmoid on the classification token (column 0).
 
     `class_id` is that token. It is put in front of each row here, so the rows are the same as those
     of the causal `RewardModel`.

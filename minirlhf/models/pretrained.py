@@ -220,8 +220,7 @@ def _taker(state: dict[str, Tensor], what: str) -> Callable[[str], Tensor]:
 def _fill(
     model: nn.Module, source_of: Callable[[str], tuple[str, Tensor]], what: str, names: list[str]
 ) -> nn.Module:
-    """Copy into each of the model's weights `names` what `source_of` gives: (name there,
-    tensor)."""
+    """Fill the model's weights `names`; `source_of` gives each one's (name there, tensor)."""
     ours, loaded = model.state_dict(), {}
     for name in names:
         source, tensor = source_of(name)

@@ -1,5 +1,4 @@
-"""The reward model r_phi(x, y) (奖励模型): a score in [0, 1] for every prefix of a text; and
-ensembles.
+"""The reward model r_phi(x, y) (奖励模型): a score in [0, 1] for every prefix of a text.
 
 Section 4.3 of the article scores the text "as it is so far" after each new token: r_t = r_phi(x,
 y_1:t). A *causal* body gives all T scores in one pass, since position t sees exactly x and y_1:t.
@@ -130,6 +129,5 @@ class RewardEnsemble(nn.Module):
         return self.lower_confidence_bound(bare), self.lower_confidence_bound(scores)
 
     def lower_confidence_bound(self, scores: Tensor) -> Tensor:
-        """mean - c * standard deviation (of a sample: k - 1), at least 0: (members, ...) to
-        (...)."""
+        """mean - c * (sample) standard deviation, at least 0: (members, ...) to (...)."""
         return (scores.mean(0) - self.conservatism * scores.std(0)).clamp(min=0)

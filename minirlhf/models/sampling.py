@@ -127,8 +127,10 @@ def _decode(
 def _left_padded(
     prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
-    """Prompts (batch, prompt), padded on the left so that all end in the same column; and which
-    columns are real (batch, prompt), None where nothing is padded."""
+    """Prompts padded on the left, so that all end in the same column: (batch, prompt).
+
+    Also which columns are real, (batch, prompt) bool; None where nothing is padded.
+    """
     longest = max(len(prompt) for prompt in prompts)
     padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     padded = torch.tensor(padded, device=device)
@@ -153,8 +155,7 @@ def _uniform_numbers(
 
 
 def _up_to_the_end(tokens: Tensor, log_probs: Tensor, end_id: int) -> Samples:
-    """Samples from tokens and log-probabilities (batch, time) that may continue past the end token;
-    only the first end token counts."""
+    """Cut tokens and log-probabilities (batch, time) after each row's first end token."""
     is_end = tokens == end_id
     ended = is_end.any(1)
     first_end = is_end.int().argmax(1)

@@ -90,8 +90,7 @@ class KeyValueCache:
         self.bias = bias.masked_fill(~self.valid, -torch.inf)[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a layer's new columns; return its keys and values, (batch, heads, length,
-        head_width).
+        """Write a layer's new columns; return its keys, values (batch, heads, length, head_width).
 
         With `column`, all max_time columns are returned: a recorded step must not have shapes that
         depend on how many columns are filled.
@@ -145,8 +144,7 @@ def attention(
 
 
 class Block(nn.Module):
-    """One layer: attention, then a two-layer perceptron, each after a norm and added to its
-    input."""
+    """One layer: attention, then a two-layer perceptron; each after a norm, added to its input."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -226,8 +224,7 @@ class Transformer(nn.Module):
     def _next_column(
         self, start: int, device: torch.device, cache: KeyValueCache
     ) -> tuple[Tensor, Tensor | None]:
-        """Positions and mask of one new token per row: it attends to every real column before
-        it."""
+        """Positions and mask of one new token per row, which attends to every real column."""
         positions = torch.arange(start, start + 1, device=device)
         if cache.padding is None:
             return positions, None
@@ -264,8 +261,10 @@ class Transformer(nn.Module):
     def layers(
         self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
-        """Hidden states (batch, time, width); positions (time,) or (batch, time); mask as in
-        `Block`."""
+        """Hidden states (batch, time, width) of tokens (batch, time).
+
+        positions: (batch, time) or (time,); mask as in `Block.forward`.
+        """
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 
 def start() -> None:
-    """Join the other processes if torchrun started this one: nccl between GPUs, gloo between
-    CPUs."""
+    """Join the other processes, if torchrun started this one: nccl for GPUs, gloo for CPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     backend = "gloo"

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state; a tensor with two names (tied embeddings) appears under the first
-    only."""
+    """The module's state; a tensor with two names (tied embeddings) only under the first."""
     first_name: dict[int, str] = {}
     unique = {}
     for name, tensor in module.state_dict().items():

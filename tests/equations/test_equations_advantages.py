@@ -291,7 +291,8 @@ def test_best_of_n_bound_holds_for_every_text_of_a_world_and_is_reached_by_many_
         rows = world.prompts == prompt
         kl = kl_of_best_of_n(probs[rows].tolist(), scores[rows].tolist(), n)
         assert -1e-12 <= kl <= bound + 1e-12
-    many = 20_000  # texts of equal probability with different scores: the bound is reached but for about n / many
+    # Texts of equal probability with different scores: the bound is reached but for about n / many.
+    many = 20_000
     reached = kl_of_best_of_n_of_equal(many, n)
     assert bound - n / many - 1e-9 <= reached <= bound + 1e-9
 

@@ -187,7 +187,7 @@ def test_attention_of_one_query_agrees_with_the_kernel(dtype):
         exact = F.scaled_dot_product_attention(*(tensor.to(wide) for tensor in (q, k, v)), same)
         if (
             dtype == torch.bfloat16
-        ):  # numbers of size 1, four roundings on the way (sampling never comes here: it is float32)
+        ):  # numbers of size 1, four roundings on the way (sampling, in float32, never comes here)
             assert (ours.float() - exact).abs().max() < 4 * ROUNDING * max(
                 1.0, float(exact.abs().max())
             )
