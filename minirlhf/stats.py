@@ -68,9 +68,9 @@ def ranks(values: Tensor) -> Tensor:
 def calibration(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> list[dict]:
     """A calibration curve: texts in `bins` equal groups by predicted score.
 
-    predicted, observed: (texts,). Each group has its mean prediction, its mean observed score and that
-    mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than two texts
-    are left out.
+    predicted, observed: (texts,). Each group has its mean prediction, its mean observed score and
+    that mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than two
+    texts are left out.
     """
     rows = []
     for group in np.array_split(np.argsort(predicted), bins):

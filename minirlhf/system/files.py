@@ -89,20 +89,18 @@ def read_jsonl(path: Path) -> list[dict]:
     """
     if not path.exists():
         return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8, found: {error}") from None
-    # splitlines() would also cut at U+2028, which may stand in a JSON string.
-    lines = text.split("\n")[:-1]
+    # Split the bytes, not the text: the cut may lie inside a character, and str.splitlines() would
+    # also split at U+2028, which may stand in a JSON string.
+    lines = path.read_bytes().split(b"\n")[:-1]
     objects = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}: line {number}: expected JSON, found {line[:60]!r}") from None
+            value = json.loads(line.decode("utf-8"))
+        except ValueError:  # no UTF-8, or no JSON
+            found = line.decode("utf-8", "replace")[:60]
+            raise ValueError(f"{path}: line {number}: expected JSON, found {found!r}") from None
         if not isinstance(value, dict):
             raise ValueError(
                 f"{path}: line {number}: expected a JSON object, found {type(value).__name__}"
