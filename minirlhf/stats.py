@@ -69,7 +69,7 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> 
     """A calibration curve: texts in `bins` equal groups by predicted score.
 
     predicted, observed: (texts,). Each group has its mean prediction, its mean observed score and
-    that mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than two
+    that mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than 2
     texts are left out.
     """
     rows = []

@@ -1,12 +1,16 @@
 """Byte-pair encoding (BPE, 字节对编码): text to integers and back.
 
 A model reads integers. One token per character makes sequences long; one per word leaves rare words
-out. BPE lies between: 1. Write the text as UTF-8 bytes. The first 256 tokens are the bytes, so
-nothing is ever unknown. 2. Split it into words (`PATTERN`). No token ever crosses the edge of a
-word. 3. Count each pair of neighbouring tokens over all words. 4. Make the most frequent pair one
-new token, and replace the pair by it everywhere. 5. Go back to 3 until the vocabulary is full.
-Common words become one token, rare ones a few pieces. To encode a new word, start from its bytes
-and apply the same merges, oldest first; to decode, join the bytes.
+out. BPE lies between:
+
+1. Write the text as UTF-8 bytes. The first 256 tokens are the bytes, so nothing is ever unknown.
+2. Split it into words (`PATTERN`). No token ever crosses the edge of a word.
+3. Count each pair of neighbouring tokens over all words.
+4. Make the most frequent pair one new token, and replace the pair by it everywhere.
+5. Go back to 3 until the vocabulary is full. Common words become one token, rare ones a few pieces.
+
+To encode a new word, start from its bytes and apply the same merges, oldest first; to decode, join
+the bytes.
 
 Words repeat, so the trainer looks at each *different* word once and multiplies by its count. After
 a merge it touches only the words that contain the pair. Encoding runs in `tiktoken.Encoding`, on

@@ -7,9 +7,10 @@
 
 This is the reward model's other body (section 3.2, step 2). transformer.py norms before each
 branch, as GPT-2 does, and ends with a norm; hence the separate file. An encoder sees a text from
-both sides, so each prefix needs a separate pass: T passes where a causal body needs one. Sources:
-Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers' models,
-weight by weight.
+both sides, so each prefix needs a separate pass: T passes where a causal body needs one.
+
+Sources: Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers'
+models, weight by weight.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Encoder(nn.Module):
     def forward(
         self, tokens: Tensor, valid: Tensor | None = None, types: Tensor | None = None
     ) -> Tensor:
-        """Hidden states (batch, time, width) of rows (batch, time) that are padded behind.
+        """Hidden states (batch, time, width) of rows (batch, time), padded on the right.
 
         `valid` (batch, time) is True on real tokens and is needed where there is padding; `types`
         (batch, time) are 0 if not given. Raises ValueError if a row is longer than the context.

@@ -18,9 +18,7 @@ class SamplingOptions:
 
     temperature: float = 1.0  # divides the logits; 0 is greedy decoding
     top_k: int | None = None  # keep only the k likeliest tokens
-    top_p: float | None = (
-        None  # then only the fewest tokens whose mass reaches p (nucleus sampling)
-    )
+    top_p: float | None = None  # then the fewest tokens whose mass reaches p (nucleus sampling)
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:  # also catches NaN

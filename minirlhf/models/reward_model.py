@@ -1,14 +1,16 @@
 """The reward model r_phi(x, y) (奖励模型): a score in [0, 1] for every prefix of a text.
 
-Section 4.3 of the article scores the text "as it is so far" after each new token: r_t = r_phi(x,
-y_1:t). A *causal* body gives all T scores in one pass, since position t sees exactly x and y_1:t.
-(A bidirectional one, encoder.py, needs T passes.)
+Section 4.3 of the article scores the text "as it is so far" after each new token,
+r_t = r_phi(x, y_1:t). A *causal* body gives all T scores in one pass, since position t sees exactly
+x and y_1:t. (A bidirectional one, encoder.py, needs T passes.)
 
-An ensemble (奖励模型集成) holds several reward models; its score is the lower confidence bound mean
-- c * standard deviation. Members agree on familiar texts and disagree on unfamiliar ones, so their
-deviation signals uncertainty, and a policy that is paid the bound gains nothing from texts that no
-rater saw. Sources: Lakshminarayanan et al. 2017 (ensembles as uncertainty); Coste et al. 2023
-(against over-optimisation).
+An ensemble (奖励模型集成) holds several reward models. Its score is a lower confidence bound, the
+mean minus c standard deviations. Members agree on familiar texts and disagree on unfamiliar ones,
+so their deviation signals uncertainty, and a policy that is paid the bound gains nothing from texts
+that no rater saw.
+
+Sources: Lakshminarayanan et al. 2017 (ensembles as uncertainty); Coste et al. 2023 (against
+over-optimisation).
 """
 
 from __future__ import annotations

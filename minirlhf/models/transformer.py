@@ -9,8 +9,10 @@ Shapes at a glance, for a batch of token rows:
 
 Attention is PyTorch's scaled_dot_product_attention. For generation there is a key-value cache that
 is allocated once (`KeyValueCache`), so that a new token costs one column of work instead of a pass
-over the whole text. Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout; the
-tests compare with it, weight by weight).
+over the whole text.
+
+Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout). The tests compare with
+GPT-2, weight by weight.
 """
 
 from __future__ import annotations
@@ -57,11 +59,14 @@ class KeyValueCache:
 
     Both are (layers, batch, heads, max_time, head_width); the first `length` columns are filled.
     Prompts of unequal length are padded on the left, so that all rows of a batch write the same
-    column at each step; `valid` (batch, max_time) is False on that padding. Two tensors are derived
-    from it once, since every step needs them, and are None where nothing is padded: `padding`
-    (batch, 1), the number of padded columns of a row, and `bias` (batch, 1, 1, max_time), added to
-    the attention scores: -inf on padding, else 0. `column` (1,), where set, holds the number of
-    filled columns on the device itself: cuda_graph.py fills the cache that way.
+    column at each step; `valid` (batch, max_time) is False on that padding.
+
+    Two tensors that every step needs are derived from it once; None where nothing is padded:
+    - `padding` (batch, 1): the number of padded columns of a row
+    - `bias` (batch, 1, 1, max_time): added to the attention scores, -inf on padding, else 0
+
+    `column` (1,), where set, holds the number of filled columns on the device itself: cuda_graph.py
+    fills the cache that way.
     """
 
     def __init__(

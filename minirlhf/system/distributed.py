@@ -7,8 +7,9 @@
 Every process holds all weights. Its share of an update's texts is sampled, scored and then gathered
 by all, so that baselines, logs and the KL see the whole batch. Each takes the gradient of its own
 share; the mean of the gradients is that of the whole batch. The random numbers of a text depend
-only on its place in the batch, so N processes write what one would have written. Only rank 0 writes
-files. Without torchrun every function here is a no-op.
+only on its place in the batch, so N processes write what one would have written.
+
+Only rank 0 writes files. Without torchrun every function here is a no-op.
 """
 
 from __future__ import annotations
