@@ -32,6 +32,7 @@ from torch import Tensor
 from minirlhf.config import FinetuneConfig
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.system.devices import (
     autocast,
@@ -119,8 +120,12 @@ class Ours:
 
     def sample(self) -> None:
         with autocast(self.device):
-            samples = self.policy.sample(
-                self.prompts, self.shape.new, end_id=NoEnd.end_id, generator=self.generator()
+            samples = sample(
+                self.policy,
+                self.prompts,
+                self.shape.new,
+                NoEnd.end_id,
+                randomness=self.generator(),
             )
         if not samples.mask.all() or samples.tokens.shape[1] != self.shape.new:
             raise RuntimeError("our sampling: expected full texts")

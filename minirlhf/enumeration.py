@@ -1,11 +1,13 @@
-r"""Worlds small enough to enumerate (枚举): the truth that the equations are tested against.
+r"""Worlds small enough to enumerate (枚举): exact answers that the equations are tested against.
 
-A world has a few prompts x with known probabilities, a vocabulary of at most 5 tokens of which the last one
-ends the text, and texts of at most 5 tokens. So every expectation of sections 4.1 and 4.2 is a finite sum:
+A world has a few prompts x with known probabilities, a vocabulary of at most 5 tokens of which the
+last one ends the text, and texts of at most 5 tokens. So every expectation of sections 4.1 and 4.2
+is a finite sum:
 
 - a *row* is one pair (x, y), padded; a *state* is one pair (x, y_<t);
-- a *table* is (states, vocab): one number for each state and next token. The policy's logits are a table. So
-  are the scores of a reward head, since (state, next token) names exactly one prefix y_1:t;
+- a *table* is (states, vocab): one number per state and next token. The policy's logits are a
+  table. So are the scores of a reward head, since (state, next token) names exactly one prefix
+  y_1:t;
 - probabilities here are plain products of softmax outputs, on purpose not made with `equations`.
 
 `estimator_table` gives the exact mean and covariance of each policy-gradient estimator.
@@ -31,9 +33,9 @@ class World:
     max_length: int  # tokens, the end token counted
     prompt_probs: Tensor  # (prompts,)
     prompts: Tensor  # (rows,), which prompt
-    tokens: Tensor  # (rows, time), 0 behind the mask
+    tokens: Tensor  # (rows, time), 0 at padded positions
     mask: Tensor  # (rows, time), bool
-    states: Tensor  # (rows, time), the state in which token t is chosen; 0 behind the mask
+    states: Tensor  # (rows, time), the state in which token t is chosen; 0 at padded positions
     state_prompts: Tensor  # (states,)
     state_tokens: Tensor  # (states, time), y_<t padded with 0 on the right
     state_lengths: Tensor  # (states,), number of tokens in y_<t
@@ -50,9 +52,10 @@ class World:
 
 
 def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.0,)) -> World:
-    """Enumerate every text: it stops at the end token (id vocab - 1), or is cut after `max_length` tokens.
+    """Enumerate every text, until its end token (id vocab - 1) or cut after `max_length` tokens.
 
-    vocab: 2 to 5. max_length: 1 to 5. prompt_probs: D(x), positive, sums to 1. Raises ValueError otherwise.
+    vocab: 2 to 5. max_length: 1 to 5. prompt_probs: D(x), positive, sums to 1. Raises ValueError
+    otherwise.
     """
     if not 2 <= vocab <= 5:
         raise ValueError(f"vocab: expected 2 to 5, got {vocab}")
@@ -63,8 +66,11 @@ def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.
             f"prompt_probs: expected positive numbers that sum to 1, got {tuple(prompt_probs)}"
         )
     words, end = range(vocab - 1), vocab - 1
-    prefixes = [p for n in range(max_length) for p in itertools.product(words, repeat=n)]
-    texts = [p + (end,) for p in prefixes] + list(itertools.product(words, repeat=max_length))
+    prefixes = []  # texts without their end, of 0 to max_length - 1 tokens
+    for length in range(max_length):
+        prefixes += itertools.product(words, repeat=length)
+    texts = [prefix + (end,) for prefix in prefixes]
+    texts += itertools.product(words, repeat=max_length)  # those that are cut
     rows = [(x, y) for x in range(len(prompt_probs)) for y in texts]
     states = [(x, p) for x in range(len(prompt_probs)) for p in prefixes]
     index = {state: i for i, state in enumerate(states)}
@@ -87,7 +93,7 @@ def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.
 
 
 def random_table(world: World, seed: int, scale: float = 1.0) -> Tensor:
-    """A random normal table, (states, vocab), float64: logits of a tabular softmax policy, or any scores."""
+    """A random normal table, (states, vocab), float64: a tabular policy's logits, or any scores."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(world.state_prompts), world.vocab)
     return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -96,8 +102,9 @@ def random_table(world: World, seed: int, scale: float = 1.0) -> Tensor:
 def policy_logits(world: World, logits: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """The table of a real policy, (states, vocab), differentiable in its parameters.
 
-    logits: called once with all states as (prompts (states,), tokens (states, time), lengths (states,)); it
-    returns the logits of the next token, (states, vocab). Raises ValueError if it returns another shape.
+    logits: called once with all states as (prompts (states,), tokens (states, time), lengths
+    (states,)); it returns the logits of the next token, (states, vocab). Raises ValueError if it
+    returns another shape.
     """
     table = logits(world.state_prompts, world.state_tokens, world.state_lengths)
     shape = (len(world.state_prompts), world.vocab)
@@ -112,7 +119,7 @@ def policy_logits(world: World, logits: Callable[[Tensor, Tensor, Tensor], Tenso
 
 
 def at_rows(world: World, table: Tensor) -> Tensor:
-    """The entry of each row's tokens in a table: (states, vocab) to (rows, time), 0 behind the mask."""
+    """A table at each row's tokens: (states, vocab) to (rows, time), 0 at padded positions."""
     return table[world.states, world.tokens].masked_fill(~world.mask, 0)
 
 
@@ -148,9 +155,8 @@ def final_reward(world: World, rewards: Tensor) -> Tensor:
 def action_values(world: World, logits: Tensor, outcome: Tensor) -> Tensor:
     """Q(s, a) = E[outcome | x, y_1:t], (states, vocab). outcome: (rows,)."""
     probs = row_probs(world, logits)
-    keys = (world.states * world.vocab + world.tokens)[
-        world.mask
-    ]  # one key for each (state, token) on a row
+    # One key for each (state, token) on a row.
+    keys = (world.states * world.vocab + world.tokens)[world.mask]
 
     def total(values: Tensor) -> Tensor:
         values = values[:, None].expand_as(world.states)[world.mask]
@@ -176,10 +182,10 @@ def gradient(world: World, logits: Tensor, outcome: Tensor) -> Tensor:
 def per_text_gradients(
     world: World, logits: Tensor, loss: Callable[..., Tensor], *inputs: Tensor
 ) -> Tensor:
-    """Minus the gradient of a loss, for each text as a batch of its own: (rows, states * vocab).
+    """Minus the gradient of a loss, each text as a batch of one: (rows, states * vocab).
 
-    loss: called with (token_log_probs (1, time), *inputs, mask (1, time)); each input is (rows, ...), cut to
-    (1, ...).
+    loss: called with (token_log_probs (1, time), *inputs, mask (1, time)); each input is (rows,
+    ...), cut to (1, ...).
     """
 
     def objective(
@@ -196,20 +202,24 @@ def per_text_gradients(
 
 @dataclass(frozen=True)
 class Estimate:
-    """Exact moments of one estimator made from one text. Divide the covariance by N for the mean of N texts."""
+    """Exact moments of one estimator, made from one text.
+
+    For the mean of N texts divide the covariance by N.
+    """
 
     name: str
     mean: Tensor  # (parameters,)
     covariance: Tensor  # (parameters, parameters)
     variance: float  # trace of the covariance
     bias_final: float  # Euclidean distance of the mean from the gradient of J = E[r(x, y)]
-    bias_cumulative: (
-        float  # Euclidean distance of the mean from the gradient of E[R], R = sum of r_t
-    )
+    bias_cumulative: float  # the same from the gradient of E[R], R = sum of r_t
 
 
 def moments(probs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact mean (parameters,) and covariance (parameters, parameters) of rows drawn with probs (rows,)."""
+    """Exact mean (parameters,) and covariance (parameters, parameters).
+
+    samples (rows, parameters) are drawn with probabilities probs (rows,).
+    """
     mean = probs @ samples
     centred = samples - mean
     return mean, centred.T @ (probs[:, None] * centred)
@@ -218,18 +228,17 @@ def moments(probs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
 def estimator_table(
     world: World, logits: Tensor, rewards: Tensor, jacobian: Tensor | None = None
 ) -> list[Estimate]:
-    """Every policy-gradient estimator of the text and its relatives, with exact mean, bias and covariance.
+    """Every policy-gradient estimator of the article and its relatives, with exact moments.
 
-    logits: the policy's table. rewards: the reward head's table, r_t for every prefix; the final reward r(x, y)
-    is its entry at the last token. jacobian: (states * vocab, parameters), the derivative of the logits in the
-    parameters of a real policy; without it the logits are the parameters.
+    logits: the policy's table. rewards: the reward head's table, r_t for every prefix; the final
+    reward r(x, y) is its entry at the last token. jacobian: (states * vocab, parameters), the
+    derivative of the logits in the parameters of a real policy; without it the logits are the
+    parameters.
     """
     logits, rewards = logits.detach(), rewards.detach()
     probs, mask = row_probs(world, logits), world.mask
-    per_token, final = (
-        at_rows(world, rewards),
-        final_reward(world, rewards),
-    )  # (rows, time), (rows,)
+    per_token = at_rows(world, rewards)  # (rows, time)
+    final = final_reward(world, rewards)  # (rows,)
     cumulative, lengths = per_token.sum(dim=1), world.lengths
     states_value = state_values(world, logits, final)[world.states]  # (rows, time): V(s_t)
     prompt_value = states_value[:, 0]  # (rows,): V(x)
@@ -259,13 +268,12 @@ def estimator_table(
         "GAE, exact V, lambda 0": tokenwise(gae(0.0)),
         "E2 averaged over own tokens": tokenwise((final / lengths)[:, None].expand_as(per_token)),
     }
-    target_final, target_cumulative = (
-        gradient(world, logits, final),
-        gradient(world, logits, cumulative),
-    )
+    target_final = gradient(world, logits, final)
+    target_cumulative = gradient(world, logits, cumulative)
     if jacobian is not None:
         samples = {name: sample @ jacobian for name, sample in samples.items()}
-        target_final, target_cumulative = target_final @ jacobian, target_cumulative @ jacobian
+        target_final = target_final @ jacobian
+        target_cumulative = target_cumulative @ jacobian
     table = []
     for name, sample in samples.items():
         mean, covariance = moments(probs, sample)

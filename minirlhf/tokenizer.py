@@ -1,15 +1,20 @@
 """Byte-pair encoding (BPE, 字节对编码): text to integers and back.
 
-A model reads integers. One a letter makes texts long; one a word leaves rare words out. BPE lies between:
+A model reads integers. One token per character makes sequences long; one per word leaves rare words
+out. BPE lies between:
+
 1. Write the text as UTF-8 bytes. The first 256 tokens are the bytes, so nothing is ever unknown.
-2. Cut it into words (`PATTERN`). No token ever reaches over the edge of a word.
+2. Split it into words (`PATTERN`). No token ever crosses the edge of a word.
 3. Count each pair of neighbouring tokens over all words.
-4. Make the commonest pair one new token, and write it so wherever the pair stands.
-5. Go back to 3 until the vocabulary is full. Common words end as one token, rare ones as a few pieces.
-To encode a new word, start from its bytes and do the same merges, oldest first; to decode, join the bytes.
-Words repeat, so the trainer looks at each *different* word once and multiplies by how often it occurs.
-After a merge it touches only the words that hold the pair.
-Encoding runs in `tiktoken.Encoding`, on the tokens that we trained ourselves; nothing is downloaded.
+4. Make the most frequent pair one new token, and replace the pair by it everywhere.
+5. Go back to 3 until the vocabulary is full. Common words become one token, rare ones a few pieces.
+
+To encode a new word, start from its bytes and apply the same merges, oldest first; to decode, join
+the bytes.
+
+Words repeat, so the trainer looks at each *different* word once and multiplies by its count. After
+a merge it touches only the words that contain the pair. Encoding runs in `tiktoken.Encoding`, on
+the tokens that we trained ourselves; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,10 +32,10 @@ import tiktoken
 
 from minirlhf.system.files import replacing
 
-# A word is one of: letters (and what follows an apostrophe), one to three digits, other signs, each with the
-# space before it; or a single white space. The four classes hold every character, so no character is lost.
-# There is no look-ahead, so that tiktoken's regular expressions take time linear in the text.
-# A bound on the length keeps the merging quick on text without spaces.
+# A word is one of: letters (and what follows an apostrophe), one to three digits, other signs, each
+# with the space before it; or a single white space. The four classes hold every character, so no
+# character is lost. There is no look-ahead, so that tiktoken's regular expressions take time linear
+# in the text. A bound on the length keeps the merging quick on text without spaces.
 PATTERN = r" ?[\p{L}\p{M}]{1,64}(?:'\p{L}{1,8})?| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{1,64}|\s"
 
 END = "<|end|>"  # closes a text
@@ -41,27 +46,26 @@ FORMAT, VERSION = "minirlhf-tokenizer", 1
 def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
     """Train BPE; return the tokens in rank order: the 256 bytes, then each merge as it was made.
 
-    The commonest pair is merged first; of equally common ones, the pair with the older tokens (lower ranks).
-    So the result depends on the counts alone, not on the order of the texts.
-    Stops at `vocab_size` tokens, or sooner when no pair occurs twice. Specials are not counted here.
-    Raises ValueError if vocab_size is under 256. Source: Sennrich et al. 2016, on bytes as in GPT-2.
+    The most frequent pair is merged first; of equally frequent ones, the pair with the older tokens
+    (lower ranks). So the result depends on the counts alone, not on the order of the texts. Stops
+    at `vocab_size` tokens, or sooner when no pair occurs twice. Specials are not counted here.
+    Raises ValueError if vocab_size is under 256. Source: Sennrich et al. 2016, on bytes as in
+    GPT-2.
     """
     if vocab_size < 256:
         raise ValueError(
-            f"vocab_size: expected at least 256 (one token a byte), found {vocab_size}"
+            f"vocab_size: expected at least 256 (one token per byte), found {vocab_size}"
         )
     word_counts: Counter[str] = Counter()
     for text in texts:
         word_counts.update(regex.findall(PATTERN, _without_surrogates(text)))
-    words = [
-        list(word.encode("utf-8")) for word in word_counts
-    ]  # words as ranks; a byte's rank is its value
+    # Words as lists of ranks; a byte's rank is its value.
+    words = [list(word.encode("utf-8")) for word in word_counts]
     counts = list(word_counts.values())
 
     pair_counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(
-        set
-    )  # may hold words that lost the pair
+    # The words that contain a pair; some may have lost it since.
+    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for index, word in enumerate(words):
         for pair in pairwise(word):
             pair_counts[pair] += counts[index]
@@ -77,8 +81,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
             continue
         if -negative_count < 2:
             break
-        # The bytes are new: wherever a token could begin and end at the same places, they are cut alike,
-        # so a+bc and ab+c never both occur.
+        # No earlier token has these bytes: the same bytes are always split the same way, so a + bc
+        # and ab + c never both occur.
         rank = len(tokens)
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
         changed = set()
@@ -112,7 +116,7 @@ def _merge(word: list[int], pair: tuple[int, int], rank: int) -> list[int]:
 
 
 def _without_surrogates(text: str) -> str:
-    """Text that UTF-8 can hold: surrogate pairs are joined, a lone half becomes U+FFFD (as in tiktoken)."""
+    """Text that UTF-8 can hold: surrogate pairs joined, a lone half as U+FFFD (as in tiktoken)."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -124,11 +128,11 @@ def _shown(value: object) -> str:
 class Tokenizer:
     """Encode text to token ids and decode them.
 
-    `tokens` are the mergeable tokens in rank order (see `train_bpe`); a token's rank is its id. The ids after
-    them are the two specials: `end_id` and `separator_id`. `vocab_size` counts all of them.
-    Every Unicode string comes back unchanged from `decode(encode(text))`. A lone surrogate (half a character,
-    which UTF-8 cannot hold) comes back as U+FFFD.
-    Raises ValueError if a token occurs twice or is empty, or one of the 256 bytes is missing.
+    `tokens` are the mergeable tokens in rank order (see `train_bpe`); a token's rank is its id. The
+    ids after them are the two specials: `end_id` and `separator_id`. `vocab_size` counts all of
+    them. Every Unicode string comes back unchanged from `decode(encode(text))`. A lone surrogate
+    (half a character, which UTF-8 cannot hold) comes back as U+FFFD. Raises ValueError if a token
+    occurs twice or is empty, or one of the 256 bytes is missing.
     """
 
     def __init__(self, tokens: list[bytes]):
@@ -173,11 +177,14 @@ class Tokenizer:
         return self.encode(topic) + [self.separator_id]
 
     def encode_text(self, text: str) -> list[int]:
-        """A text's ids: a space (so that its first word is split like the others), the text, then the end."""
+        """A text's ids: a space, the text, then the end.
+
+        The space makes its first word split like the others.
+        """
         return self.encode(" " + text) + [self.end_id]
 
     def decode_text(self, ids: Iterable[int]) -> str:
-        """The inverse of `encode_text`: the text before the first end (or all), less one leading space."""
+        """The inverse of `encode_text`: the text before the first end, or all of it."""
         before_end = []
         for token_id in ids:
             if token_id == self.end_id:
@@ -186,7 +193,7 @@ class Tokenizer:
         return self.decode(before_end).removeprefix(" ")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; a token's bytes 0..255 stand as the characters U+0000..U+00FF. Atomic."""
+        """Write it as JSON, atomically; a token's bytes 0..255 become characters U+0000..U+00FF."""
         path = Path(path)
         content = {
             "format": FORMAT,
@@ -201,7 +208,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Read what `save` wrote. Raises ValueError, one line with file and field, if it is malformed."""
+        """Read what `save` wrote. Raises ValueError, naming file and field, if it is malformed."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:

@@ -21,7 +21,10 @@ def demo(arguments: Demo) -> None:
         steps = config.pretrain.steps or Config().pretrain.steps
         pretrain = dataclasses.replace(config.pretrain, start="scratch", steps=steps)
         config = dataclasses.replace(config, pretrain=pretrain)
-    todo = plan.plan_new(folder.path, config, pipeline.STAGES, folder.resume, folder.overwrite)
+
+    def todo():
+        return plan.plan_new(folder.path, config, pipeline.STAGES, folder.resume, folder.overwrite)
+
     run(todo, f"demo {folder.words}")
     print_summary(folder.path)
 
@@ -60,13 +63,16 @@ def reward(arguments: Reward) -> None:
     if not (folder.path / "config.json").exists():
         Run.open(folder.path)  # says that there is no run here
     keep = arguments.report and pipeline.is_done(Run.open(folder.path), "reward")
-    todo = plan.plan_stages(
-        folder.path,
-        ("reward",),
-        {"reward": arguments.reward},
-        folder.resume or (keep and not folder.overwrite),
-        folder.overwrite,
-    )
+
+    def todo():
+        return plan.plan_stages(
+            folder.path,
+            ("reward",),
+            {"reward": arguments.reward},
+            folder.resume or (keep and not folder.overwrite),
+            folder.overwrite,
+        )
+
     run(todo, f"reward {folder.words}")
     if not arguments.report:
         report_done(folder.path, "reward")
@@ -86,15 +92,17 @@ def finetune(arguments: Finetune) -> None:
     from minirlhf.system import distributed
 
     folder = arguments.folder
-    distributed.leader_first()
-    todo = plan.plan_stages(
-        folder.path,
-        ("finetune",),
-        {"finetune": arguments.finetune},
-        folder.resume,
-        folder.overwrite,
-    )
-    run(todo, f"finetune {folder.words}", cleared=distributed.leader_done)
+
+    def todo():
+        return plan.plan_stages(
+            folder.path,
+            ("finetune",),
+            {"finetune": arguments.finetune},
+            folder.resume,
+            folder.overwrite,
+        )
+
+    run(todo, f"finetune {folder.words}")
     if distributed.rank() == 0:
         report_done(folder.path, "finetune")
 
@@ -104,13 +112,16 @@ def evaluate(arguments: Evaluate) -> None:
     from minirlhf.runs import plan
 
     folder = arguments.folder
-    todo = plan.plan_stages(
-        folder.path,
-        ("evaluate",),
-        {"evaluate": arguments.evaluate},
-        folder.resume,
-        folder.overwrite,
-    )
+
+    def todo():
+        return plan.plan_stages(
+            folder.path,
+            ("evaluate",),
+            {"evaluate": arguments.evaluate},
+            folder.resume,
+            folder.overwrite,
+        )
+
     run(todo, f"evaluate {folder.words}")
     print_summary(folder.path)
 
@@ -127,13 +138,16 @@ def iterate(arguments: Iterate) -> None:
     opened = Run.open(folder.path)
     # The pretrained policy's texts are rated as many times as those of each later round.
     reward = dataclasses.replace(opened.config.reward, own_texts=settings.ratings_per_round)
-    todo = plan.plan_stages(
-        folder.path,
-        ("reward", "finetune", "evaluate"),
-        {"finetune": settings, "reward": reward},
-        folder.resume,
-        folder.overwrite,
-    )
+
+    def todo():
+        return plan.plan_stages(
+            folder.path,
+            ("reward", "finetune", "evaluate"),
+            {"finetune": settings, "reward": reward},
+            folder.resume,
+            folder.overwrite,
+        )
+
     person = [] if arguments.person is None else ["--person", arguments.person]
     words = f"iterate {folder.words} {shlex.join(person)}".strip()
     run(todo, words, ask=lambda task: pipeline.with_raters(opened, task, arguments.person))
@@ -146,17 +160,18 @@ def iterate(arguments: Iterate) -> None:
     print_summary(folder.path)
 
 
-def run(todo, words: str, ask=lambda task: task, cleared=lambda: None) -> None:
-    """Check, clear and carry out a plan. Ctrl-C: one line that says how to go on, exit code 130.
+def run(make_plan, words: str, ask=lambda task: task) -> None:
+    """Make a plan, check it, clear what it replaces and carry it out. Ctrl-C: one line that says how to go on, exit code 130.
 
-    `ask` may put other raters into the task; `cleared` is called once the folder is ready.
+    `ask` may put other raters into the task. Of several processes the first prepares the folder for all.
     """
     from minirlhf.runs import plan
+    from minirlhf.system import distributed
 
-    todo, task = plan.check(todo)
-    task = ask(task)
-    opened = plan.clear(todo)
-    cleared()
+    with distributed.rank_zero_first():
+        todo, task = plan.check(make_plan())
+        task = ask(task)
+        opened = plan.clear(todo)
     try:
         plan.carry_out(opened, task, todo.stages)
     except KeyboardInterrupt:

@@ -34,7 +34,7 @@ def sample_and_judge(
 ) -> list[dict]:
     """`count` texts, the topics in turn, each with judge, reward, KL to the reference (nats, exact over the vocabulary at
     each sampled position) and length (tokens, the end token included)."""
-    device, rows = policy.head.weight.device, []
+    device, rows = policy.device, []
     longest = policy.config.context - max_new_tokens
     asked = [topics[index % len(topics)] for index in range(count)]
     size = 128  # texts at a time

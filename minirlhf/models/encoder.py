@@ -1,13 +1,16 @@
-"""BERT and RoBERTa: a bidirectional body, its masked language model, and a reward model on top (section 3.2, step 2).
+"""BERT and RoBERTa: a bidirectional body, a masked language model and a reward model on it.
 
     tokens                              (batch, time); column 0 is the classification token
     norm(word + position + token type)  (batch, time, width)
-    each layer: x = norm(x + attention(x)), then x = norm(x + mlp(x))     "post-norm": the norm stands behind the sum
+    each layer: x = norm(x + attention(x)), then x = norm(x + mlp(x))     "post-norm"
     hidden states                       (batch, time, width)
 
-transformer.py norms before each branch, as GPT-2 does, and ends with a norm; so this is a file of its own.
-An encoder sees a text from both sides. So its score of a prefix needs a pass of its own: T passes where a causal body needs one.
-Sources: Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers' models, weight by weight.
+This is the reward model's other body (section 3.2, step 2). transformer.py norms before each
+branch, as GPT-2 does, and ends with a norm; hence the separate file. An encoder sees a text from
+both sides, so each prefix needs a separate pass: T passes where a causal body needs one.
+
+Sources: Devlin et al. 2019 (BERT); Liu et al. 2019 (RoBERTa). The tests compare with transformers'
+models, weight by weight.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ from minirlhf.models.transformer import attention
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder. `context` is the longest row in tokens, the classification token included."""
+    """Sizes of an encoder.
+
+    `context` is the longest row in tokens, including the classification token.
+    Raises ValueError if `width` is not a multiple of `heads`.
+    """
 
     vocab_size: int
     context: int = 97
@@ -45,6 +52,8 @@ class EncoderConfig:
 
 
 class EncoderLayer(nn.Module):
+    """One layer: attention, then a two-layer perceptron; each added to its input, then normed."""
+
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.heads = config.heads
@@ -58,15 +67,11 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x (batch, time, width); mask None or (batch, 1, 1, time), True on real tokens."""
         batch, time, width = x.shape
-        q, k, v = (
-            self.query_key_value(x)
-            .view(batch, time, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.query_key_value(x).view(batch, time, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, head_width)
         attended = attention(q, k, v, mask)  # (batch, heads, time, head_width)
-        x = self.attention_norm(
-            x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width))
-        )
+        attended = attended.transpose(1, 2).reshape(batch, time, width)
+        x = self.attention_norm(x + self.attention_out(attended))
         return self.mlp_norm(x + self.mlp_out(F.gelu(self.mlp_in(x))))
 
 
@@ -77,9 +82,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.position_embedding = nn.Embedding(
-            config.position_offset + config.context, config.width
-        )
+        positions = config.position_offset + config.context
+        self.position_embedding = nn.Embedding(positions, config.width)
         self.type_embedding = nn.Embedding(config.token_types, config.width)
         self.embedding_norm = nn.LayerNorm(config.width, config.norm_epsilon)
         self.blocks = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
@@ -88,10 +92,10 @@ class Encoder(nn.Module):
     def forward(
         self, tokens: Tensor, valid: Tensor | None = None, types: Tensor | None = None
     ) -> Tensor:
-        """Hidden states (batch, time, width) of rows (batch, time) that are padded behind.
+        """Hidden states (batch, time, width) of rows (batch, time), padded on the right.
 
-        `valid` (batch, time) is True on real tokens and is needed where there is padding; `types` (batch, time) are 0 if not
-        given. Raises ValueError if a row is longer than the context.
+        `valid` (batch, time) is True on real tokens and is needed where there is padding; `types`
+        (batch, time) are 0 if not given. Raises ValueError if a row is longer than the context.
         """
         time = tokens.shape[1]
         if time > self.config.context:
@@ -99,20 +103,24 @@ class Encoder(nn.Module):
                 f"tokens: expected at most context={self.config.context} columns, found {time}"
             )
         positions = torch.arange(time, device=tokens.device) + self.config.position_offset
-        types = torch.zeros_like(tokens) if types is None else types
+        if types is None:
+            types = torch.zeros_like(tokens)
         x = self.embedding_norm(
             self.token_embedding(tokens)
             + self.position_embedding(positions)
             + self.type_embedding(types)
         )
-        mask = None if valid is None else valid[:, None, None, :]
+        mask = None if valid is None else valid[:, None, None, :]  # (batch, 1, 1, time)
         for layer in self.blocks:
             x = layer(x, mask)
         return x
 
 
 class MaskedLanguageModel(nn.Module):
-    """Body + dense layer, gelu, norm + output layer that reuses the embedding matrix: guesses what stood at each position."""
+    """Predicts the token at each position, from both sides.
+
+    Body + dense layer, gelu, norm + output layer that reuses the embedding matrix.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -128,9 +136,8 @@ class MaskedLanguageModel(nn.Module):
 
     def output(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab) of hidden states (..., width)."""
-        return F.linear(
-            self.norm(F.gelu(self.dense(hidden))), self.body.token_embedding.weight, self.bias
-        )
+        hidden = self.norm(F.gelu(self.dense(hidden)))
+        return F.linear(hidden, self.body.token_embedding.weight, self.bias)
 
     def forward(
         self, tokens: Tensor, valid: Tensor | None = None, types: Tensor | None = None
@@ -140,25 +147,35 @@ class MaskedLanguageModel(nn.Module):
 
 
 class EncoderReward(nn.Module):
-    """r_phi(x, y): body, then linear and sigmoid on the hidden state of the classification token (column 0).
+    """r_phi(x, y): body, then linear and sigmoid on the classification token (column 0).
 
-    `class_id` is that token; it is put before each row here, so that the rows are those that the causal reward model reads.
+    `class_id` is that token. It is put in front of each row here, so the rows are the same as those
+    of the causal `RewardModel`.
     """
 
     def __init__(self, body: Encoder, class_id: int):
         super().__init__()
         self.body, self.class_id = body, class_id
         self.score = nn.Linear(body.config.width, 1)
-        nn.init.zeros_(self.score.weight)  # as in reward.py: all texts start at the same score
+        nn.init.zeros_(self.score.weight)  # as in RewardModel: all texts start at the same score
         nn.init.zeros_(self.score.bias)
 
     @property
     def config(self) -> EncoderConfig:
         return self.body.config
 
+    @property
+    def device(self) -> torch.device:
+        return self.score.weight.device
+
+    @property
+    def members(self) -> list[EncoderReward]:
+        return [self]
+
     def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch,) of rows (batch, columns), of which the first `lengths` (batch,) columns are read. One pass."""
-        tokens = F.pad(rows, (1, 0), value=self.class_id)
+        """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns)."""
+        tokens = F.pad(rows, (1, 0), value=self.class_id)  # (batch, 1 + columns)
+        # One column more than `lengths`: the classification token.
         valid = torch.arange(tokens.shape[1], device=rows.device) <= lengths[:, None]
         return self.score(self.body(tokens, valid)[:, 0]).squeeze(-1).float()
 
@@ -169,14 +186,17 @@ class EncoderReward(nn.Module):
     def prefix_scores(
         self, rows: Tensor, prompt_lengths: Tensor, time: int
     ) -> tuple[Tensor, Tensor]:
-        """r_0 (batch,) and r_1 .. r_time (batch, time), as `RewardModel.prefix_scores`, but in time + 1 passes.
+        """r_0 (batch,) and r_1 .. r_time (batch, time), as `RewardModel.prefix_scores`.
 
-        Behind a text's end its columns read what stands there; nobody else may.
+        Takes time + 1 passes. Past a text's end the scores are those of the padded row and must not
+        be used.
         """
-        longest, scores = int(prompt_lengths.max()), []
+        longest = int(prompt_lengths.max())
+        scores = []
         for t in range(time + 1):
-            seen = rows[:, : longest + t]
-            scores.append(self.text_scores(seen, (prompt_lengths + t).clamp(max=seen.shape[1])))
+            prefix = rows[:, : longest + t]
+            lengths = (prompt_lengths + t).clamp(max=prefix.shape[1])
+            scores.append(self.text_scores(prefix, lengths))
         return scores[0], torch.stack(scores[1:], dim=1)
 
 

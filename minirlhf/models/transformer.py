@@ -1,4 +1,4 @@
-"""One Transformer body, causal or bidirectional by configuration; the policy and the reward model both stand on it.
+"""The Transformer body of the policy and the reward model, causal or bidirectional.
 
 Shapes at a glance, for a batch of token rows:
 
@@ -7,9 +7,12 @@ Shapes at a glance, for a batch of token rows:
     each block: x + attention(norm(x)), then x + mlp(norm(x))     "pre-norm", as in GPT-2
     final norm                      (batch, time, width)   the hidden states
 
-Attention is PyTorch's scaled_dot_product_attention. For generation there is a key-value cache that is allocated once
-(`KeyValueCache`), so that a new token costs one column of work instead of the whole text again.
-Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout, which the tests compare with, weight by weight).
+Attention is PyTorch's scaled_dot_product_attention. For generation there is a key-value cache that
+is allocated once (`KeyValueCache`), so that a new token costs one column of work instead of a pass
+over the whole text.
+
+Sources: Vaswani et al. 2017; Radford et al. 2019 (GPT-2's pre-norm layout). The tests compare with
+GPT-2, weight by weight.
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a Transformer. `context` is the longest row in tokens; `width` must be a multiple of `heads`."""
+    """Sizes of a Transformer.
+
+    `context` is the longest row in tokens; `width` must be a multiple of `heads`.
+    Raises ValueError, one line, for an impossible size.
+    """
 
     vocab_size: int
     context: int = 96
@@ -32,9 +39,7 @@ class TransformerConfig:
     layers: int = 4
     heads: int = 4
     causal: bool = True
-    tie_embeddings: bool = (
-        True  # the output layer of the language model reuses the embedding matrix
-    )
+    tie_embeddings: bool = True  # the language model's output layer reuses the embedding matrix
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "width", "layers", "heads"):
@@ -50,12 +55,18 @@ class TransformerConfig:
 
 
 class KeyValueCache:
-    """Keys and values of the columns seen so far, allocated once for (layers, batch, heads, max_time, head_width).
+    """Keys and values of the columns seen so far, allocated once.
 
-    `length` columns are filled. `valid` (batch, max_time) is False on padding: rows of unequal length are padded on the left,
-    so that all rows of a batch write the same column at each step. What each step needs of it is kept ready: `padding`
-    (batch, 1) counts a row's padded columns, `bias` (batch, 1, 1, max_time) is -inf there; both None where nothing is padded.
-    `column` (1,), where set, counts the filled columns on the device itself: decode_graph.py fills the cache that way.
+    Both are (layers, batch, heads, max_time, head_width); the first `length` columns are filled.
+    Prompts of unequal length are padded on the left, so that all rows of a batch write the same
+    column at each step; `valid` (batch, max_time) is False on that padding.
+
+    Two tensors that every step needs are derived from it once; None where nothing is padded:
+    - `padding` (batch, 1): the number of padded columns of a row
+    - `bias` (batch, 1, 1, max_time): added to the attention scores, -inf on padding, else 0
+
+    `column` (1,), where set, holds the number of filled columns on the device itself: cuda_graph.py
+    fills the cache that way.
     """
 
     def __init__(
@@ -67,9 +78,8 @@ class KeyValueCache:
         dtype: torch.dtype,
     ):
         shape = (config.layers, batch, config.heads, max_time, config.width // config.heads)
-        self.keys = torch.empty(
-            shape, device=device, dtype=dtype
-        )  # no column is read before it is written
+        # Uninitialised memory will do: no column is read before it is written.
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
         self.padding: Tensor | None = None
@@ -81,14 +91,14 @@ class KeyValueCache:
         """Say which of the next columns are real: valid (batch, time)."""
         self.valid[:, self.length : self.length + valid.shape[1]] = valid
         self.padding = (~self.valid).sum(1, keepdim=True)
-        self.bias = torch.zeros_like(self.valid, dtype=self.keys.dtype).masked_fill(
-            ~self.valid, -torch.inf
-        )[:, None, None]
+        bias = torch.zeros_like(self.valid, dtype=self.keys.dtype)  # (batch, max_time)
+        self.bias = bias.masked_fill(~self.valid, -torch.inf)[:, None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new columns of a layer; return all its keys and values so far (batch, heads, length, head_width).
+        """Write a layer's new columns; return its keys, values (batch, heads, length, head_width).
 
-        With `column`, all max_time columns are returned: nothing about the shapes may then depend on how many are filled.
+        With `column`, all max_time columns are returned: a recorded step must not have shapes that
+        depend on how many columns are filled.
         """
         if self.column is not None:
             self.keys[layer].index_copy_(2, self.column, key)
@@ -100,10 +110,13 @@ class KeyValueCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but `rows` (indices): texts that have ended stop costing time."""
-        filled = self.keys[:, rows, :, : self.length], self.values[:, rows, :, : self.length]
+        """Keep only `rows` (indices): texts that have ended stop costing time."""
+        # Indexing copies, so what is kept is safe before it is written over the old rows.
+        keys = self.keys[:, rows, :, : self.length]
+        values = self.values[:, rows, :, : self.length]
         self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
-        self.keys[:, :, :, : self.length], self.values[:, :, :, : self.length] = filled
+        self.keys[:, :, :, : self.length] = keys
+        self.values[:, :, :, : self.length] = values
         self.valid = self.valid[rows]
         if self.padding is not None:
             self.padding, self.bias = self.padding[rows], self.bias[rows]
@@ -112,29 +125,31 @@ class KeyValueCache:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
 ) -> Tensor:
-    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width), by PyTorch's fused kernel where it pays.
+    """softmax(q k^T / sqrt(head_width)) v, (batch, heads, time, head_width).
 
-    q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in `Block.forward`.
+    q (batch, heads, time, head_width), k and v (batch, heads, keys, head_width); mask as in
+    `Block.forward`, or a float tensor to add to the scores. PyTorch's fused kernel does it, but for
+    two cases on a CPU.
     """
-    if q.device.type == "cpu" and q.shape[2] == 1 and not q.requires_grad:
-        # One query a row, as in sampling: two plain products are quicker than the kernel.
+    on_cpu = q.device.type == "cpu"
+    if on_cpu and q.shape[2] == 1 and not q.requires_grad:
+        # One query per row, as in sampling: two plain products are faster than the kernel.
         scores = q * q.shape[3] ** -0.5 @ k.mT  # (batch, heads, 1, keys)
-        if mask is not None:
-            scores = (
-                scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-            )
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        elif mask is not None:
+            scores = scores + mask
         return scores.softmax(-1) @ v
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        # The kernel's backward pass takes five times as long in bfloat16 as in float32 there.
+    if on_cpu and q.dtype == torch.bfloat16 and q.requires_grad:
+        # There the kernel's backward pass takes five times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(
-                q.float(), k.float(), v.float(), mask, is_causal=is_causal
-            )
+            q, k, v = q.float(), k.float(), v.float()
+            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
 
 
 class Block(nn.Module):
-    """One layer: attention, then a two-layer perceptron, each added to its input after a norm of its own."""
+    """One layer: attention, then a two-layer perceptron; each after a norm, added to its input."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -149,16 +164,19 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int
     ) -> Tensor:
-        """x (batch, time, width); mask None or broadcastable to (batch, heads, time, keys), True where one may look."""
+        """Hidden states (batch, time, width) of x (batch, time, width).
+
+        mask: None or broadcastable to (batch, heads, time, keys), True where attention is allowed.
+        """
         batch, time, width = x.shape
-        q, k, v = (
-            self.query_key_value(self.attention_norm(x))
-            .view(batch, time, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )  # each (batch, heads, time, head_width)
+        qkv = self.query_key_value(self.attention_norm(x))  # (batch, time, 3 * width)
+        qkv = qkv.view(batch, time, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, head_width)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        attended = attention(q, k, v, mask, is_causal=self.causal and mask is None and time > 1)
+        # A single new token may attend to everything in the cache, so it needs no causal mask.
+        is_causal = self.causal and mask is None and time > 1
+        attended = attention(q, k, v, mask, is_causal)  # (batch, heads, time, head_width)
         x = x + self.attention_out(attended.transpose(1, 2).reshape(batch, time, width))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh"))
 
@@ -174,9 +192,9 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
-        for block in (
-            self.blocks
-        ):  # two branches a layer add to the stream: keep its size the same at any depth
+        # Each layer adds two branches to the residual stream. Scaled so, its size does not grow
+        # with depth.
+        for block in self.blocks:
             for branch in (block.attention_out, block.mlp_out):
                 nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.layers))
 
@@ -185,49 +203,73 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden states (batch, time, width) of token rows (batch, time).
 
-        `valid` (batch, time), True on real tokens, is needed where padding stands *before* real tokens or the body is
-        bidirectional. A causal body never looks at padding behind a row, so such batches need none.
-        With `cache`, `tokens` are the next columns after those already in it (each real unless `valid` says no).
-        Raises ValueError if a row is longer than the context.
+        `valid` (batch, time), True on real tokens, is needed where padding stands *before* real
+        tokens or the body is bidirectional. A causal body never looks at padding on the right. With
+        `cache`, `tokens` are the next columns after those already in it (each real unless `valid`
+        says otherwise). Raises ValueError if a row is longer than the context.
         """
         time = tokens.shape[1]
         start = 0 if cache is None else cache.length
         if start + time > self.config.context:
             raise ValueError(
-                f"tokens: expected at most context={self.config.context} columns, found {start + time}"
+                f"tokens: expected at most context={self.config.context} columns, "
+                f"found {start + time}"
             )
         if cache is not None and valid is not None:
             cache.mark_padding(valid)
-        # Which columns are real, (batch, start + time); None where all are and the kernel's own causal mask will do.
-        seen = (
-            valid
-            if cache is None
-            else cache.valid[:, : start + time]
-            if start or cache.padding is not None
-            else None
-        )
-        positions, mask = torch.arange(start, start + time, device=tokens.device), None
-        if cache is not None and time == 1:  # a new token may look at all that is real
-            if cache.padding is not None:
-                positions, mask = positions - cache.padding, cache.bias[..., : start + 1]
-        elif seen is not None:
-            positions = (seen.cumsum(1) - 1).clamp(min=0)[:, start:]
-            mask = seen[:, None, None, :]
-            if self.config.causal:
-                mask = mask & torch.ones(
-                    time, start + time, dtype=torch.bool, device=tokens.device
-                ).tril(start)
-                # A padded query sees nothing, and a softmax over nothing is NaN: let it see itself, nobody reads it.
-                mask.diagonal(start, -2, -1).fill_(True)
+        if cache is not None and time == 1:
+            positions, mask = self._next_column(start, tokens.device, cache)
+        else:
+            positions, mask = self._columns(start, time, tokens.device, valid, cache)
         hidden = self.layers(tokens, positions, mask, cache)
         if cache is not None:
             cache.length += time
         return hidden
 
+    def _next_column(
+        self, start: int, device: torch.device, cache: KeyValueCache
+    ) -> tuple[Tensor, Tensor | None]:
+        """Positions and mask of one new token per row, which attends to every real column."""
+        positions = torch.arange(start, start + 1, device=device)
+        if cache.padding is None:
+            return positions, None
+        return positions - cache.padding, cache.bias[..., : start + 1]
+
+    def _columns(
+        self,
+        start: int,
+        time: int,
+        device: torch.device,
+        valid: Tensor | None,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Positions and mask of columns start .. start + time - 1."""
+        # Which of the columns up to the last are real, (batch, start + time); None where all are
+        # and the kernel's own causal mask will do.
+        seen = valid
+        if cache is not None:
+            needs_mask = start > 0 or cache.padding is not None
+            seen = cache.valid[:, : start + time] if needs_mask else None
+        if seen is None:
+            return torch.arange(start, start + time, device=device), None
+        # Positions count real tokens only.
+        positions = (seen.cumsum(1) - 1).clamp(min=0)[:, start:]  # (batch, time)
+        mask = seen[:, None, None, :]  # (batch, 1, 1, start + time)
+        if self.config.causal:
+            lower = torch.ones(time, start + time, dtype=torch.bool, device=device).tril(start)
+            mask = mask & lower  # (batch, 1, time, start + time)
+            # A padded query sees nothing, and a softmax over nothing is NaN: let it attend to
+            # itself; the output is never used.
+            mask.diagonal(start, -2, -1).fill_(True)
+        return positions, mask
+
     def layers(
         self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
-        """Hidden states (batch, time, width); positions (time,) or (batch, time), mask as in `Block.forward`."""
+        """Hidden states (batch, time, width) of tokens (batch, time).
+
+        positions: (batch, time) or (time,); mask as in `Block.forward`.
+        """
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The value model V(s_t) (价值模型) of PPO: the expected reward still to come."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import copy
 import torch
 from torch import nn
 
-from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 
 
 class ValueModel(nn.Module):
     """V(s_t): the reward still to come, seen from the state (x, y_<t) before token t.
 
-    One linear layer on hidden states: those of the policy's own body (`body` None), or of a separate one.
+    One linear layer on hidden states, (..., width) to (..., 1): on those of the policy's own body
+    (`body` None), or of a separate one. It starts at 0 everywhere.
     """
 
     def __init__(self, width: int, body: nn.Module | None = None):
@@ -24,13 +25,16 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def from_reward_model(cls, reward_model: RewardModel) -> ValueModel:
-        """A separate value model that starts as the reward model (Ouyang et al. 2022), whose score of a prefix is a good first
-        guess of what its text will get. Values may be negative, so the sigmoid gives way to its tangent at 1/2."""
-        model = cls(
-            reward_model.config.width, copy.deepcopy(reward_model.body).requires_grad_(True)
-        )
+    def from_reward_model(cls, reward_model: RewardModel | RewardEnsemble) -> ValueModel:
+        """A separate value model that starts as the reward model (Ouyang et al. 2022).
+
+        The reward model's score of a prefix is a good first guess of what its text will get. Values
+        may be negative, so the sigmoid is replaced by its linearization at 0: 1/2 + logit / 4. Of
+        an ensemble the first member is copied.
+        """
+        first = reward_model.members[0]
+        model = cls(first.config.width, copy.deepcopy(first.body).requires_grad_(True))
         with torch.no_grad():
-            model.head.weight.copy_(reward_model.score.weight / 4)
-            model.head.bias.copy_(reward_model.score.bias / 4 + 0.5)
-        return model.to(reward_model.score.weight.device)
+            model.head.weight.copy_(first.score.weight / 4)
+            model.head.bias.copy_(first.score.bias / 4 + 0.5)
+        return model.to(first.device)

@@ -1,1 +1,4 @@
-"""TODO"""
+"""Figures and HTML pages: reads what a run has written, writes pages.
+
+Not here: anything that trains, samples or judges.
+"""

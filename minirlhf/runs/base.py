@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from minirlhf.config import ModelConfig, from_json
+from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy
-from minirlhf.models.transformer import TransformerConfig
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
 from minirlhf.system.weights import load_weights
@@ -48,16 +48,7 @@ class Base:
     def policy(self) -> Policy:
         """The model, in float32 on the CPU. Raises ValueError if the weights do not fit config.json."""
         path, model = self.folder / "weights.safetensors", self.model
-        policy = Policy(
-            TransformerConfig(
-                self.tokenizer().vocab_size,
-                model.context,
-                model.width,
-                model.layers,
-                model.heads,
-                tie_embeddings=model.tie_embeddings,
-            )
-        )
+        policy = new_policy(model, self.tokenizer().vocab_size)
         load_weights(policy, load_tensors(path)[0], str(path))
         return policy
 

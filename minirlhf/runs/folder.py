@@ -22,7 +22,15 @@ from torch import nn
 from minirlhf.config import Config, from_json, to_json
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
-from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
+from minirlhf.system.files import (
+    append_jsonl,
+    atomic_write,
+    load_tensors,
+    read_json,
+    read_jsonl,
+    save_tensors,
+    write_jsonl,
+)
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 
@@ -141,32 +149,14 @@ class Run:
     # One JSON object a line --------------------------------------------------------------------------------------
 
     def append(self, name: str, rows: Iterable[dict]) -> None:
-        if distributed.rank() > 0:
-            return
-        with open(self.path / name, "a", encoding="utf-8", newline="\n") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        append_jsonl(self.path / name, rows)
 
     def read(self, name: str) -> list[dict]:
-        """The rows of a JSONL file; a last line that an interruption cut off is dropped.
-
-        Raises ValueError, one line, naming a line that is no JSON.
-        """
-        path, rows = self.path / name, []
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else [], start=1
-        ):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                raise ValueError(
-                    f"{path}: line {number}: expected JSON, found {line[:60]!r}"
-                ) from None
-        return rows
+        """The rows of a JSONL file of this run, as `read_jsonl`."""
+        return read_jsonl(self.path / name)
 
     def rewrite(self, name: str, rows: Iterable[dict]) -> None:
-        atomic_write(
-            self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        )
+        write_jsonl(self.path / name, rows)
 
     # Progress and checkpoints --------------------------------------------------------------------------------------
 

@@ -24,11 +24,9 @@ from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.session import SCORES
 from minirlhf.feedback.splits import split_triples, without
-from minirlhf.models.encoder import Encoder, EncoderReward, MaskedLanguageModel
-from minirlhf.models.ensemble import RewardEnsemble
+from minirlhf.models import build
+from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
-from minirlhf.models.reward_model import RewardModel
-from minirlhf.models.transformer import TransformerConfig
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import ANSWERS, Run
@@ -41,7 +39,7 @@ from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
-from minirlhf.training.pretrain_mlm import class_id, encoder_config, pretrain_mlm
+from minirlhf.training.pretrain_mlm import pretrain_mlm
 from minirlhf.training.ratings import sample_texts
 from minirlhf.training.train_reward_model import (
     AnyReward,
@@ -127,59 +125,33 @@ def tokenizer_of(run: Run, task: Task) -> Tokenizer:
 
 
 def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
-    model = run.config.model
-    config = TransformerConfig(
-        tokenizer.vocab_size,
-        model.context,
-        model.width,
-        model.layers,
-        model.heads,
-        tie_embeddings=model.tie_embeddings,
-    )
-    return run.load_model(name, Policy(config))
+    return run.load_model(name, build.new_policy(run.config.model, tokenizer.vocab_size))
 
 
 def load_reward_model(
     run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0
 ) -> AnyReward:
-    return run.load_model(
-        name,
-        _one_or_ensemble(
-            [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)],
-            conservatism,
-        ),
-    )
+    return run.load_model(name, empty_reward_model(run, tokenizer, conservatism))
 
 
-def empty_reward_model(run: Run, tokenizer: Tokenizer) -> RewardModel | EncoderReward:
+def empty_reward_model(run: Run, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
     """A reward model with random weights."""
-    if run.config.reward.body == "encoder":
-        return EncoderReward(Encoder(encoder_config(run, tokenizer)), class_id(tokenizer))
-    model = run.config.model
-    return RewardModel(
-        TransformerConfig(
-            tokenizer.vocab_size, model.context, model.width, model.layers, model.heads
-        )
+    return build.new_reward_model(
+        run.config.model, run.config.reward, tokenizer.vocab_size, conservatism
     )
-
-
-def _one_or_ensemble(
-    models: list[RewardModel] | list[EncoderReward], conservatism: float = 0.0
-) -> AnyReward:
-    return models[0] if len(models) == 1 else RewardEnsemble(models, conservatism)
 
 
 def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
     """The reward model before it has learned from feedback, on the run's device. An encoder is pretrained here if need be."""
-    models = [empty_reward_model(run, tokenizer) for _ in range(run.config.reward.ensemble)]
+    model = empty_reward_model(run, tokenizer)
     if run.config.reward.start == "pretrained":
         if run.config.reward.body == "encoder":
             body = masked_language_model(run, tokenizer, task).body
         else:
             body = load_policy(run, RESULT["pretrain"], tokenizer).body
-        for model in models:
-            model.body = copy.deepcopy(body)
-    return _one_or_ensemble(models).to(run.device)
+        for member in model.members:
+            member.body = copy.deepcopy(body)
+    return model.to(run.device)
 
 
 def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
@@ -189,7 +161,9 @@ def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedL
             ENCODER,
             pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward),
         )
-    return run.load_model(ENCODER, MaskedLanguageModel(encoder_config(run, tokenizer)))
+    return run.load_model(
+        ENCODER, build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
+    )
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:

@@ -14,7 +14,7 @@ from minirlhf.runs import pipeline
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import CHECKPOINT, Run
 from minirlhf.system import distributed
-from minirlhf.system.devices import give_back_memory, pick_device
+from minirlhf.system.devices import pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
 
@@ -134,5 +134,5 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     for stage in stages:
         if not pipeline.is_done(run, stage):
             pipeline.STAGE_FUNCTIONS[stage](run, task)
-            give_back_memory()
+            release_freed_memory()
     distributed.stop()

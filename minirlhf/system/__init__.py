@@ -1,1 +1,4 @@
-"""TODO"""
+"""What a run stands on: random seeds, devices, processes, files.
+
+Not here: anything that knows of language models, feedback or training.
+"""

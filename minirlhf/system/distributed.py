@@ -1,10 +1,14 @@
-"""More than one process: each samples and learns from its share of the texts of an update (data parallelism, 数据并行).
+"""Data parallelism (数据并行): each process samples and learns from its share of the texts.
 
-    torchrun --nproc-per-node 2 -m -- minirlhf finetune --run demo      # without "--" torchrun takes --run for its own
+    torchrun --nproc-per-node 2 -m -- minirlhf finetune --run demo
 
-Every process holds all weights. Its share of the texts is sampled, scored and then shown to all, so that baselines, logs and the
-KL see the whole batch; each takes the gradient of its own share, and the mean of the gradients is that of the whole batch. The
-random numbers of a text depend on its place in the batch alone, so N processes write what one would have written.
+(The "--" is needed: without it torchrun takes --run for its own option.)
+
+Every process holds all weights. Its share of an update's texts is sampled, scored and then gathered
+by all, so that baselines, logs and the KL see the whole batch. Each takes the gradient of its own
+share; the mean of the gradients is that of the whole batch. The random numbers of a text depend
+only on its place in the batch, so N processes write what one would have written.
+
 Only rank 0 writes files. Without torchrun every function here is a no-op.
 """
 
@@ -12,6 +16,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -20,17 +26,23 @@ from torch import Tensor, nn
 
 
 def start() -> None:
-    """Join the other processes if torchrun started this one. nccl between GPUs, gloo between CPUs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            timeout=timedelta(minutes=10),
-        )
+    """Join the other processes, if torchrun started this one: nccl for GPUs, gloo for CPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
 
 
-def world() -> int:
+def stop() -> None:
+    """Shut down the process group; call on normal exit only, never after an error."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -40,90 +52,95 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def stop() -> None:
-    """Leave the others in good order: call it at the end only, never after an error."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Rank 0 runs the block first; the others wait at its start until rank 0 has reached its end.
 
-
-def leader_first() -> None:
-    """Here all but rank 0 wait, until rank 0 has come to `leader_done`."""
+    If rank 0 raises in the block, the others are not released: their error comes when it exits.
+    """
     if rank() > 0:
-        _together(dist.barrier)
+        _call_or_exit(dist.barrier)
+    yield
+    if world_size() > 1 and rank() == 0:
+        _call_or_exit(dist.barrier)
 
 
-def leader_done() -> None:
-    if world() > 1 and rank() == 0:
-        _together(dist.barrier)
+def local_rows(count: int) -> list[int]:
+    """Which of `count` rows are this process's share.
 
-
-def shares(count: int) -> list[int]:
-    """Positions of this process's share of `count` rows. All shares are equally long: the last row fills them up."""
-    size = -(-count // world())
-    return [min(index, count - 1) for index in range(rank() * size, (rank() + 1) * size)]
+    All shares are equally long; where `count` does not divide evenly, the last row is repeated.
+    """
+    size = -(-count // world_size())  # rounded up
+    first = rank() * size
+    return [min(row, count - 1) for row in range(first, first + size)]
 
 
 def gather_rows(tensor: Tensor, count: int) -> Tensor:
-    """The first `count` rows of all processes' shares, in order: (share,) or (share, columns) to (count, longest columns).
+    """The first `count` rows of all processes' shares, in order.
 
-    Shares may differ in their number of columns; the shorter ones are filled up with 0 (False).
+    (share,) to (count,), or (share, columns) to (count, most columns of any share): shares with
+    fewer columns are padded with 0 (False).
     """
-    if world() == 1:
+    if world_size() == 1:
         return tensor
-    kind, shape = tensor.dtype, tensor.shape
-    tensor = tensor.reshape(len(tensor), -1).to(torch.uint8 if kind == torch.bool else kind)
+    dtype, is_flat = tensor.dtype, tensor.dim() == 1
+    if dtype == torch.bool:  # not every backend gathers bool
+        tensor = tensor.to(torch.uint8)
+    tensor = tensor.reshape(len(tensor), -1)  # (share, columns)
     columns = torch.tensor(tensor.shape[1], device=tensor.device)
-    _together(dist.all_reduce, columns, dist.ReduceOp.MAX)
+    _call_or_exit(dist.all_reduce, columns, dist.ReduceOp.MAX)
     tensor = nn.functional.pad(tensor, (0, int(columns) - tensor.shape[1])).contiguous()
-    parts = [torch.empty_like(tensor) for _ in range(world())]
-    _together(dist.all_gather, parts, tensor)
-    whole = torch.cat(parts)[:count].to(kind)
-    return whole.squeeze(1) if len(shape) == 1 else whole
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    _call_or_exit(dist.all_gather, parts, tensor)
+    whole = torch.cat(parts)[:count].to(dtype)
+    return whole.squeeze(1) if is_flat else whole
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all processes."""
-    return _reduced(value, dist.ReduceOp.SUM)
+    return _all_reduce(value, dist.ReduceOp.SUM)
 
 
-def largest(value: Tensor) -> Tensor:
-    return _reduced(value, dist.ReduceOp.MAX)
+def all_reduce_max(value: Tensor) -> Tensor:
+    """The largest `value` of any process, element by element."""
+    return _all_reduce(value, dist.ReduceOp.MAX)
 
 
-def _reduced(value: Tensor, operation) -> Tensor:
-    if world() > 1:
-        value = value.detach().clone()
-        _together(dist.all_reduce, value, operation)
+def _all_reduce(value: Tensor, operation: dist.ReduceOp) -> Tensor:
+    if world_size() == 1:
+        return value
+    value = value.detach().clone()
+    _call_or_exit(dist.all_reduce, value, operation)
     return value
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Every gradient becomes its mean over all processes, in one exchange."""
-    if world() > 1:
-        gradients = [
-            parameter.grad for parameter in module.parameters() if parameter.grad is not None
-        ]
-        flat = total(torch.cat([gradient.flatten() for gradient in gradients])) / world()
-        for gradient, mean in zip(
-            gradients, flat.split([gradient.numel() for gradient in gradients])
-        ):
-            gradient.copy_(mean.view_as(gradient))
+    """Replace every gradient by its mean over all processes, in one exchange."""
+    if world_size() == 1:
+        return
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    means = (all_reduce_sum(flat) / world_size()).split([grad.numel() for grad in gradients])
+    for gradient, mean in zip(gradients, means):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def broadcast_weights(module: nn.Module) -> None:
-    """All processes take rank 0's weights. (They computed the same; GPUs may round otherwise.)"""
-    if world() > 1:
-        for parameter in module.parameters():
-            _together(dist.broadcast, parameter.detach(), 0)
+    """All processes take rank 0's weights; GPUs may have rounded theirs differently."""
+    if world_size() == 1:
+        return
+    for parameter in module.parameters():
+        _call_or_exit(dist.broadcast, parameter.detach(), 0)
 
 
-def _together(operation, *arguments) -> None:
-    """Call it; if another process has died, say so in one line and end: there is nothing to go on with."""
+def _call_or_exit(operation, *arguments) -> None:
+    """Call a collective operation; if another process has died, report it in one line and exit."""
     try:
         operation(*arguments)
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:80]
         print(
-            f"\nerror: process {rank()} of {world()}: lost another process ({str(error).strip().splitlines()[0][:80]}); "
+            f"\nerror: process {rank()} of {world_size()}: lost another process ({reason}); "
             "go on from the last checkpoint with --resume",
             file=sys.stderr,
             flush=True,

@@ -1,13 +1,15 @@
-"""One file, read and written safely: a crash leaves the old file or the whole new one, and a malformed one is named in one line.
+"""Safe reading and writing of one file: text, JSON, JSONL, tensors.
 
-Whatever needs torch is imported where it is used: the tokenizer and the feedback files come through here too, and need none.
+A crash leaves either the old file or the whole new one; a malformed file raises a one-line error
+that names it. Of several processes only rank 0 writes. torch is imported only where it is needed:
+the tokenizer and the feedback files use this module too, and do not need it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; what stands there when the block ends takes the place of `path` in one move.
+    """A temporary path to write to; when the block ends, it replaces `path` in one move.
 
-    If the block raises, `path` stays as it was. Nothing is left beside it either way.
+    If the block raises, `path` stays as it was. No temporary file is left either way.
     """
-    temporary = path.with_name(
-        f".{path.name}.{os.getpid()}.tmp"
-    )  # in the same folder: a move between disks is not atomic
+    # In the same folder, since a move between disks is not atomic.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -34,57 +35,122 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write text so that a reader finds either the old file or the whole new one. Of several processes only rank 0 writes."""
+def _is_writer() -> bool:
+    """Whether this process writes files: rank 0 does."""
     from minirlhf.system import distributed
 
-    if distributed.rank() > 0:
+    return distributed.rank() == 0
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write text so that a reader finds either the old file or the whole new one."""
+    if not _is_writer():
         return
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+# JSON ---------------------------------------------------------------------------------------------
+
+
 def read_json(path: Path) -> object:
-    """What a JSON file holds. Raises ValueError, one line, if it is malformed; FileNotFoundError is left to the caller."""
+    """What a JSON file holds.
 
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(
-                f"{next(name for name in names if names.count(name) > 1)!r} more than once"
-            )
-        return content
-
+    Raises ValueError, one line, if it is malformed or an object has a name twice. FileNotFoundError
+    is left to the caller.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found: {str(error)[:100]}") from None
 
 
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
+    """The object of these pairs. json.loads would silently keep the last of two values."""
+    content = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{name!r} more than once")
+        content[name] = value
+    return content
+
+
+# JSONL: one JSON object per line ------------------------------------------------------------------
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The objects of a JSONL file; [] if there is no such file.
+
+    A last line without a newline was cut off by an interruption and is dropped. Blank lines are
+    skipped. Raises ValueError, one line, naming the file and the line that is no JSON object.
+    """
+    if not path.exists():
+        return []
+    # Split the bytes, not the text: the cut may lie inside a character, and str.splitlines() would
+    # also split at U+2028, which may stand in a JSON string.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except ValueError:  # no UTF-8, or no JSON
+            found = line.decode("utf-8", "replace")[:60]
+            raise ValueError(f"{path}: line {number}: expected JSON, found {found!r}") from None
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{path}: line {number}: expected a JSON object, found {type(value).__name__}"
+            )
+        objects.append(value)
+    return objects
+
+
+def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Add one line per row to a JSONL file."""
+    if not _is_writer():
+        return
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(_as_jsonl(rows))
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write a JSONL file, atomically, in place of the old one."""
+    atomic_write(path, _as_jsonl(rows))
+
+
+def _as_jsonl(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+# Tensors ------------------------------------------------------------------------------------------
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
-    """Write tensors and a JSON header as one safetensors file, atomically. Of several processes only rank 0 writes."""
+    """Write tensors and a JSON header as one safetensors file, atomically.
+
+    Raises OSError if it cannot be written.
+    """
+    if not _is_writer():
+        return
     from safetensors.torch import save_file  # needs torch
 
-    from minirlhf.system import distributed
-
-    if distributed.rank() > 0:
-        return
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with replacing(path) as temporary:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"minirlhf": json.dumps(header)},
-            )
-    except SafetensorError as error:  # a full disk, for one
+            save_file(on_cpu, temporary, metadata={"minirlhf": json.dumps(header)})
+    except SafetensorError as error:  # a full disk, for example
         raise OSError(None, str(error)[:100], str(path)) from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote. Raises ValueError, one line, if the file is missing, cut off or something else."""
+    """Read what `save_tensors` wrote: tensors and header.
+
+    Raises ValueError, one line, if the file is missing, cut off or something else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("minirlhf", "{}"))

@@ -1,4 +1,8 @@
-"""TODO"""
+"""Random numbers as a function of (seed, stage, step).
+
+No generator carries state from one step to the next. So a resumed run draws what the uninterrupted
+one would have drawn, and a change in one stage leaves the random numbers of the others alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ import torch
 
 def step_seed(seed: int, stage: str, step: int) -> int:
     """A seed for one step of one stage, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{step}".encode()).digest()[:7], "big")
+    digest = hashlib.sha256(f"{seed}/{stage}/{step}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")  # 56 bits: every generator accepts that many
 
 
 def step_generator(

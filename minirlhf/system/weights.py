@@ -1,4 +1,4 @@
-"""TODO"""
+"""A module's weights as a dictionary of tensors, and back, with checks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from torch import Tensor, nn
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, a tensor that two names share (tied embeddings) only once."""
-    seen: dict[int, str] = {}
-    return {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if seen.setdefault(tensor.data_ptr(), name) == name
-    }
+    """The module's state; a tensor with two names (tied embeddings) only under the first."""
+    first_name: dict[int, str] = {}
+    unique = {}
+    for name, tensor in module.state_dict().items():
+        if first_name.setdefault(tensor.data_ptr(), name) == name:
+            unique[name] = tensor
+    return unique
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Fill the module. Raises ValueError naming `where` and the first weight that is missing, misshapen or not finite."""
+    """Fill the module with `state`.
+
+    Raises ValueError naming `where` (a path) and the first weight that is missing, misshapen or not
+    finite.
+    """
     for name, tensor in weights(module).items():
         if name not in state:
             raise ValueError(f"{where}: weight {name} is missing")
@@ -27,4 +31,5 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> Non
             )
         if not state[name].isfinite().all():
             raise ValueError(f"{where}: weight {name}: expected finite numbers, found NaN or inf")
+    # Not strict: the second name of a shared tensor is not in `state`.
     module.load_state_dict(state, strict=False)

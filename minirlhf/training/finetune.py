@@ -25,12 +25,13 @@ from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import without
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.sampling import sample
 from minirlhf.models.value_model import ValueModel
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.stats import correlation
 from minirlhf.system import distributed
-from minirlhf.system.devices import autocast, give_back_memory
+from minirlhf.system.devices import autocast, release_freed_memory
 from minirlhf.system.seeds import step_seed
 from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer
@@ -121,7 +122,7 @@ def finetune(
             )
             distributed.broadcast_weights(reward_model)
             refits = index
-            give_back_memory()
+            release_freed_memory()
             checkpoints.save(update, kl_weight=kl_weight, collected=len(collected), refits=refits)
 
         drawn = draw_topics(
@@ -191,14 +192,14 @@ def finetune(
 
 def check_share(config: FinetuneConfig) -> None:
     """Raises ValueError unless the processes that torchrun started can share an update's texts evenly."""
-    if distributed.world() > 1:
+    if distributed.world_size() > 1:
         if config.algorithm in ("ppo", "trpo"):
             raise ValueError(
                 f"algorithm: expected reinforce, rloo or grpo with more than one process, found {config.algorithm}"
             )
-        if config.batch_size % distributed.world():
+        if config.batch_size % distributed.world_size():
             raise ValueError(
-                f"batch_size: expected a multiple of the {distributed.world()} processes, found {config.batch_size}"
+                f"batch_size: expected a multiple of the {distributed.world_size()} processes, found {config.batch_size}"
             )
 
 
@@ -272,13 +273,14 @@ def ask_raters(
     for start in range(0, len(topics), config.batch_size):
         part = topics[start : start + config.batch_size]
         with autocast(run.device):
-            samples = policy.sample(
+            samples = sample(
+                policy,
                 [prompts[topic] for topic in part],
                 config.max_new_tokens,
-                end_id=tokenizer.end_id,
-                generator=generator,
+                tokenizer.end_id,
+                randomness=generator,
             )
-        texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
+        texts = [tokenizer.decode_text(ids) for ids in samples.ids()]
         triples += [rated(task, topic, text, run.config.seed) for topic, text in zip(part, texts)]
     return triples
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy, gather_real, gather_text, log_probs_of
-from minirlhf.models.transformer import TransformerConfig
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.system.devices import autocast
@@ -76,16 +76,7 @@ def pretrain(
     config, model, device = run.config.pretrain, run.config.model, run.device
     torch.manual_seed(run.config.seed)
     if policy is None:
-        policy = Policy(
-            TransformerConfig(
-                tokenizer.vocab_size,
-                model.context,
-                model.width,
-                model.layers,
-                model.heads,
-                tie_embeddings=model.tie_embeddings,
-            )
-        ).to(device)
+        policy = new_policy(model, tokenizer.vocab_size).to(device)
     match = nn.Linear(policy.config.width, 1).to(device)
     models = nn.ModuleDict({"policy": policy, "match": match})
     optimizers = muon_and_adamw(
@@ -162,7 +153,7 @@ def pretrain(
 @torch.inference_mode()
 def heldout_loss(policy: Policy, texts: EncodedTexts) -> float:
     """The loss over all of `texts`, in nats a token."""
-    device = policy.head.weight.device
+    device = policy.device
     total, count = 0.0, 0
     for batch in texts.in_order(64, device):
         with autocast(device):

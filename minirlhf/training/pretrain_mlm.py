@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minirlhf.config import RewardConfig
-from minirlhf.models.encoder import EncoderConfig, MaskedLanguageModel
+from minirlhf.models.build import class_id, mask_id, new_masked_language_model
+from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.system.devices import autocast
@@ -25,28 +26,6 @@ from minirlhf.training.optimizers import linear_schedule, muon_and_adamw, scale_
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 COPIES = 10  # different masks of each text under static masking, as BERT's data had
 WARMUP = 100
-
-
-def class_id(tokenizer: Tokenizer) -> int:
-    """The classification token, new to the tokenizer; the mask token comes behind it."""
-    return tokenizer.vocab_size
-
-
-def mask_id(tokenizer: Tokenizer) -> int:
-    return tokenizer.vocab_size + 1
-
-
-def encoder_config(run: Run, tokenizer: Tokenizer) -> EncoderConfig:
-    """An encoder of the run's size, for its tokens and the two new ones."""
-    model = run.config.model
-    return EncoderConfig(
-        tokenizer.vocab_size + 2,
-        model.context + 1,
-        model.width,
-        model.layers,
-        model.heads,
-        4 * model.width,
-    )
 
 
 class Masks:
@@ -101,9 +80,10 @@ def masked_lm_loss(
     model: MaskedLanguageModel, batch: Batch, masks: Masks, step: int, tokenizer: Tokenizer
 ) -> Tensor:
     """Mean of -log p(hidden token | what is left), over the chosen tokens, in nats a token."""
-    hidden_rows, chosen, valid = masks.apply(batch, step, mask_id(tokenizer))
+    hidden_rows, chosen, valid = masks.apply(batch, step, mask_id(tokenizer.vocab_size))
     hidden = model.body(
-        F.pad(hidden_rows, (1, 0), value=class_id(tokenizer)), F.pad(valid, (1, 0), value=True)
+        F.pad(hidden_rows, (1, 0), value=class_id(tokenizer.vocab_size)),
+        F.pad(valid, (1, 0), value=True),
     )[:, 1:]
     # Only the chosen columns go through the output layer. A batch may have none: its loss is 0, not NaN.
     return F.cross_entropy(
@@ -117,7 +97,7 @@ def pretrain_mlm(
     """Train a fresh encoder on (topic, text) pairs; log the loss on both lists, stage "masked-lm"; return it."""
     device, seed = run.device, run.config.seed
     torch.manual_seed(seed)
-    model = MaskedLanguageModel(encoder_config(run, tokenizer)).to(device)
+    model = new_masked_language_model(run.config.model, tokenizer.vocab_size).to(device)
     optimizers = muon_and_adamw(
         model, config.mlm_learning_rate, config.mlm_muon_learning_rate, weight_decay=0.01
     )
@@ -184,7 +164,7 @@ def heldout_loss(
     )
     total, count = 0.0, 0
     for number, batch in enumerate(texts.in_order(256, device)):
-        chosen = int(masks.apply(batch, number, mask_id(tokenizer))[1].sum())
+        chosen = int(masks.apply(batch, number, mask_id(tokenizer.vocab_size))[1].sum())
         with autocast(device):
             total += float(masked_lm_loss(model, batch, masks, number, tokenizer)) * chosen
         count += chosen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minirlhf.models.policy import Policy
+from minirlhf.models.sampling import sample
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
 
@@ -27,13 +28,14 @@ def sample_texts(
                 tokenizer.encode_prompt(topic)[-(model.config.context - max_new_tokens) :]
                 for topic in part
             ]
-            samples = model.sample(
+            samples = sample(
+                model,
                 prompts,
                 max_new_tokens,
-                end_id=tokenizer.end_id,
-                generator=step_generator(seed, f"rate {name}", start, model.head.weight.device),
+                tokenizer.end_id,
+                randomness=step_generator(seed, f"rate {name}", start, model.device),
             )
-            texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
+            texts = [tokenizer.decode_text(ids) for ids in samples.ids()]
             drawn += [
                 (topic, text, name)
                 for topic, text, ended in zip(part, texts, samples.ended.tolist())

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.sampling import sample
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
@@ -82,21 +84,21 @@ def collect(
     generator: torch.Generator,
     **sampling,
 ) -> Rollout:
-    """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
+    """Sample one text a prompt (`sampling`: fields of SamplingOptions) and score all its prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
     Where there are more processes, each samples and scores its share, and all return the whole.
     """
-    device, count = policy.head.weight.device, len(prompts)
+    device, count = policy.device, len(prompts)
     uniform = torch.rand(count, max_new_tokens, generator=generator, device=device)
-    if distributed.world() > 1:
-        mine = distributed.shares(count)
+    if distributed.world_size() > 1:
+        mine = distributed.local_rows(count)
         prompts, uniform = [prompts[index] for index in mine], uniform[mine]
     with autocast(device):
-        samples = policy.sample(
-            prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling
+        samples = sample(
+            policy, prompts, max_new_tokens, tokenizer.end_id, SamplingOptions(**sampling), uniform
         )
-        ids = samples.texts()
+        ids = samples.ids()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
@@ -120,7 +122,7 @@ def collect(
         initial,
         reward,
     )
-    if distributed.world() > 1:
+    if distributed.world_size() > 1:
         tensors = [distributed.gather_rows(tensor, count) for tensor in tensors]
         ids = [row[:length] for row, length in zip(tensors[2].tolist(), tensors[3].sum(1).tolist())]
     return Rollout(*tensors, [tokenizer.decode_text(row) for row in ids])

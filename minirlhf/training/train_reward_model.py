@@ -18,8 +18,7 @@ from minirlhf import equations
 from minirlhf.config import RewardConfig
 from minirlhf.feedback.records import Comparison, Triple
 from minirlhf.models.encoder import EncoderReward
-from minirlhf.models.ensemble import RewardEnsemble, members_of
-from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.stats import calibration, correlation, ranks
@@ -89,7 +88,7 @@ def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
     """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU. Of an ensemble always the plain mean."""
     if isinstance(model, RewardEnsemble):
         return torch.stack([predict(member, texts) for member in model.members]).mean(0)
-    device = model.score.weight.device
+    device = model.device
     result = torch.empty(len(texts))
     for batch in texts.in_order(256, device):
         with autocast(device):
@@ -138,7 +137,7 @@ def fit_reward(
         total=config.steps,
         leave=logged,
     )
-    members = members_of(model)
+    members = list(model.members)
     for step in bar:
         scale_learning_rates(optimizers, linear_schedule(step, config.steps, config.warmup))
         model.zero_grad()

@@ -302,7 +302,8 @@ BAD = [
 
 @pytest.mark.parametrize("call, name, kind", BAD, ids=[" / ".join(bad) for bad in BAD])
 def test_bad_input_raises_one_clear_line(call, name, kind):
-    """A wrong number of axes, a wrong length, a wrong dtype or no tensor at all, in each argument of each function."""
+    """A wrong number of axes, a wrong length, a wrong dtype or no tensor at all, in each argument
+    of each function."""
     function, _ = CALLS[call]
     function(SimpleNamespace(**GOOD))  # the good input passes
     good = GOOD[name]

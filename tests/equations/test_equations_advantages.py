@@ -1,4 +1,5 @@
-"""KL penalty in the reward, advantages of groups (RLOO, GRPO), whitening, best of n: by hand and by enumeration (float64)."""
+"""KL penalty in the reward, advantages of groups (RLOO, GRPO), whitening, best of n: by hand and by
+enumeration (float64)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def test_kl_penalized_rewards_by_hand():
 
 
 def test_kl_penalized_rewards_climb_j_minus_the_kl(case):
-    """As weights by reward-to-go: exactly the gradient of J - beta KL(p || q); their sums have that as their mean."""
+    """As weights by reward-to-go: exactly the gradient of J - beta KL(p || q); their sums have that
+    as their mean."""
     world, weight = case.world, 0.3
     reference = case.logits + enumeration.random_table(world, seed=9, scale=0.8)
     final = enumeration.final_reward(world, head(world))
@@ -103,7 +105,8 @@ def batches_of_one_prompt(world: enumeration.World, prompt: int, n: int) -> Tens
 
 
 def mean_group_gradient(case, final: Tensor, n: int, advantage) -> Tensor:
-    """Exact mean over x and over all lists of n of its texts of the estimator 1/n sum_i A_i grad log p(y_i | x)."""
+    """Exact mean over x and over all lists of n of its texts of the estimator 1/n sum_i A_i grad
+    log p(y_i | x)."""
     world, total = case.world, 0.0
     text_probs = enumeration.text_probs(world, case.logits)
     for prompt, prompt_prob in enumerate(world.prompt_probs):
@@ -136,8 +139,9 @@ def test_leave_one_out_is_exactly_the_policy_gradient(n):
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_group_normalized_climbs_the_mean_standard_score_not_the_reward(n):
-    """What GRPO climbs: the gradient of E[w(x, y)], w the mean standard score of y among n - 1 other texts of the *fixed*
-    policy (computed here with `statistics`). For n = 2 that is sqrt(1/2) * (P(y wins) - P(y loses))."""
+    """What GRPO climbs: the gradient of E[w(x, y)], w the mean standard score of y among n - 1
+    other texts of the *fixed* policy (computed here with `statistics`). For n = 2 that is sqrt(1/2)
+    * (P(y wins) - P(y loses))."""
     case = tabular(vocab=3, max_length=2)
     world = case.world
     final = enumeration.final_reward(world, head(world))
@@ -171,7 +175,7 @@ def test_group_normalized_climbs_the_mean_standard_score_not_the_reward(n):
 def test_groups_of_one_are_refused():
     for function in (equations.leave_one_out_advantage, equations.group_normalized_advantage):
         with pytest.raises(
-            ValueError, match="^rewards: expected at least 2 samples a prompt, got 1"
+            ValueError, match="^rewards: expected at least 2 samples per prompt, got 1"
         ):
             function(torch.zeros(3, 1))
         with pytest.raises(
@@ -252,8 +256,8 @@ def test_shapes_are_checked(function):
 
 
 def kl_of_best_of_n(probs: list[float], scores: list[float], n: int) -> float:
-    """KL(best of n || p), exact: a text is chosen with probability P(best <= its score) - P(best < it); ties are shared in
-    proportion to p."""
+    """KL(best of n || p), exact: a text is chosen with probability P(best <= its score) - P(best <
+    it); ties are shared in proportion to p."""
     total = 0.0
     for score in set(scores):
         below = sum(p for p, s in zip(probs, scores) if s < score)
@@ -287,7 +291,8 @@ def test_best_of_n_bound_holds_for_every_text_of_a_world_and_is_reached_by_many_
         rows = world.prompts == prompt
         kl = kl_of_best_of_n(probs[rows].tolist(), scores[rows].tolist(), n)
         assert -1e-12 <= kl <= bound + 1e-12
-    many = 20_000  # texts of equal probability with different scores: the bound is reached but for about n / many
+    # Texts of equal probability with different scores: the bound is reached but for about n / many.
+    many = 20_000
     reached = kl_of_best_of_n_of_equal(many, n)
     assert bound - n / many - 1e-9 <= reached <= bound + 1e-9
 

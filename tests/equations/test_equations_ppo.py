@@ -25,7 +25,8 @@ def float64(*rows) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-# One token of ratio rho, advantage A and clip range 0.2: the loss, and its derivative in log p (= -rho A if not clipped).
+# One token of ratio rho, advantage A and clip range 0.2: the loss, and its derivative in log p (=
+# -rho A if not clipped).
 PPO_CASES = {
     "inside, A > 0": (1.1, 2.0, -2.2, -2.2),
     "inside, A < 0": (0.9, -2.0, 1.8, 1.8),
@@ -126,7 +127,8 @@ def test_gae_by_hand():
         float64([0.5, 1.0, 2.0], [3.0, NAN, NAN]),
     )
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
-    # deltas with discount 0.5: 1 + .5*1 - .5 = 1; 2 + .5*2 - 1 = 2; 4 - 2 = 2; and 1 - 3 = -2 for the short text
+    # deltas with discount 0.5: 1 + .5*1 - .5 = 1; 2 + .5*2 - 1 = 2; 4 - 2 = 2; and 1 - 3 = -2 for
+    # the short text
     found = equations.generalized_advantage(rewards, values, mask, discount=0.5, gae_lambda=0.5)
     wanted = float64([1 + 0.25 * (2 + 0.25 * 2), 2 + 0.25 * 2, 2.0], [-2.0, 0.0, 0.0])
     torch.testing.assert_close(found, wanted)

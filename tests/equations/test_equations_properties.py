@@ -1,4 +1,5 @@
-"""Properties of every equation on random ragged batches (hypothesis): padding, order and the mask change nothing."""
+"""Properties of every equation on random ragged batches (hypothesis): padding, order and the mask
+change nothing."""
 
 from __future__ import annotations
 
@@ -190,7 +191,8 @@ def test_order_of_the_texts_changes_nothing(name, lengths, seed, data):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(lengths=ragged_lengths, seed=seeds)
 def test_a_batch_is_the_mean_of_its_texts(name, lengths, seed):
-    """No text sees another one; a policy loss is the plain mean over texts, whatever their lengths."""
+    """No text sees another one; a policy loss is the plain mean over texts, whatever their
+    lengths."""
     inputs, mask = make_batch(lengths, seed)
     value = FUNCTIONS[name][0](inputs, mask)
     rows = range(len(lengths))

@@ -1,4 +1,5 @@
-"""E3, E6 and the worlds themselves: probabilities against a recursion by hand, Monte-Carlo against the exact sums."""
+"""E3, E6 and the worlds themselves: probabilities against a recursion by hand, Monte-Carlo against
+the exact sums."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def test_e3_product_of_conditionals_is_the_enumerated_probability(vocab, max_len
 
 
 def test_e3_holds_for_the_real_policy():
-    """The policy's own path for whole texts (teacher forcing) agrees with its next-token logits, prefix by prefix."""
+    """The policy's own path for whole texts (teacher forcing) agrees with its next-token logits,
+    prefix by prefix."""
     case = CASES["transformer"]
     world = case.world
     rows = torch.cat([world.prompts[:, None], world.tokens], dim=1)
@@ -211,7 +213,8 @@ def test_monte_carlo_means_are_within_4_standard_errors_of_the_exact_ones():
 
 
 def test_monte_carlo_error_falls_as_one_over_the_square_root_of_n():
-    """Mean squared error over 400 batches is trace(covariance) / N, within 4 standard errors, for N = 10 to 10^5."""
+    """Mean squared error over 400 batches is trace(covariance) / N, within 4 standard errors, for N
+    = 10 to 10^5."""
     case = tabular()
     world, rewards = case.world, head(case.world)
     r = enumeration.at_rows(world, rewards)

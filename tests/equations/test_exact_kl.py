@@ -24,7 +24,8 @@ def reference_of(case) -> Tensor:
 
 
 def enumerated_kl(case, reference: Tensor) -> Tensor:
-    """KL(p || q) of whole texts: sum over (x, y) of D(x) p log(p / q). No equation of the package."""
+    """KL(p || q) of whole texts: sum over (x, y) of D(x) p log(p / q). No equation of the
+    package."""
     p, q = (
         enumeration.text_probs(case.world, case.logits),
         enumeration.text_probs(case.world, reference),
@@ -74,7 +75,8 @@ def test_estimators_of_whole_texts_see_the_text_as_one_token(case):
 
 
 def test_bias_of_k2_is_of_third_order(case):
-    """KL is of second order in the distance, k2's bias of third: halving the distance divides it by about 8."""
+    """KL is of second order in the distance, k2's bias of third: halving the distance divides it by
+    about 8."""
     direction = enumeration.random_table(case.world, seed=9)
 
     def bias(step: float) -> float:
@@ -87,7 +89,8 @@ def test_bias_of_k2_is_of_third_order(case):
 
 
 def test_exact_token_kl_and_the_chain_rule_of_the_kl(case):
-    """KL of whole texts = E[sum over tokens of the KL of each visited state]; the mean of mean_sequence_kl."""
+    """KL of whole texts = E[sum over tokens of the KL of each visited state]; the mean of
+    mean_sequence_kl."""
     world, reference = case.world, reference_of(case)
     kl = enumerated_kl(case, reference)
     per_token = equations.exact_token_kl(
@@ -124,7 +127,8 @@ def test_entropy_of_texts_is_the_sum_over_tokens(case):
 
 
 def test_mean_gradients_of_the_estimators_as_losses():
-    """As losses: k1 has none, k2 climbs KL(p || q) and k3 KL(q || p), each at the states that p visits."""
+    """As losses: k1 has none, k2 climbs KL(p || q) and k3 KL(q || p), each at the states that p
+    visits."""
     case = CASES["tabular"]
     world, reference = case.world, reference_of(case)
     reference_log_probs = token_log_probs(case, reference)
@@ -174,7 +178,8 @@ def test_k1_as_a_penalty_in_the_reward_climbs_minus_the_kl(case):
 
 
 def test_hessian_of_the_kl_is_the_fisher_matrix():
-    """TRPO: d^2/d theta^2 of KL(old || new) at new = old equals E[grad log p(y|x) grad log p(y|x)^T]."""
+    """TRPO: d^2/d theta^2 of KL(old || new) at new = old equals E[grad log p(y|x) grad log
+    p(y|x)^T]."""
     case = CASES["tabular"]
     world, old = case.world, case.logits
     probs = enumeration.row_probs(world, old)
@@ -197,7 +202,8 @@ def test_hessian_of_the_kl_is_the_fisher_matrix():
 
 
 def test_hessian_of_the_kl_is_the_fisher_matrix_in_the_parameters_of_a_real_policy():
-    """The same along random directions v of a Transformer's parameters: H v by autograd, F v from the texts."""
+    """The same along random directions v of a Transformer's parameters: H v by autograd, F v from
+    the texts."""
     case = CASES["transformer"]
     world, old = case.world, case.logits
     probs = enumeration.row_probs(world, old)
@@ -226,7 +232,8 @@ def test_hessian_of_the_kl_is_the_fisher_matrix_in_the_parameters_of_a_real_poli
 
 
 def test_trpo_surrogate_away_from_the_old_policy(case):
-    """Its exact mean is -sum over states of d_old(s) sum_a p_new(a|s) A(s, a); its gradient follows."""
+    """Its exact mean is -sum over states of d_old(s) sum_a p_new(a|s) A(s, a); its gradient
+    follows."""
     world, old = case.world, case.logits
     new = reference_of(case)
     final = enumeration.final_reward(world, head(world))

@@ -1,4 +1,5 @@
-"""E1, E2, E4, E5: what each policy-gradient estimator climbs, by summing over every text (float64)."""
+"""E1, E2, E4, E5: what each policy-gradient estimator climbs, by summing over every text
+(float64)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def estimates(case, rewards: Tensor) -> dict[str, enumeration.Estimate]:
 
 
 def mean_of(case, weights: Tensor) -> Tensor:
-    """Exact mean of the per-token estimator, (states * vocab,), before the chain rule into the parameters."""
+    """Exact mean of the per-token estimator, (states * vocab,), before the chain rule into the
+    parameters."""
     samples = enumeration.per_text_gradients(
         case.world, case.logits, equations.per_token_reinforce_loss, weights
     )
@@ -36,9 +38,11 @@ def mean_of(case, weights: Tensor) -> Tensor:
 
 
 def occupancy_gradient(case, scores: Tensor) -> Tensor:
-    """E[sum_t scores(s_t, y_t) grad log p_t] by the softmax closed form, state by state: no autograd, no texts.
+    """E[sum_t scores(s_t, y_t) grad log p_t] by the softmax closed form, state by state: no
+    autograd, no texts.
 
-    scores: (states, vocab). The derivative in logit (s, a) is d(s) p(a|s) (scores(s, a) - mean over a of scores).
+    scores: (states, vocab). The derivative in logit (s, a) is d(s) p(a|s) (scores(s, a) - mean over
+    a of scores).
     """
     p = case.logits.softmax(dim=-1)
     centred = scores - (p * scores).sum(dim=-1, keepdim=True)
@@ -103,7 +107,8 @@ def test_e2_with_a_baseline_that_looks_at_the_text_is_biased():
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_batch_mean_baseline_shrinks_the_gradient_by_n_minus_1_over_n(n):
-    """Every batch of n texts, enumerated. Bias of the batch mean: exactly -1/n of the gradient. Leave-one-out: 0."""
+    """Every batch of n texts, enumerated. Bias of the batch mean: exactly -1/n of the gradient.
+    Leave-one-out: 0."""
     case = tabular(vocab=3, max_length=2)
     world = case.world
     final = enumeration.final_reward(world, head(world))
@@ -139,7 +144,8 @@ def test_e5_as_written_is_not_the_gradient_of_e_r_and_reward_to_go_is(case):
 
 @pytest.mark.parametrize("max_length", [1, 3])
 def test_where_e5_as_written_loses_the_later_rewards(max_length):
-    """It drops E[later rewards | prefix]: nothing in the states of the last token, something in all states before."""
+    """It drops E[later rewards | prefix]: nothing in the states of the last token, something in all
+    states before."""
     case = tabular(max_length=max_length)
     world, rewards = case.world, head(case.world)
     per_token = enumeration.at_rows(world, rewards)
@@ -202,7 +208,8 @@ def test_that_head_minus_the_one_before_is_the_exact_advantage():
 
 @pytest.mark.parametrize("kind", ["off-policy", "wrong", "constant"])
 def test_with_another_head_e5_is_off_by_the_amount_that_theory_predicts(case, kind):
-    """Bias = E[sum_t (r_t - Q(s_t, y_t)) grad log p_t]; r_(t-1) depends on s_t alone and changes nothing."""
+    """Bias = E[sum_t (r_t - Q(s_t, y_t)) grad log p_t]; r_(t-1) depends on s_t alone and changes
+    nothing."""
     world = case.world
     final = enumeration.final_reward(world, head(world))
     q = enumeration.action_values(world, case.logits, final)
@@ -230,7 +237,8 @@ def test_with_another_head_e5_is_off_by_the_amount_that_theory_predicts(case, ki
 
 
 def test_averaging_over_own_tokens_climbs_the_reward_divided_by_the_length(case):
-    """mean_t r grad log p_t = (r / |y|) grad log p(y): the gradient of E[r(x, y) / |y|], which pays for being short."""
+    """mean_t r grad log p_t = (r / |y|) grad log p(y): the gradient of E[r(x, y) / |y|], which pays
+    for being short."""
     world = case.world
     final = enumeration.final_reward(world, head(world))
     estimate = estimates(case, head(world))["E2 averaged over own tokens"]
@@ -306,7 +314,8 @@ def final_as_last_reward(case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_exact_variances_are_ordered(case):
-    """Advantages beat rewards, per-token beats whole-text, and everything beats R. (For a head that is Q.)"""
+    """Advantages beat rewards, per-token beats whole-text, and everything beats R. (For a head that
+    is Q.)"""
     final = enumeration.final_reward(case.world, head(case.world))
     table = estimates(case, enumeration.action_values(case.world, case.logits, final))
     order = [
@@ -322,7 +331,8 @@ def test_exact_variances_are_ordered(case):
     variances = [table[name].variance for name in order]
     assert variances == sorted(variances)
     assert variances[-1] > 10 * variances[0] > 0
-    # With this head the prefix difference from V(x) on is the exact advantage, and so is GAE with lambda 0.
+    # With this head the prefix difference from V(x) on is the exact advantage, and so is GAE with
+    # lambda 0.
     same, gae = table["E5: r_t - r_(t-1), r_0 = V(x)"], table["GAE, exact V, lambda 0"]
     torch.testing.assert_close(same.covariance, gae.covariance, rtol=0, atol=1e-12)
     for estimate in table.values():
@@ -351,7 +361,8 @@ def test_e1_mean_of_rewards_and_of_r():
 
 
 def test_r_pays_for_length_and_the_final_reward_does_not():
-    """The same score on every prefix: E[r] is blind to length, E[R] is the score times E[length]."""
+    """The same score on every prefix: E[r] is blind to length, E[R] is the score times
+    E[length]."""
     case = CASES["tabular"]
     world = case.world
     flat = torch.full_like(case.logits, 0.6)

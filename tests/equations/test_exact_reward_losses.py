@@ -30,7 +30,8 @@ def prefix_batch():
 
 
 def minimiser(loss, size: int) -> torch.Tensor:
-    """Where a quadratic loss of `size` numbers is least: one exact Newton step from a random point."""
+    """Where a quadratic loss of `size` numbers is least: one exact Newton step from a random
+    point."""
     start = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     hessian = torch.func.hessian(loss)(start)
     assert torch.linalg.eigvalsh(hessian).min() > 1e-6  # strictly convex: there is only one minimum
@@ -44,7 +45,8 @@ def test_e7_minimiser_is_the_mean_score_of_the_texts_that_continue_a_prefix():
         through = [score for text, score in DATA if text[: len(prefix)] == prefix]
         assert value == pytest.approx(sum(through) / len(through), abs=1e-10), prefix
 
-    # The mean over a text's own prefixes first would weigh short texts more, and another answer would win.
+    # The mean over a text's own prefixes first would weigh short texts more, and another answer
+    # would win.
     def averaged(r):
         return (((r[index] - scores[:, None]).square() * mask).sum(dim=1) / mask.sum(dim=1)).mean()
 
@@ -60,7 +62,8 @@ def test_e7_minimiser_of_whole_texts_is_their_mean_score():
     for text, value in zip(texts, best.tolist()):
         same = [score for other, score in DATA if other == text]
         assert value == pytest.approx(sum(same) / len(same), abs=1e-10)
-    # What is left is the variance that no model can explain: two raters who disagree by .4 on one text of eight.
+    # What is left is the variance that no model can explain: two raters who disagree by .4 on one
+    # text of eight.
     assert equations.mse_reward_loss(best[index], scores).item() == pytest.approx(
         2 * 0.2**2 / len(DATA)
     )

@@ -1,4 +1,5 @@
-"""A step of sampling that works in place on fixed tensors does what the plain loop does; recorded, on a GPU, too."""
+"""A step of sampling that works in place on fixed tensors does what the plain loop does; recorded,
+on a GPU, too."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from minirlhf.models import cuda_graph
 from minirlhf.models.cuda_graph import DecodeGraph, recorded, rounded_copy
+from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
+from minirlhf.models.sampling import Samples, sample
 from minirlhf.models.transformer import TransformerConfig
 
 END = 7
 PROMPTS = [[1, 2, 3], [4], [5, 6]] * 5
-CUTS = [(1.0, None, None), (0.7, 5, 0.9), (0, None, None)]
+CUTS = [SamplingOptions(), SamplingOptions(0.7, 5, 0.9), SamplingOptions(0)]
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device on this machine"
 )
@@ -45,8 +48,8 @@ def padded_prompts(prompts: list[list[int]]) -> tuple[Tensor, Tensor | None]:
 @pytest.mark.parametrize("check_every", [1, 3, 50])
 @pytest.mark.parametrize("cuts", CUTS)
 def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, check_every):
-    """One batch after the other with the same tensors: of what an earlier one left there, prompts, padding, weights and the NaN
-    of weights that were broken for a while, nothing counts."""
+    """One batch after the other with the same tensors: of what an earlier one left there, prompts,
+    padding, weights and the NaN of weights that were broken for a while, nothing counts."""
     monkeypatch.setitem(cuda_graph.CHECK_EVERY, "cpu", check_every)
     generator = torch.Generator().manual_seed(1)
     graph = DecodeGraph(rounded_copy(policy_of(), torch.float32), 15, 32, 20, cuts, torch.float32)
@@ -67,15 +70,7 @@ def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, check_
                 graph.start(broken, *padded_prompts(prompts), uniform)
                 graph.step()
             tokens, log_probs = graph.sample(policy, *padded_prompts(prompts), uniform, END)
-        expected = policy.sample(
-            prompts,
-            20,
-            end_id=END,
-            temperature=cuts[0],
-            top_k=cuts[1],
-            top_p=cuts[2],
-            uniform=uniform,
-        )
+        expected = sample(policy, prompts, 20, END, cuts, uniform)
         time, mask = expected.tokens.shape[1], expected.mask
         assert expected.ended.any() and tokens.shape[1] >= time
         assert torch.equal(tokens[:, :time][mask], expected.tokens[mask])
@@ -85,7 +80,8 @@ def test_the_step_in_place_writes_what_the_loop_writes(monkeypatch, cuts, check_
 
 
 def test_a_recording_serves_its_policy_and_shape_until_the_next(monkeypatch):
-    """One at a time, also if the first call is in inference mode, whose tensors nothing else may write to."""
+    """One at a time, also if the first call is in inference mode, whose tensors nothing else may
+    write to."""
     monkeypatch.setattr(DecodeGraph, "record", lambda self: None)
     policy, other, dtype = policy_of(), policy_of(1), torch.float32
     with torch.inference_mode():
@@ -116,7 +112,7 @@ def test_it_stops_where_all_texts_have_ended(monkeypatch):
     with torch.no_grad():
         graph = DecodeGraph(rounded_copy(policy, torch.float32), 3, 32, 30, CUTS[0], torch.float32)
         tokens, _ = graph.sample(policy, torch.tensor([[1, 2]] * 3), None, uniform, END)
-    alone = policy.sample([[1, 2]] * 3, 30, end_id=END, uniform=uniform)
+    alone = sample(policy, [[1, 2]] * 3, 30, END, randomness=uniform)
     assert alone.ended.all() and tokens.shape[1] == 2 * math.ceil(alone.tokens.shape[1] / 2) < 30
 
 
@@ -141,12 +137,18 @@ def on_cuda() -> Policy:
     cuda_graph._latest.clear()
 
 
-def without_recording(monkeypatch, policy: Policy, prompts: list[list[int]] = PROMPTS, **options):
-    """Policy.sample with the step launched kernel by kernel."""
+def without_recording(
+    monkeypatch,
+    policy: Policy,
+    uniform: Tensor,
+    options: SamplingOptions = SamplingOptions(),
+    prompts: list[list[int]] = PROMPTS,
+) -> Samples:
+    """`sample` with the step launched kernel by kernel."""
     with monkeypatch.context() as patch:
         patch.setattr(DecodeGraph, "record", lambda self: None)
         cuda_graph._latest.clear()
-        found = policy.sample(prompts, 20, end_id=END, **options)
+        found = sample(policy, prompts, 20, END, options, uniform)
         cuda_graph._latest.clear()
     return found
 
@@ -156,16 +158,11 @@ def without_recording(monkeypatch, policy: Policy, prompts: list[list[int]] = PR
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("cuts", CUTS)
 def test_a_recording_repeats_the_step(monkeypatch, on_cuda, cuts, bfloat16):
-    options = {
-        "temperature": cuts[0],
-        "top_k": cuts[1],
-        "top_p": cuts[2],
-        "uniform": torch.rand(len(PROMPTS), 20).cuda(),
-    }
+    uniform = torch.rand(len(PROMPTS), 20).cuda()
     with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
-        plain = without_recording(monkeypatch, on_cuda, **options)
+        plain = without_recording(monkeypatch, on_cuda, uniform, cuts)
         for _ in range(2):
-            found = on_cuda.sample(PROMPTS, 20, end_id=END, **options)
+            found = sample(on_cuda, PROMPTS, 20, END, cuts, uniform)
             assert torch.equal(found.tokens, plain.tokens) and torch.equal(
                 found.log_probs, plain.log_probs
             )
@@ -185,11 +182,11 @@ def test_a_recording_follows_the_weights(monkeypatch, on_cuda):
         for parameter in on_cuda.parameters():
             change(parameter)
         with torch.autocast("cuda", torch.bfloat16):
-            found.append(on_cuda.sample(PROMPTS, 20, end_id=END, uniform=uniform))
+            found.append(sample(on_cuda, PROMPTS, 20, END, randomness=uniform))
         recordings.append(cuda_graph._latest[on_cuda][1])
     assert recordings[0] is recordings[1] is recordings[2]
     with torch.autocast("cuda", torch.bfloat16):
-        plain = without_recording(monkeypatch, on_cuda, uniform=uniform)
+        plain = without_recording(monkeypatch, on_cuda, uniform)
     assert torch.equal(found[2].tokens, plain.tokens) and torch.equal(
         found[2].log_probs, plain.log_probs
     )
@@ -200,7 +197,8 @@ def test_a_recording_follows_the_weights(monkeypatch, on_cuda):
 @pytest.mark.gpu
 @needs_cuda
 def test_shapes_and_policies_take_turns(monkeypatch, on_cuda):
-    """Each call replaces the recording of the one before; the texts are those of the step without a recording."""
+    """Each call replaces the recording of the one before; the texts are those of the step without a
+    recording."""
     other = policy_of(1).cuda()
     for _ in range(2):
         for policy, prompts in (
@@ -211,10 +209,10 @@ def test_shapes_and_policies_take_turns(monkeypatch, on_cuda):
         ):
             uniform = torch.rand(len(prompts), 20).cuda()
             with torch.inference_mode():
-                found = policy.sample(prompts, 20, end_id=END, uniform=uniform)
+                found = sample(policy, prompts, 20, END, randomness=uniform)
             torch.cuda.empty_cache()
-            again = policy.sample(prompts, 20, end_id=END, uniform=uniform)
-            plain = without_recording(monkeypatch, policy, prompts=prompts, uniform=uniform)
+            again = sample(policy, prompts, 20, END, randomness=uniform)
+            plain = without_recording(monkeypatch, policy, uniform, prompts=prompts)
             for samples in (found, again):
                 assert torch.equal(samples.tokens, plain.tokens) and torch.equal(
                     samples.log_probs, plain.log_probs

@@ -1,4 +1,5 @@
-"""BERT and RoBERTa: parity with transformers, masking, masked-LM pretraining, the encoder as a reward model."""
+"""BERT and RoBERTa: parity with transformers, masking, masked-LM pretraining, the encoder as a
+reward model."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from minirlhf.cli.main import main
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward
-from minirlhf.models.pretrained import from_state_dict, load_encoder
+from minirlhf.models.pretrained import from_encoder_state_dict, load_encoder
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
@@ -70,7 +71,7 @@ def rows_for(kind: str, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor, t
 def test_body_agrees_with_transformers(kind):
     model = theirs_of(kind, with_head=False)
     tokens, valid, types = rows_for(kind, model)
-    ours = from_state_dict(
+    ours = from_encoder_state_dict(
         model.state_dict(), kind, heads=4, norm_epsilon=model.config.layer_norm_eps
     ).body
     with torch.no_grad():
@@ -84,7 +85,9 @@ def test_body_agrees_with_transformers(kind):
 def test_masked_language_model_agrees_with_transformers(kind):
     model = theirs_of(kind, with_head=True)
     tokens, valid, types = rows_for(kind, model)
-    ours = from_state_dict(model.state_dict(), kind, heads=4)  # the usual epsilon of each kind
+    ours = from_encoder_state_dict(
+        model.state_dict(), kind, heads=4
+    )  # the usual epsilon of each kind
     with torch.no_grad():
         theirs = model(tokens, attention_mask=valid.long(), token_type_ids=types).logits
         found = ours(tokens, valid, types)
@@ -128,8 +131,8 @@ def test_berts_first_files_name_norms_otherwise():
         for name, tensor in state.items()
     }
     ours, theirs = (
-        from_state_dict(old, "bert", 4).state_dict(),
-        from_state_dict(state, "bert", 4).state_dict(),
+        from_encoder_state_dict(old, "bert", 4).state_dict(),
+        from_encoder_state_dict(state, "bert", 4).state_dict(),
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -144,13 +147,13 @@ def test_a_missing_or_misshapen_weight_is_named():
     with pytest.raises(
         ValueError, match="bert weights: encoder.layer.1.attention.self.key.bias is missing"
     ):
-        from_state_dict(short, "bert", 4)
+        from_encoder_state_dict(short, "bert", 4)
     with pytest.raises(ValueError, match="output.dense.weight: expected shape"):
-        from_state_dict(
+        from_encoder_state_dict(
             state | {"encoder.layer.0.output.dense.weight": torch.zeros(3, 3)}, "bert", 4
         )
     with pytest.raises(ValueError, match="embeddings.word_embeddings.weight is missing"):
-        from_state_dict({}, "roberta", 4)
+        from_encoder_state_dict({}, "roberta", 4)
 
 
 # ---- masking
@@ -225,11 +228,13 @@ def test_masked_lm_loss_equals_a_loop(tokenizer, texts):
     torch.manual_seed(0)
     model = mlm.MaskedLanguageModel(EncoderConfig(tokenizer.vocab_size + 2, 97, 16, 1, 2, 32))
     batch, masks = texts.batch(torch.arange(6), CPU), masks_of(texts, tokenizer.vocab_size, False)
-    rows, chosen, valid = masks.apply(batch, 3, mlm.mask_id(tokenizer))
+    rows, chosen, valid = masks.apply(batch, 3, mlm.mask_id(tokenizer.vocab_size))
     losses = []
     for row in range(6):
         length = int(valid[row].sum())
-        alone = torch.cat([torch.tensor([mlm.class_id(tokenizer)]), rows[row, :length]])[None]
+        alone = torch.cat([torch.tensor([mlm.class_id(tokenizer.vocab_size)]), rows[row, :length]])[
+            None
+        ]
         log_probs = model(alone).log_softmax(-1)[0, 1:]
         losses += [
             -log_probs[t, batch.rows[row, t]].item() for t in range(length) if chosen[row, t]

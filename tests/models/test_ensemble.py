@@ -11,8 +11,7 @@ from conftest import TINY, run_all
 from test_reward import PROMPTS, TEXTS, config_of, randomise, rows_of
 
 from minirlhf.cli.main import main
-from minirlhf.models.ensemble import RewardEnsemble, members_of
-from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.value_model import ValueModel
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
@@ -65,7 +64,8 @@ def test_bad_ensembles_are_refused():
 
 
 def test_each_member_learns_as_it_would_alone(tmp_path, small_task, finished_run):
-    """The first member sees the batches of a single model; the second sees others, so that the two differ."""
+    """The first member sees the batches of a single model; the second sees others, so that the two
+    differ."""
     run = Run.create(tmp_path / "r", TINY)
     tokenizer = pipeline.tokenizer_of(finished_run, small_task)
     train, heldout = (
@@ -77,7 +77,7 @@ def test_each_member_learns_as_it_would_alone(tmp_path, small_task, finished_run
     alone = fit_reward(run, RewardModel.from_policy(policy), train, heldout, config)
     (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
     both = RewardEnsemble([RewardModel.from_policy(policy) for _ in range(2)], conservatism=2.0)
-    first, second = members_of(fit_reward(run, both, train, heldout, config))
+    first, second = fit_reward(run, both, train, heldout, config).members
     assert all(
         torch.equal(a, b) for a, b in zip(alone.state_dict().values(), first.state_dict().values())
     )

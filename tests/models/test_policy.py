@@ -13,10 +13,13 @@ import torch
 from torch import nn
 
 from minirlhf.models.cuda_graph import CHECK_EVERY
-from minirlhf.models.policy import Policy, Samples, draw, gather_real, gather_text
+from minirlhf.models.next_token import SamplingOptions, next_token
+from minirlhf.models.policy import Policy, gather_real, gather_text
+from minirlhf.models.sampling import Samples, sample
 from minirlhf.models.transformer import KeyValueCache, TransformerConfig
 
 END = 2
+GREEDY = SamplingOptions(temperature=0)
 GREEDY_SEED = 5  # under these weights the greedy texts end at many different steps, and some never
 PROMPTS = [[5], [1, 0, 3, 4, 5, 6, 7], [9, 8, 10], [4, 4, 10, 3, 6], [7, 7], [3]]
 needs_cuda = pytest.mark.skipif(
@@ -25,7 +28,8 @@ needs_cuda = pytest.mark.skipif(
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.25) -> nn.Module:
-    """Give every weight a value far from its start (norm scales around 1), so that no parameter is idle."""
+    """Give every weight a value far from its start (norm scales around 1), so that no parameter is
+    idle."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         with torch.no_grad():
@@ -55,7 +59,8 @@ def seeded(seed: int, device: str = "cpu") -> torch.Generator:
 def rows_of(
     prompts: list[list[int]], texts: list[list[int]], filler: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts' lengths."""
+    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts'
+    lengths."""
     rows = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(map(len, rows))
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
@@ -83,7 +88,8 @@ def log_probs_without_batch(policy: Policy, prompt: list[int], text: list[int]) 
 
 
 def check_shape_of(samples: Samples, max_new_tokens: int) -> None:
-    """What holds for all samples: the mask is a prefix, nothing stands behind it, END only ends a text."""
+    """What holds for all samples: the mask is a prefix, nothing stands behind it, END only ends a
+    text."""
     batch, time = samples.tokens.shape
     assert samples.mask.shape == samples.log_probs.shape == (
         batch,
@@ -104,7 +110,7 @@ def check_shape_of(samples: Samples, max_new_tokens: int) -> None:
         assert END not in text[:-1]
         assert bool(samples.ended[row]) == (text[-1] == END)
         assert bool(samples.ended[row]) or length == max_new_tokens
-        assert samples.texts()[row] == text
+        assert samples.ids()[row] == text
 
 
 # The network --------------------------------------------------------------------------------------
@@ -220,12 +226,12 @@ def test_frozen_copy_never_learns_and_shares_nothing():
 def test_sampled_log_probs_equal_teacher_forced(tied):
     policy = policy_of(tie_embeddings=tied)
     prompts = PROMPTS * 8
-    samples = policy.sample(prompts, 12, end_id=END, generator=seeded(0))
+    samples = sample(policy, prompts, 12, END, randomness=seeded(0))
     check_shape_of(samples, 12)
     lengths = samples.mask.sum(1)
     assert lengths.min() <= 3 and lengths.max() == 12  # some ended early, some were cut off
     assert samples.ended.any() and not samples.ended.all()
-    rows, prompt_lengths = rows_of(prompts, samples.texts())
+    rows, prompt_lengths = rows_of(prompts, samples.ids())
     forced = policy.text_log_probs(rows, prompt_lengths, samples.tokens)
     torch.testing.assert_close(
         samples.log_probs[samples.mask], forced[samples.mask], atol=1e-4, rtol=0
@@ -234,8 +240,8 @@ def test_sampled_log_probs_equal_teacher_forced(tied):
 
 def test_samples_can_take_part_in_a_loss():
     policy = policy_of()
-    samples = policy.sample(PROMPTS, 6, end_id=END, generator=seeded(0))
-    rows, lengths = rows_of(PROMPTS, samples.texts())
+    samples = sample(policy, PROMPTS, 6, END, randomness=seeded(0))
+    rows, lengths = rows_of(PROMPTS, samples.ids())
     log_probs = policy.text_log_probs(rows, lengths, samples.tokens)
     ((log_probs - samples.log_probs).exp() * samples.mask).sum().backward()
     assert all(
@@ -245,7 +251,8 @@ def test_samples_can_take_part_in_a_loss():
 
 
 def test_sampled_texts_have_their_exact_probabilities():
-    """All texts of up to three tokens over a vocabulary of 4: frequencies within 5 standard errors of E3."""
+    """All texts of up to three tokens over a vocabulary of 4: frequencies within 5 standard errors
+    of E3."""
     policy, draws, prompt = policy_of(vocab_size=4, width=8, layers=1, heads=2), 20_000, [1, 3]
     texts = [
         list(text)
@@ -258,7 +265,7 @@ def test_sampled_texts_have_their_exact_probabilities():
     mask = torch.arange(3) < torch.tensor([[len(text)] for text in texts])
     exact = (policy.text_log_probs(rows, lengths, tokens) * mask).sum(1).double().exp().tolist()
     assert sum(exact) == pytest.approx(1, abs=1e-5)
-    found = policy.sample([prompt] * draws, 3, end_id=END, generator=seeded(5)).texts()
+    found = sample(policy, [prompt] * draws, 3, END, randomness=seeded(5)).ids()
     assert len(texts) == 1 + 3 + 9 * 4
     for text, p in zip(texts, exact):
         assert abs(found.count(text) / draws - p) <= 5 * math.sqrt(p * (1 - p) / draws), text
@@ -268,8 +275,9 @@ def test_sampled_texts_have_their_exact_probabilities():
     "check_every, equal_prompts", [(1, False), (3, False), (1, True), (8, True)]
 )
 def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal_prompts):
-    """Also when rows leave the batch while others go on: a text does not depend on its company, on padding (without it
-    there is no mask at all) or on how seldom the sampler looks for ended texts."""
+    """Also when rows leave the batch while others go on: a text does not depend on its company, on
+    padding (without it there is no mask at all) or on how seldom the sampler looks for ended
+    texts."""
     monkeypatch.setitem(CHECK_EVERY, "cpu", check_every)
     dropped = []
     keep_rows = KeyValueCache.keep_rows
@@ -293,34 +301,32 @@ def test_greedy_with_cache_equals_greedy_without(monkeypatch, check_every, equal
     assert len(lengths) >= 4 and any(
         text[-1] != END for text in alone
     )  # they end at many different steps
-    batch = policy.sample(prompts, 16, end_id=END, temperature=0)
+    batch = sample(policy, prompts, 16, END, GREEDY)
     check_shape_of(batch, 16)
-    assert batch.texts() == alone
+    assert batch.ids() == alone
     assert len(dropped) >= (2 if check_every < 8 else 1) and all(
         count > 0 for count in dropped
     )  # rows left the batch
     assert batch.log_probs.abs().max() == 0
     for prompt, text in list(zip(prompts, alone))[::9]:
-        assert policy.sample([prompt], 16, end_id=END, temperature=0).texts() == [text]
-    assert policy.sample(prompts[::-1], 16, end_id=END, temperature=0).texts() == alone[::-1]
+        assert sample(policy, [prompt], 16, END, GREEDY).ids() == [text]
+    assert sample(policy, prompts[::-1], 16, END, GREEDY).ids() == alone[::-1]
 
 
 def test_top_k_of_one_equals_greedy():
     policy = policy_of(seed=GREEDY_SEED)
-    greedy = policy.sample(PROMPTS, 12, end_id=END, temperature=0)
-    only_one = policy.sample(PROMPTS, 12, end_id=END, top_k=1, generator=seeded(0))
-    tiny_mass = policy.sample(PROMPTS, 12, end_id=END, top_p=1e-6, generator=seeded(1))
+    greedy = sample(policy, PROMPTS, 12, END, GREEDY)
+    only_one = sample(policy, PROMPTS, 12, END, SamplingOptions(top_k=1), seeded(0))
+    tiny_mass = sample(policy, PROMPTS, 12, END, SamplingOptions(top_p=1e-6), seeded(1))
     for samples in (only_one, tiny_mass):
-        assert samples.texts() == greedy.texts()
+        assert samples.ids() == greedy.ids()
         assert samples.log_probs.abs().max() == 0
 
 
 def test_log_probs_are_those_of_the_cut_distribution():
     policy = policy_of()
-    samples = policy.sample(
-        PROMPTS, 8, end_id=END, temperature=0.7, top_k=5, top_p=0.9, generator=seeded(0)
-    )
-    for prompt, text, found in zip(PROMPTS, samples.texts(), samples.log_probs.tolist()):
+    samples = sample(policy, PROMPTS, 8, END, SamplingOptions(0.7, 5, 0.9), seeded(0))
+    for prompt, text, found in zip(PROMPTS, samples.ids(), samples.log_probs.tolist()):
         for t, token in enumerate(text):
             with torch.no_grad():
                 logits = policy(torch.tensor([prompt + text[:t]]))[0, -1].tolist()
@@ -358,7 +364,7 @@ def count_steps(policy: Policy, monkeypatch) -> list[int]:
 def test_sampling_stops_when_all_have_ended(monkeypatch):
     policy = policy_that_ends(bonus=4)
     steps = count_steps(policy, monkeypatch)
-    samples = policy.sample(PROMPTS * 8, 20, end_id=END, generator=seeded(3))
+    samples = sample(policy, PROMPTS * 8, 20, END, randomness=seeded(3))
     check_shape_of(samples, 20)
     assert samples.ended.all() and 2 <= samples.tokens.shape[1] < 20
     assert (
@@ -372,7 +378,7 @@ def test_sampling_stops_when_all_have_ended(monkeypatch):
 def test_every_row_ends_at_once(monkeypatch):
     policy = policy_that_ends(bonus=60)
     steps = count_steps(policy, monkeypatch)
-    samples = policy.sample(PROMPTS, 20, end_id=END, generator=seeded(0))
+    samples = sample(policy, PROMPTS, 20, END, randomness=seeded(0))
     assert (
         samples.tokens.tolist() == [[END]] * len(PROMPTS)
         and samples.ended.all()
@@ -383,18 +389,18 @@ def test_every_row_ends_at_once(monkeypatch):
 def test_no_row_ends(monkeypatch):
     policy = policy_that_ends(bonus=-60)
     steps = count_steps(policy, monkeypatch)
-    samples = policy.sample(PROMPTS, 20, end_id=END, generator=seeded(0))
+    samples = sample(policy, PROMPTS, 20, END, randomness=seeded(0))
     assert samples.mask.all() and samples.tokens.shape == (6, 20) and not samples.ended.any()
     assert steps == [6] * 20
 
 
 def test_end_token_in_the_last_column_counts_as_ended():
     policy = policy_that_ends(bonus=2)
-    samples = policy.sample([[5]] * 200, 2, end_id=END, generator=seeded(0))
+    samples = sample(policy, [[5]] * 200, 2, END, randomness=seeded(0))
     check_shape_of(samples, 2)
     in_last = samples.mask[:, 1] & (samples.tokens[:, 1] == END)
     assert in_last.any() and samples.ended[in_last].all() and not samples.ended.all()
-    one = policy.sample([[5]] * 200, 1, end_id=END, generator=seeded(0))
+    one = sample(policy, [[5]] * 200, 1, END, randomness=seeded(0))
     check_shape_of(one, 1)
     assert (
         torch.equal(one.ended, one.tokens[:, 0] == END) and one.ended.any() and not one.ended.all()
@@ -403,8 +409,8 @@ def test_end_token_in_the_last_column_counts_as_ended():
 
 def test_end_token_may_be_token_0_and_stand_in_a_prompt():
     policy = policy_of()
-    samples = policy.sample([[0, 3], [5]] * 20, 6, end_id=0, generator=seeded(0))
-    for row, text in enumerate(samples.texts()):
+    samples = sample(policy, [[0, 3], [5]] * 20, 6, 0, randomness=seeded(0))
+    for row, text in enumerate(samples.ids()):
         assert 0 not in text[:-1] and bool(samples.ended[row]) == (text[-1] == 0)
     assert samples.ended.any() and not samples.ended.all()
 
@@ -415,36 +421,36 @@ def test_end_token_may_be_token_0_and_stand_in_a_prompt():
 def test_same_seed_same_texts():
     policy = policy_of()
     first, again, other = (
-        policy.sample(PROMPTS, 12, end_id=END, generator=seeded(s)) for s in (7, 7, 8)
+        sample(policy, PROMPTS, 12, END, randomness=seeded(s)) for s in (7, 7, 8)
     )
     assert torch.equal(first.tokens, again.tokens) and torch.equal(first.log_probs, again.log_probs)
     assert torch.equal(first.mask, again.mask) and torch.equal(first.ended, again.ended)
-    assert first.texts() != other.texts()
+    assert first.ids() != other.ids()
 
 
 def test_a_generator_leaves_the_global_seed_alone():
     policy = policy_of()
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    policy.sample(PROMPTS, 4, end_id=END, generator=seeded(0))
+    sample(policy, PROMPTS, 4, END, randomness=seeded(0))
     assert torch.equal(torch.get_rng_state(), before)
-    policy.sample(PROMPTS, 4, end_id=END)
+    sample(policy, PROMPTS, 4, END)
     assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_rows_of_the_same_prompt_differ():
-    samples = policy_of().sample([PROMPTS[1]] * 32, 1, end_id=END, generator=seeded(0))
+    samples = sample(policy_of(), [PROMPTS[1]] * 32, 1, END, randomness=seeded(0))
     assert len(set(samples.tokens[:, 0].tolist())) > 1
 
 
 def test_sampling_builds_no_graph_and_keeps_the_mode():
     policy = policy_of().train()
-    samples = policy.sample(PROMPTS, 3, end_id=END, generator=seeded(0))
+    samples = sample(policy, PROMPTS, 3, END, randomness=seeded(0))
     assert not samples.log_probs.requires_grad and policy.training
     assert policy(torch.tensor([[1, 3]])).requires_grad
 
 
-# draw ---------------------------------------------------------------------------------------------
+# next_token ---------------------------------------------------------------------------------------
 
 
 LOGITS = [1.3, -0.4, 0.0, 2.1, -3.0, 0.7, 1.9, -1.2]
@@ -487,12 +493,13 @@ def exact_distribution(logits, temperature=1.0, top_k=None, top_p=None) -> list[
     ],
 )
 def test_draw_frequencies(temperature, top_k, top_p, support):
-    """200,000 draws: each share within 5 standard errors, chi-square within 5 of its standard deviations."""
+    """200,000 draws: each share within 5 standard errors, chi-square within 5 of its standard
+    deviations."""
     exact = exact_distribution(LOGITS, temperature, top_k, top_p)
     assert sum(p > 0 for p in exact) == support
     draws = 200_000
     logits = torch.tensor([LOGITS]).expand(draws, -1)
-    tokens, log_probs = draw(logits, temperature, top_k, top_p, seeded(11))
+    tokens, log_probs = next_token(logits, SamplingOptions(temperature, top_k, top_p), seeded(11))
     assert tokens.shape == log_probs.shape == (draws,)
     counts = torch.bincount(tokens, minlength=8).tolist()
     chi_square, freedom = 0.0, -1
@@ -519,7 +526,8 @@ def test_draw_over_a_large_vocabulary():
     draws, generator, counts = 40_000, seeded(2), torch.zeros(2048)
     for _ in range(20):
         counts += torch.bincount(
-            draw(logits.expand(draws // 20, -1), 1.0, None, None, generator)[0], minlength=2048
+            next_token(logits.expand(draws // 20, -1), SamplingOptions(), generator)[0],
+            minlength=2048,
         )
     found = counts.view(64, 32).sum(1).double()
     chi_square = ((found - exact * draws) ** 2 / (exact * draws)).sum().item()
@@ -527,9 +535,12 @@ def test_draw_over_a_large_vocabulary():
 
 
 def test_each_row_draws_its_own_number():
-    """Two rows of one batch agree as often as two independent draws: sum of p^2, within 5 standard errors."""
+    """Two rows of one batch agree as often as two independent draws: sum of p^2, within 5 standard
+    errors."""
     pairs = 100_000
-    tokens, _ = draw(torch.tensor([LOGITS]).expand(2 * pairs, -1), 1.0, None, None, seeded(3))
+    tokens, _ = next_token(
+        torch.tensor([LOGITS]).expand(2 * pairs, -1), SamplingOptions(), seeded(3)
+    )
     share = (tokens[0::2] == tokens[1::2]).double().mean().item()
     p = sum(q * q for q in exact_distribution(LOGITS))
     assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / pairs)
@@ -538,18 +549,21 @@ def test_each_row_draws_its_own_number():
 def test_draw_takes_each_row_by_its_own_logits():
     logits = torch.full((5, 5), -40.0).fill_diagonal_(40.0)
     for options in [(1.0, None, None), (1.0, 2, 0.5), (0.0, None, None)]:
-        tokens, log_probs = draw(logits, *options, seeded(0))
+        tokens, log_probs = next_token(logits, SamplingOptions(*options), seeded(0))
         assert tokens.tolist() == [0, 1, 2, 3, 4] and log_probs.abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (4, 0.9)])
 def test_draw_never_takes_what_was_cut(top_k, top_p):
-    """100,000 draws over 512 tokens: no token outside the cut, no log-probability of minus infinity."""
+    """100,000 draws over 512 tokens: no token outside the cut, no log-probability of minus
+    infinity."""
     logits = torch.randn(512, generator=seeded(1)) * 3
     allowed = torch.tensor(exact_distribution(logits.tolist(), 1.0, top_k, top_p)) > 0
     generator = seeded(4)
     for _ in range(10):
-        tokens, log_probs = draw(logits.expand(10_000, -1), 1.0, top_k, top_p, generator)
+        tokens, log_probs = next_token(
+            logits.expand(10_000, -1), SamplingOptions(1.0, top_k, top_p), generator
+        )
         assert allowed[tokens].all() and log_probs.isfinite().all()
 
 
@@ -576,30 +590,33 @@ def test_draw_never_takes_what_was_cut(top_k, top_p):
     ],
 )
 def test_bad_sampling_options(change, message):
-    arguments = {"prompts": [[1]], "max_new_tokens": 5, "end_id": END} | change
+    arguments = {"prompts": [[1]], "max_new_tokens": 5} | change
+    prompts, max_new_tokens = arguments.pop("prompts"), arguments.pop("max_new_tokens")
     with pytest.raises(ValueError, match=message) as caught:
-        policy_of().sample(**arguments)
+        sample(policy_of(), prompts, max_new_tokens, END, SamplingOptions(**arguments))
     assert "\n" not in str(caught.value)
 
 
 def test_prompt_and_text_may_fill_the_context():
     policy = policy_that_ends(bonus=-60)
-    assert policy.sample([[1]], 31, end_id=END, generator=seeded(0)).tokens.shape == (1, 31)
+    assert sample(policy, [[1]], 31, END, randomness=seeded(0)).tokens.shape == (1, 31)
 
 
 # bf16 and CUDA ------------------------------------------------------------------------------------
 
 
 def bf16_gap(device: str) -> tuple[float, float]:
-    """Mean and largest gap (nats) between log-probs of sampled tokens under bf16 autocast and in float32.
+    """Mean and largest gap (nats) between log-probs of sampled tokens under bf16 autocast and in
+    float32.
 
-    On CUDA sampling is in bf16; a CPU samples in float32, so there it is the pass that learns from them that rounds."""
+    On CUDA sampling is in bf16; a CPU samples in float32, so there it is the pass that learns from
+    them that rounds."""
     policy = policy_of(width=64, layers=4).to(device)
     prompts = PROMPTS * 16
     with torch.autocast(device, dtype=torch.bfloat16):
-        samples = policy.sample(prompts, 16, end_id=END, generator=seeded(0, device))
+        samples = sample(policy, prompts, 16, END, randomness=seeded(0, device))
     assert samples.log_probs.dtype == torch.float32
-    rows, lengths = (tensor.to(device) for tensor in rows_of(prompts, samples.texts()))
+    rows, lengths = (tensor.to(device) for tensor in rows_of(prompts, samples.ids()))
     with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cpu"):
         learning = policy.text_log_probs(rows, lengths, samples.tokens, samples.mask)
     gap = (samples.log_probs - learning)[samples.mask].abs()
@@ -607,7 +624,8 @@ def bf16_gap(device: str) -> tuple[float, float]:
 
 
 def test_bf16_autocast_stays_close():
-    """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on average."""
+    """bf16 keeps 8 bits: logits of 2 to 4 move by hundredths, log-probs by less than 0.05 on
+    average."""
     mean, largest = bf16_gap("cpu")
     assert 0.001 < mean < 0.05 and largest < 0.5
 
@@ -623,11 +641,11 @@ def test_bf16_autocast_stays_close_on_cuda():
 @needs_cuda
 def test_cuda_agrees_with_cpu():
     policy = policy_of()
-    greedy = policy.sample(PROMPTS, 12, end_id=END, temperature=0).texts()
+    greedy = sample(policy, PROMPTS, 12, END, GREEDY).ids()
     policy.cuda()
-    assert policy.sample(PROMPTS, 12, end_id=END, temperature=0).texts() == greedy
-    samples = policy.sample(PROMPTS * 8, 12, end_id=END, generator=seeded(0, "cuda"))
-    rows, lengths = rows_of(PROMPTS * 8, samples.texts())
+    assert sample(policy, PROMPTS, 12, END, GREEDY).ids() == greedy
+    samples = sample(policy, PROMPTS * 8, 12, END, randomness=seeded(0, "cuda"))
+    rows, lengths = rows_of(PROMPTS * 8, samples.ids())
     on_cuda = policy.text_log_probs(rows.cuda(), lengths.cuda(), samples.tokens).cpu()
     tokens, mask, sampled = samples.tokens.cpu(), samples.mask.cpu(), samples.log_probs.cpu()
     on_cpu = policy.cpu().text_log_probs(rows, lengths, tokens)
@@ -639,15 +657,16 @@ def test_cuda_agrees_with_cpu():
 @needs_cuda
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (None, 0.5), (None, None)])
 def test_cuda_draw_frequencies_and_cuts(top_k, top_p):
-    """Within 5 standard errors; what was cut is never drawn (a parallel cumsum need not be flat there)."""
+    """Within 5 standard errors; what was cut is never drawn (a parallel cumsum need not be flat
+    there)."""
     logits = torch.randn(2048, generator=seeded(1)) * 3
     exact = torch.tensor(
         exact_distribution(logits.tolist(), 1.0, top_k, top_p), dtype=torch.float64
     )
     counts, draws, generator = torch.zeros(2048, dtype=torch.float64), 1_000_000, seeded(5, "cuda")
     for _ in range(20):
-        tokens, log_probs = draw(
-            logits.cuda().expand(draws // 20, -1), 1.0, top_k, top_p, generator
+        tokens, log_probs = next_token(
+            logits.cuda().expand(draws // 20, -1), SamplingOptions(1.0, top_k, top_p), generator
         )
         assert log_probs.isfinite().all()
         counts += torch.bincount(tokens, minlength=2048).cpu()

@@ -15,7 +15,8 @@ TEXTS = [[3, 4, 2], [0, 1, 10, 9, 8, 2], [2], [5, 5, 5, 5, 5, 5, 5], [1, 2]]
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.25) -> nn.Module:
-    """Give every weight a value far from its start (norm scales around 1), so that no parameter is idle."""
+    """Give every weight a value far from its start (norm scales around 1), so that no parameter is
+    idle."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         with torch.no_grad():
@@ -31,7 +32,8 @@ def config_of(causal: bool = True) -> TransformerConfig:
 
 
 def rows_of(prompts: list[list[int]], texts: list[list[int]], filler: int = 0, extra: int = 0):
-    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts' lengths."""
+    """Prompt and text back to back, padded behind with `filler` (batch, columns); the prompts'
+    lengths."""
     rows = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(map(len, rows)) + extra
     padded = torch.tensor([row + [filler] * (longest - len(row)) for row in rows])

@@ -1,6 +1,8 @@
-"""The Transformer body: what a position may see, the key-value cache, gradients, and parity with GPT-2.
+"""The Transformer body: what a position may see, the key-value cache, gradients, and parity with
+GPT-2.
 
-The weights are drawn much larger than a fresh model's: attention is far from uniform, so a wrong mask shows.
+The weights are drawn much larger than a fresh model's: attention is far from uniform, so a wrong
+mask shows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ CPU = torch.device("cpu")
 
 
 def randomise(module: nn.Module, seed: int = 0, std: float = 0.25) -> nn.Module:
-    """Give every weight a value far from its start (norm scales around 1), so that no parameter is idle."""
+    """Give every weight a value far from its start (norm scales around 1), so that no parameter is
+    idle."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         with torch.no_grad():
@@ -40,7 +43,8 @@ def random_tokens(batch: int, time: int, vocab: int = 13, seed: int = 1) -> torc
 
 
 def pad_left(prompts: list[list[int]], filler: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token rows (batch, time) and `valid` (batch, time), padded on the left with the token `filler`."""
+    """Token rows (batch, time) and `valid` (batch, time), padded on the left with the token
+    `filler`."""
     longest = max(map(len, prompts))
     tokens = torch.tensor([[filler] * (longest - len(p)) + p for p in prompts])
     valid = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts])
@@ -231,7 +235,8 @@ def test_gradients_by_finite_differences(causal, padded):
     names, weights = zip(
         *((name, weight.detach().requires_grad_()) for name, weight in body.named_parameters())
     )
-    # A smooth function that mixes all outputs; the final norm alone would make sums over the width constant.
+    # A smooth function that mixes all outputs; the final norm alone would make sums over the width
+    # constant.
     direction = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).double()
     if padded:
         direction = direction * valid[:, :, None]
@@ -310,7 +315,8 @@ def test_gpt2_parity_with_padding(gpt2, side):
 
 
 def test_gpt2_names_without_prefix_and_with_buffers(gpt2):
-    """GPT-2 checkpoints on disk have no "transformer." prefix, no lm_head when tied, and old mask buffers."""
+    """GPT-2 checkpoints on disk have no "transformer." prefix, no lm_head when tied, and old mask
+    buffers."""
     state = {
         name.removeprefix("transformer."): tensor for name, tensor in gpt2.state_dict().items()
     }

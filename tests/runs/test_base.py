@@ -104,7 +104,9 @@ def edit(folder, change):
 
 def test_another_size_is_refused(base, small_task):
     model = dataclasses.replace(TINY.model, width=64)
-    with pytest.raises(ValueError, match=r"--model.width: expected 32, .* found 64; add --from-scratch"):
+    with pytest.raises(
+        ValueError, match=r"--model.width: expected 32, .* found 64; add --from-scratch"
+    ):
         plan.settle_start(dataclasses.replace(config_from(base.folder), model=model), small_task)
 
 

@@ -58,4 +58,9 @@ def test_seconds_and_words():
     seconds = estimate.seconds(TINY, torch.device("cpu"), raters=True)
     assert list(seconds) == ["pretrain", "reward", "finetune", "evaluate"]
     assert all(0 < value < 3600 for value in seconds.values())
-    assert [estimate.in_words(s) for s in (0.2, 59, 600, 9000)] == ["1 s", "59 s", "10 min", "2.5 h"]
+    assert [estimate.in_words(s) for s in (0.2, 59, 600, 9000)] == [
+        "1 s",
+        "59 s",
+        "10 min",
+        "2.5 h",
+    ]

@@ -1,4 +1,5 @@
-"""torchrun with two processes: the same training as one process with the same batch, one run folder, no hang when one dies."""
+"""torchrun with two processes: the same training as one process with the same batch, one run
+folder, no hang when one dies."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
             load_tensors(folder / f"{file}.safetensors")[0] for folder in folders.values()
         )
         off = torch.cat([(theirs[name] - ours[name]).abs().flatten() for name in ours])
-        # Where a gradient is nothing but rounding, Adam still makes a step of its learning rate: single weights may part by 4.
+        # Where a gradient is nothing but rounding, Adam still makes a step of its learning rate:
+        # single weights may part by 4.
         assert off.quantile(0.999) < 1e-5 and off.mean() < 1e-6 and off.max() < 4 * 7e-4, (
             file,
             off.mean(),
@@ -118,7 +120,8 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
 
 
 def start_two(runs: Path, name: str, *extra: str) -> list[subprocess.Popen]:
-    """Two processes with what torchrun would tell them, so that nobody but themselves notices a death."""
+    """Two processes with what torchrun would tell them, so that nobody but themselves notices a
+    death."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -191,10 +194,10 @@ def test_only_finetune_runs_on_more_than_one_process(tmp_path, monkeypatch, caps
 def test_a_share_is_filled_up_and_cut_again(monkeypatch):
     from minirlhf.system import distributed
 
-    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     parts = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        parts.append(distributed.shares(7))
+        parts.append(distributed.local_rows(7))
     assert parts == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
     assert sum(parts, [])[:7] == list(range(7))

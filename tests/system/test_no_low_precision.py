@@ -68,7 +68,10 @@ def test_no_stage_multiplies_in_low_precision(name, tmp_path, small_task, monkey
 
 def test_the_mode_notices():
     a = torch.ones(2, 2, dtype=torch.bfloat16)
-    with NoLowPrecisionProducts(), pytest.raises(AssertionError, match="a product in torch.bfloat16"):
+    with (
+        NoLowPrecisionProducts(),
+        pytest.raises(AssertionError, match="a product in torch.bfloat16"),
+    ):
         a @ a
 
 

@@ -1,4 +1,5 @@
-"""Matrix products in bfloat16: how close to float32 they stay, what stays float32, and that the setting does what it says."""
+"""Matrix products in bfloat16: how close to float32 they stay, what stays float32, and that the
+setting does what it says."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from test_robustness import refused
 from torch.nn import functional as F
 
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.models.build import new_masked_language_model
+from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import attention
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
@@ -28,7 +31,7 @@ from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.trpo import trpo
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.pretrain_mlm import Masks, encoder_config, masked_lm_loss
+from minirlhf.training.pretrain_mlm import Masks, masked_lm_loss
 from minirlhf.training.rollout import collect
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -38,10 +41,12 @@ ROUNDING = (
 
 
 def relative_bound(products: int) -> float:
-    """How far a chain of matrix products in bfloat16 may be off, as a share of the size (root mean square) of its result.
+    """How far a chain of matrix products in bfloat16 may be off, as a share of the size (root mean
+    square) of its result.
 
-    Each rounds its two factors and its result, and the roundings are independent of each other, so they add like the root of
-    their number. (The rounding of a number is less than ROUNDING on average, so this bound is two to five times what is found.)
+    Each rounds its two factors and its result, and the roundings are independent of each other, so
+    they add like the root of their number. (The rounding of a number is less than ROUNDING on
+    average, so this bound is two to five times what is found.)
     """
     return math.sqrt(3 * products) * ROUNDING
 
@@ -84,18 +89,18 @@ def test_forward_pass_and_loss_stay_close(policy_and_batch):
     )  # products from the tokens to the logits; attention counts as none, for it is a mean
     bound = relative_bound(layers)
     assert 0 < size(close_logits - logits) < bound * size(logits)
-    # A token's log-probability moves by about as much as its logit, and the loss is a mean of them, so it moves by far less.
+    # A token's log-probability moves by about as much as its logit, and the loss is a mean of them,
+    # so it moves by far less.
     assert 0 < abs(close_loss - loss) < bound * size(logits)
-    # Backwards there are twice as many products: of each, one for the factor and one for the weight.
+    # Backwards there are twice as many products: of each, one for the factor and one for the
+    # weight.
     assert 0 < size(close_gradient - gradient) < relative_bound(3 * layers) * size(gradient)
 
 
 def test_masked_lm_loss_stays_close(finished_run, policy_and_batch):
-    from minirlhf.models.encoder import MaskedLanguageModel
-
     _, batch, tokenizer = policy_and_batch
     torch.manual_seed(0)
-    model = MaskedLanguageModel(encoder_config(finished_run, tokenizer))
+    model = new_masked_language_model(finished_run.config.model, tokenizer.vocab_size)
     masks = Masks(
         None,
         tokenizer.vocab_size,
@@ -149,8 +154,12 @@ def test_sampling_on_a_cpu_stays_float32(policy_and_batch):
         use_precision(name, CPU)
         with autocast(CPU):
             found.append(
-                policy.sample(
-                    prompts, 20, end_id=tokenizer.end_id, generator=torch.Generator().manual_seed(0)
+                sample(
+                    policy,
+                    prompts,
+                    20,
+                    tokenizer.end_id,
+                    randomness=torch.Generator().manual_seed(0),
                 )
             )
             assert torch.is_autocast_enabled("cpu") == (name == "bfloat16")  # as it was before
@@ -178,7 +187,7 @@ def test_attention_of_one_query_agrees_with_the_kernel(dtype):
         exact = F.scaled_dot_product_attention(*(tensor.to(wide) for tensor in (q, k, v)), same)
         if (
             dtype == torch.bfloat16
-        ):  # numbers of size 1, four roundings on the way (sampling never comes here: it is float32)
+        ):  # numbers of size 1, four roundings on the way (sampling, in float32, never comes here)
             assert (ours.float() - exact).abs().max() < 4 * ROUNDING * max(
                 1.0, float(exact.abs().max())
             )
@@ -188,7 +197,8 @@ def test_attention_of_one_query_agrees_with_the_kernel(dtype):
 
 
 def test_trpo_stays_float32(finished_run, policy_and_batch):
-    """The KL of one step is smaller than bfloat16's rounding: the same rollout gives the same update, bit for bit."""
+    """The KL of one step is smaller than bfloat16's rounding: the same rollout gives the same
+    update, bit for bit."""
     start, _, tokenizer = policy_and_batch
     reward_model = pipeline.load_reward_model(finished_run, "reward.safetensors", tokenizer)
     prompts = [tokenizer.encode_prompt(topic) for topic in ("tea", "rain", "maps", "chess")]
@@ -269,7 +279,8 @@ def test_the_setting_is_kept_and_an_old_config_has_the_default():
 
 
 def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path, monkeypatch, small_task, finished_run):
-    """Stopped in the second round of fine-tuning, in another precision meanwhile, resumed: as if left alone."""
+    """Stopped in the second round of fine-tuning, in another precision meanwhile, resumed: as if
+    left alone."""
     config = dataclasses.replace(
         TINY, precision="bfloat16", evaluate=dataclasses.replace(TINY.evaluate, samples=8)
     )

@@ -24,8 +24,8 @@ def reinforce(
     weights = advantages(
         rollout, config, kl_weight
     )  # of the whole batch: a baseline compares with all
-    if distributed.world() > 1:
-        mine = torch.tensor(distributed.shares(len(weights)), device=weights.device)
+    if distributed.world_size() > 1:
+        mine = torch.tensor(distributed.local_rows(len(weights)), device=weights.device)
         rollout = rollout.select(mine)
         weights = weights[mine, : rollout.mask.shape[1]]
     mask = rollout.mask
@@ -36,7 +36,9 @@ def reinforce(
     loss = equations.per_token_reinforce_loss(log_probs, weights, mask)
     with torch.no_grad():
         # On average; the exact sum over the vocabulary costs a third of an update.
-        entropy = distributed.total(-log_probs.sum()) / distributed.total(mask.sum())
+        entropy = distributed.all_reduce_sum(-log_probs.sum()) / distributed.all_reduce_sum(
+            mask.sum()
+        )
         # 1 but for rounding: the policy that learns is the one that sampled.
-        ratio_max = distributed.largest((log_probs - rollout.log_probs).max().exp())
+        ratio_max = distributed.all_reduce_max((log_probs - rollout.log_probs).max().exp())
     return loss, {"entropy_nats_per_token": entropy, "ratio_max": ratio_max}
