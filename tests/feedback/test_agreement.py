@@ -9,21 +9,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from minirlhf.feedback.agreement import (
-    cohens_kappa,
+from minirlhf.feedback.agreement import cohens_kappa, krippendorff_alpha, noise_ceiling
+from minirlhf.feedback.records import Comparison, Triple, read_triples
+from minirlhf.feedback.summary import (
     histogram,
     in_words,
-    krippendorff_alpha,
-    noise_ceiling,
     summarise_comparisons,
     summarise_scores,
 )
-from minirlhf.feedback.records import Comparison, Triple, read_triples
 from minirlhf.tasks.openings.task import DATA
 
 
 def units_of(rows: list[str]) -> list[list[float]]:
-    """One row a rater, one column a text; a dot is a missing rating."""
+    """One row per rater, one column per text; a dot is a missing rating."""
     return [[float(value) for value in column if value != "."] for column in zip(*rows)]
 
 

@@ -244,7 +244,7 @@ def test_a_line_too_long_is_named_and_not_parsed(tmp_path, monkeypatch):
 def test_an_empty_file_is_an_error(tmp_path, content):
     path = tmp_path / "f.jsonl"
     path.write_bytes(content)
-    assert faults_of(path) == ["expected one JSON object a line, found an empty file"]
+    assert faults_of(path) == ["expected one JSON object per line, found an empty file"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
