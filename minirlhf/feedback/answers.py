@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class AnswerFile:
-    """A JSONL file to which answers are added one by one; even after a crash all lines are complete.
+    """A JSONL file to which answers are added one by one; a crash leaves only complete lines.
 
     Raises ValueError if the file cannot be written.
     """

@@ -115,7 +115,7 @@ def without(triples: Sequence[Triple], others: Sequence[Triple]) -> list[Triple]
 
 
 def merged(triples: Sequence[Triple]) -> list[Triple]:
-    """One triple for each (topic, text), with the mean score of its triples (one per rater, say)."""
+    """One triple for each (topic, text), with the mean of its scores (one per rater, say)."""
     lines: dict[Text, list[Triple]] = {}
     for triple in triples:
         lines.setdefault((triple.topic, triple.text), []).append(triple)

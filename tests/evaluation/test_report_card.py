@@ -1,4 +1,4 @@
-"""The report card: baselines against scikit-learn, every measure by hand or against a library, the page."""
+"""The report card: every measure by hand or against a library, the whole card of a run, the page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
 from minirlhf.cli.main import main
 from minirlhf.evaluation import baselines, report_card
@@ -24,46 +22,6 @@ from minirlhf.stats import expected_calibration_error, wilson
 from minirlhf.training.ranking import Pairs
 
 # ---- baselines
-
-
-@pytest.fixture(scope="module")
-def triples(small_task) -> tuple[list[Triple], list[Triple]]:
-    return small_task.feedback[:300], small_task.feedback[300:400]
-
-
-@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
-def test_tfidf_ridge_agrees_with_scikit_learn(triples, penalty):
-    train, test = triples
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=baselines.WORD.pattern
-    )
-    inputs = vectorizer.fit_transform([triple.text for triple in train])
-    model = Ridge(alpha=penalty).fit(inputs, [triple.score for triple in train])
-    expected = np.clip(model.predict(vectorizer.transform([triple.text for triple in test])), 0, 1)
-    np.testing.assert_allclose(baselines.fit_ridge(train, penalty)(test), expected, atol=1e-4)
-    ours = baselines.TfIdf([triple.text for triple in train])
-    assert list(ours.terms) == sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.get)
-    rows, columns, values = ours.transform([triple.text for triple in test])
-    theirs = vectorizer.transform([triple.text for triple in test]).toarray()
-    np.testing.assert_allclose(theirs[rows, columns], values, atol=1e-12)
-    assert len(values) == np.count_nonzero(theirs)
-
-
-def test_ridge_takes_the_penalty_that_validates_best(triples, monkeypatch):
-    train, test = triples
-    monkeypatch.setattr(
-        baselines, "PENALTIES", (1.0, 1e6)
-    )  # the second one leaves nothing but the mean
-    np.testing.assert_allclose(
-        baselines.tfidf_ridge(train)(test), baselines.fit_ridge(train, 1.0)(test)
-    )
-    assert np.ptp(baselines.fit_ridge(train, 1e6)(test)) < 1e-3
-
-
-def test_a_text_of_unknown_words_gets_the_mean_like_prediction():
-    train = [Triple("t", f"good text {index % 2}", index % 2) for index in range(20)]
-    found = baselines.tfidf_ridge(train)([Triple("t", "zebra", 0.5), Triple("t", "", 0.5)])
-    assert np.isfinite(found).all() and found[0] == found[1]
 
 
 def test_constant_and_length():
@@ -79,16 +37,6 @@ def test_constant_and_length():
     assert baselines.length_only(train)([Triple("t", "w " * 30, 0)])[0] == 0.0  # cut to [0, 1]
     same = [Triple("t", "one two", 0.2), Triple("t", "two one", 0.4)]
     assert baselines.length_only(same)(same).tolist() == pytest.approx([0.3, 0.3])
-
-
-def test_conjugate_gradient_solves():
-    generator = np.random.default_rng(0)
-    matrix = generator.normal(size=(30, 30))
-    matrix = matrix @ matrix.T + np.eye(30)
-    right = generator.normal(size=30)
-    found = baselines.conjugate_gradient(lambda x: matrix @ x, right)
-    np.testing.assert_allclose(found, np.linalg.solve(matrix, right), atol=1e-6)
-    assert baselines.conjugate_gradient(lambda x: matrix @ x, np.zeros(30)).tolist() == [0.0] * 30
 
 
 # ---- measures
