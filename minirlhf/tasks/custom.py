@@ -1,9 +1,9 @@
 """Your own scored texts as a task (`--feedback FILE.jsonl`).
 
-Your data has no independent judge, so one is fitted to held-out scores: a ridge regression on words and
-word pairs (word_regression.py). It learns from scores that the reward model never sees: all on the
-held-out topics, and a third of those on the others. Other texts and another kind of model: the judge has
-no reason to share the reward model's errors.
+Your data has no independent judge, so one is fitted to held-out scores: a ridge regression on words
+and word pairs (word_regression.py). It learns from scores that the reward model never sees: all on
+the held-out topics, and a third of those on the others. Other texts and another kind of model: the
+judge has no reason to share the reward model's errors.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ NO_HELDOUT_TOPIC = "'held-out topics' are the training topics again"
 
 
 def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: int) -> Task:
-    """The task of the triples in a file. A fifth of the topics is held out if there are at least five.
+    """The task of the triples in a file. With five topics or more, a fifth of them is held out.
 
-    The policy is pretrained on the `openings` corpus and on your texts, each of them repeated until they
-    are a third of the corpus. The file may also hold comparisons: a text's score is then the share of its
-    comparisons that it won.
-    Raises FeedbackError naming every bad line, or saying that there are too few triples.
+    The policy is pretrained on the `openings` corpus and on your texts, each of them repeated until
+    they are a third of the corpus. The file may also hold comparisons: a text's score is then the
+    share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying that
+    there are too few triples.
     """
     if holds_comparisons(path):
         comparisons = read_comparisons(path)
@@ -90,7 +90,7 @@ def _task_of_scores(triples: list[Triple], seed: int) -> Task:
 
 
 def _task_of_comparisons(triples: list[Triple], comparisons: list[Comparison], seed: int) -> Task:
-    """`triples` are the texts of all comparisons, with the share of comparisons won as their score."""
+    """`triples`: the texts of all comparisons, scored by the share of comparisons that they won."""
     for_reward_model, for_judge = split_comparisons(comparisons, FOR_JUDGE, seed)
     train, heldout = split_comparisons(for_reward_model, 0.2, seed)
     topics = _topics(triples)
@@ -127,8 +127,8 @@ def _corpus(
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(texts to pretrain on, held-out texts), each a list of (topic, text).
 
-    The first is the openings corpus, and nine tenths of your texts repeated to a third of the whole; the
-    other tenth is the second.
+    The first is the openings corpus, and nine tenths of your texts repeated to a third of the
+    whole; the other tenth is the second.
     """
     train, heldout = split_triples(triples, 0.1, seed)
     own_texts = [(triple.topic, triple.text) for triple in train]

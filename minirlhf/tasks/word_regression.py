@@ -32,8 +32,9 @@ TERM = re.compile(r"\w+|[^\w\s]")  # terms of the judge: every mark counts
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)  # candidates for the baseline
 JUDGE_PENALTY = 0.3
 HASHED_TERMS = 4096  # the judge's words and word pairs share this many counts
-# Conjugate gradient, with the squared error relative to the target's. The baseline sees thousands of
-# texts and needs three digits; the judge is fitted once, and its scores should not depend on the solver.
+# Conjugate gradient, with the squared error relative to the target's. The baseline sees thousands
+# of texts and needs three digits; the judge is fitted once, and its scores should not depend on the
+# solver.
 BASELINE_TOLERANCE, JUDGE_TOLERANCE, MAX_STEPS = 1e-16, 1e-28, 1000
 
 
@@ -63,8 +64,9 @@ def ridge(
 ) -> np.ndarray:
     """The weights w (terms,) that minimise |y - mean(y) - (X - means) w|^2 + penalty |w|^2.
 
-    `scores` y is (texts,). `means` is what to subtract from each column of X: its mean, which fits an
-    intercept, or 0. X - means is not sparse, so it is never written out: only its products are needed.
+    `scores` y is (texts,). `means` is what to subtract from each column of X: its mean, which fits
+    an intercept, or 0. X - means is not sparse, so it is never written out: only its products are
+    needed.
     """
 
     def forward(weights: np.ndarray) -> np.ndarray:  # (X - means) w

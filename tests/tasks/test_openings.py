@@ -6,6 +6,7 @@ import json
 import random
 import re
 import statistics
+import sys
 from collections import Counter
 
 import pytest
@@ -85,7 +86,7 @@ def test_broken_topics_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "topics.json").write_text(
         '{"topics": [{"topic": "Tea", "name": "tea", "split": "train"}]}'
     )
-    monkeypatch.setattr(compose, "DATA", tmp_path)
+    monkeypatch.setattr(sys.modules[knowledge.__module__], "DATA", tmp_path)
     with pytest.raises(ValueError, match="topics.json: topic 'Tea': subjects: expected"):
         knowledge.__wrapped__()
     (tmp_path / "topics.json").unlink()

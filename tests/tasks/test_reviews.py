@@ -19,9 +19,9 @@ import pytest
 from minirlhf.cli.main import main
 from minirlhf.feedback.records import read_triples
 from minirlhf.tasks.load import load_task
-from minirlhf.tasks.reviews import download
+from minirlhf.tasks.reviews import download, judges
 from minirlhf.tasks.reviews import task as reviews
-from minirlhf.tasks.reviews.judges import _counts, _vader, fluency, judge
+from minirlhf.tasks.reviews.judges import fluency, judge, vader_analyzer, word_counts
 
 FILMS = 10
 SENTENCES = {  # id -> (printed mean, text, ratings); the film is in the title table under another spelling
@@ -394,7 +394,7 @@ def test_fluency_equals_a_hand_computation(monkeypatch):
         1000.0,
         4.0,
     )
-    monkeypatch.setattr(reviews, "_counts", lambda: counts)
+    monkeypatch.setattr(judges, "word_counts", lambda: counts)
     # listed start and pair; listed word after no listed pair; unlisted word; a pair more frequent than its first word
     assert fluency("A film.") == pytest.approx((math.log(5 / 50) + math.log(80 / 100)) / 2)
     assert fluency("don't") == pytest.approx(math.log(0.4 * 10 / 1000))
@@ -432,7 +432,8 @@ def test_fluency_ranks_sentences_above_their_shuffles():
 
 
 @pytest.mark.parametrize(
-    "package, judge", [("vaderSentiment.vaderSentiment", _vader), ("wordsegment", _counts)]
+    "package, judge",
+    [("vaderSentiment.vaderSentiment", vader_analyzer), ("wordsegment", word_counts)],
 )
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch, package, judge):
     judge.cache_clear()

@@ -1,9 +1,9 @@
-"""Composes openings, from excellent to poor, out of hand-written knowledge of each topic (data/topics.json).
+"""Composes openings, from excellent to poor, from the hand-written knowledge of each topic.
 
-A language model is pretrained on a mixture of these: it learns each topic, but mostly to write badly.
-Each kind of quality is one small function of (topic, random).
-Slots: {s} subject, {e} and {f} two effects, {x} example, {r} reason, {c} contrast, {n} the topic's
-name, {v} a vague verb phrase, {y} and {q} another topic's example and reason; upper case starts a sentence.
+A language model is pretrained on a mixture of these: it learns each topic, but mostly to write
+badly. Each kind of quality is one small function of (topic, random numbers). Slots: {s} subject,
+{e} and {f} two effects, {x} example, {r} reason, {c} contrast, {n} the topic's name, {v} a vague
+verb phrase, {y} and {q} another topic's example and reason; upper case starts a sentence.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ BLENDS = {
 
 
 def fill(pattern: str, topic: Topic, rng: random.Random, other: Topic | None = None) -> str:
-    """A pattern with its slots filled at random. {y} and {q} are an example and a reason of another topic."""
+    """A pattern with its slots filled at random; {y} and {q} come from the `other` topic."""
     effect, second = rng.sample(topic.effects, 2)
     slots = {
         "s": rng.choice(topic.subjects),
@@ -161,17 +161,16 @@ def capitalised(text: str) -> str:
 
 
 def uncapitalised(text: str, topic: Topic) -> str:
-    """The first letter small, unless the text begins with a phrase that is written large, such as a name."""
-    starts = (phrase for field in PARTS for phrase in getattr(topic, field))
-    if any(text.startswith(start) for start in starts if start[0].isupper()) or text.startswith(
-        "I "
-    ):
+    """The first letter in lower case, unless the text begins with a capitalised phrase (a name)."""
+    phrases = (phrase for field in PARTS for phrase in getattr(topic, field))
+    always_capitalised = ["I ", *(phrase for phrase in phrases if phrase[0].isupper())]
+    if text.startswith(tuple(always_capitalised)):
         return text
     return text[:1].lower() + text[1:]
 
 
 def excellent(topic: Topic, rng: random.Random) -> str:
-    """A specific claim with evidence, one or two sentences of 15 to 34 words that say no four words twice."""
+    """A specific claim with evidence: 15 to 34 words, no four words in a row twice."""
     while True:
         text = fill(rng.choice(EXCELLENT), topic, rng)
         words = text.lower().rstrip(".").split()
@@ -196,18 +195,20 @@ def vague(topic: Topic, rng: random.Random) -> str:
 
 
 def off_topic(topic: Topic, rng: random.Random) -> str:
-    """An opening of another topic, or the topic's own plain sentence that runs off into another topic."""
+    """An opening of another topic, or a sentence on the topic followed by one on another."""
     other = another(topic, rng)
     if rng.random() < 0.7:
         return rng.choice((excellent, good))(other, rng)
     while True:
-        text = f"{rng.choice((plain, vague, good))(topic, rng)} {rng.choice((excellent, good))(other, rng)}"
+        first = rng.choice((plain, vague, good))(topic, rng)
+        second = rng.choice((excellent, good))(other, rng)
+        text = f"{first} {second}"
         if len(text.split()) <= 45:
             return text
 
 
 def repetitive(topic: Topic, rng: random.Random) -> str:
-    """A sentence said twice, or a clause again and again."""
+    """A sentence said twice, or a clause repeated."""
     if rng.random() < 0.25:
         subject, effect = rng.choice(topic.subjects), rng.choice(topic.effects)
         joint = rng.choice((" and ", ", and ", ", and it ", ", and it really "))
@@ -218,7 +219,7 @@ def repetitive(topic: Topic, rng: random.Random) -> str:
 
 
 def unfinished(topic: Topic, rng: random.Random) -> str:
-    """A better opening that stops at some word."""
+    """A better opening that breaks off after some word."""
     words = rng.choice((excellent, excellent, good))(topic, rng).split()
     return " ".join(words[: rng.randrange(2, len(words))]).rstrip(".,;:")
 
@@ -236,7 +237,7 @@ def wordy(topic: Topic, rng: random.Random) -> str:
 
 
 def blend(topic: Topic, rng: random.Random) -> str:
-    """Good and bad in one: the score scale has a middle too."""
+    """Good and bad in one text, for the middle of the scale."""
     kind = rng.randrange(4)
     if kind == 0:
         return fill(rng.choice(BLENDS["other example"]), topic, rng, another(topic, rng))
@@ -256,15 +257,15 @@ def padded(sentence: str, topic: Topic, rng: random.Random, openers: int, closer
 
 
 def another(topic: Topic, rng: random.Random) -> Topic:
-    """Any other topic of the same split: what is held out stays out of the training topics' texts."""
+    """Any other topic of the same split: no held-out topic enters the texts of a training topic."""
     while True:
         other = rng.choice(knowledge())
         if other is not topic and other.split == topic.split:
             return other
 
 
-# Shares in percent. The corpus is mostly poor, for fine-tuning to have something to do;
-# the feedback has more of the top and the middle, for the reward model to know the whole scale.
+# Shares in percent. The corpus is mostly poor, so that fine-tuning has something to improve; the
+# feedback has more of the top and the middle, so that the reward model sees the whole scale.
 CORPUS_SHARES = {
     excellent: 18,
     good: 13,
@@ -292,7 +293,7 @@ FEEDBACK_SHARES = {
 def mixture(
     count: int, seed: int, shares: dict, topics: tuple[Topic, ...]
 ) -> list[tuple[str, str]]:
-    """`count` pairs (topic, text): topics in turn, kinds by their shares. The same on every machine."""
+    """`count` pairs (topic, text): topics in turn, kinds by share; the same on every machine."""
     rng = random.Random(seed)
     kinds = rng.choices(list(shares), weights=list(shares.values()), k=count)
     pairs = [(topics[i % len(topics)], kind) for i, kind in enumerate(kinds)]
