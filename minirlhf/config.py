@@ -26,6 +26,12 @@ class ModelConfig:
 class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
+    start: Literal["base", "scratch"] = "scratch"
+    """base: begin with a pretrained model (the shipped one, or `base`); scratch: with random weights."""
+    base: Path | None = None
+    """Folder of a pretrained model (made by `pretrain --export`) in place of the shipped one."""
+    corpus_texts: int = 20_000
+    """Texts that the task `openings` composes to pretrain on."""
     steps: int = 1500
     batch_size: int = 32
     """Texts a step."""
@@ -236,6 +242,8 @@ class Config:
     """A whole run."""
 
     task: Literal["openings", "reviews"] = "openings"
+    size: Literal["tiny", "small", "gpu"] = "small"
+    """Where the settings start from: `small` for any CPU, `tiny` for a quick look, `gpu` for one large GPU."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -249,6 +257,29 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+SIZES = {
+    "tiny": Config(
+        size="tiny",
+        model=ModelConfig(vocab_size=2048, width=128),
+        pretrain=PretrainConfig(steps=400),
+        reward=RewardConfig(own_texts=500, steps=150, evaluate_every=50),
+        finetune=FinetuneConfig(updates=24, batch_size=96, rounds=2, ratings_per_round=300),
+        evaluate=EvaluateConfig(samples=128),
+    ),
+    "small": Config(pretrain=PretrainConfig(start="base")),
+    "gpu": Config(
+        size="gpu",
+        model=ModelConfig(width=512, layers=6, heads=8),
+        pretrain=PretrainConfig(
+            corpus_texts=200_000, steps=3000, batch_size=64, learning_rate=5e-3, evaluate_every=500
+        ),
+        reward=RewardConfig(steps=500, learning_rate=1e-3),
+        finetune=FinetuneConfig(updates=80, learning_rate=3e-4),
+    ),
+}
+"""What `--size` stands for; each single setting can still be given."""
 
 
 def check_config(config: Config) -> None:
@@ -283,6 +314,8 @@ def to_json(config: Config) -> dict:
     """A JSON object with every setting."""
     content = dataclasses.asdict(config)
     content["feedback"] = None if config.feedback is None else str(config.feedback)
+    base = config.pretrain.base
+    content["pretrain"]["base"] = None if base is None else str(base)
     return content
 
 
@@ -290,7 +323,13 @@ def from_json(content: object, where: str) -> Config:
     """The inverse of `to_json`. Raises ValueError naming `where` and the field that is unknown or of the wrong type."""
     config = _fill(Config, content, where)
     feedback = None if config.feedback is None else Path(config.feedback)
-    return dataclasses.replace(config, feedback=feedback, score_range=tuple(config.score_range))
+    base = None if config.pretrain.base is None else Path(config.pretrain.base)
+    return dataclasses.replace(
+        config,
+        feedback=feedback,
+        score_range=tuple(config.score_range),
+        pretrain=dataclasses.replace(config.pretrain, base=base),
+    )
 
 
 def _check_type(hint: object, value: object, where: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,27 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 
 CHECKPOINT = "checkpoint.safetensors"
+# What the stages make, config.json last: it is what makes a folder a run.
+PRODUCTS = (
+    "tokenizer.json",
+    "pretrained.safetensors",
+    "encoder.safetensors",
+    "first_ratings.jsonl",
+    "feedback.jsonl",
+    "reward.safetensors",
+    "reward_card.html",
+    "reward_card.json",
+    "collected.jsonl",
+    "reward_final.safetensors",
+    "policy.safetensors",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "progress.json",
+    "summary.json",
+    "report.html",
+    CHECKPOINT,
+    "config.json",
+)
 ANSWERS = (
     "ratings.jsonl",
     "comparisons.jsonl",
@@ -39,6 +61,12 @@ def run_path(runs: Path, name: str) -> Path:
     return runs / name
 
 
+def run_words(path: Path) -> str:
+    """The options --run and --runs that lead to a run folder, quoted for a shell."""
+    runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
+    return f"--run {shlex.quote(path.name)}{runs}"
+
+
 class Run:
     """A run folder. `device` is where its models live. To make or open one sets, for this process, the precision of
     matrix products there and that freed memory is kept."""
@@ -49,17 +77,14 @@ class Run:
         use_precision(config.precision, self.device)
         keep_freed_memory()
 
-    @classmethod
-    def create(
-        cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
-    ) -> Run:
-        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
-        people answered and for the feedback that `config` names.
+    @property
+    def words(self) -> str:
+        """The options that lead to this run, for a command line that is proposed."""
+        return run_words(self.path)
 
-        Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
-        """
-        if resume and (path / "config.json").exists():
-            return cls.open(path)
+    @staticmethod
+    def check_free(path: Path, overwrite: bool) -> None:
+        """Raises ValueError if a new run may not be made here: there is one and `overwrite` is False, or it is another folder."""
         if path.exists() and any(path.iterdir()):
             if not (path / "config.json").exists():
                 raise ValueError(
@@ -69,15 +94,24 @@ class Run:
                 raise ValueError(
                     f"{path}: a run is there already; go on with --resume, or replace it with --overwrite"
                 )
-            kept = {path.resolve() / name for name in ANSWERS} | (
-                {config.feedback.resolve()} if config.feedback else set()
-            )
-            for file in sorted(
-                path.iterdir(), key=lambda file: file.name == "config.json"
-            ):  # it last: it makes this a run
-                if file.is_file() and file.resolve() not in kept:
-                    file.unlink()
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
+    ) -> Run:
+        """A new run; with `resume` an old one goes on under its own config, with `overwrite` the files that it made go first
+        (PRODUCTS; what people answered, other files and the feedback that `config` names stay).
+
+        Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
+        """
+        if resume and (path / "config.json").exists():
+            return cls.open(path)
+        cls.check_free(path, overwrite)
         run = cls(path, config)
+        kept = None if config.feedback is None else config.feedback.resolve()
+        for name in PRODUCTS:
+            if (path / name).resolve() != kept:
+                (path / name).unlink(missing_ok=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
             atomic_write(path / "config.json", json.dumps(to_json(config), indent=1) + "\n")

@@ -30,8 +30,8 @@ from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.reports.run_report import write_report
-from minirlhf.runs import pipeline
-from minirlhf.runs.folder import Run
+from minirlhf.runs.base import read_base
+from minirlhf.runs.folder import ANSWERS, Run
 from minirlhf.stats import correlation, ranks
 from minirlhf.system.devices import precision_of
 from minirlhf.system.files import atomic_write, replacing
@@ -84,7 +84,34 @@ def task_from(config: Config) -> Task:
     """The task that the settings name. Raises ValueError naming every fault of the user's own feedback."""
     if config.feedback is not None:
         return custom.load(config.feedback, config.score_range, config.seed)
-    return load_task(config.task, config.seed)
+    return load_task(config.task, config.seed, config.pretrain.corpus_texts)
+
+
+def outdated_feedback(run: Run) -> list[str]:
+    """Files that go when the reward model is fitted anew: the policy's texts are rated again, an encoder is pretrained under
+    the present settings, and the file of --feedback is read as it is now (but it never goes itself)."""
+    names, original = [FIRST_RATINGS, ENCODER, FEEDBACK], run.config.feedback
+    if original is None:
+        return names
+    return [name for name in names if (run.path / name).resolve() != original.resolve()]
+
+
+def with_raters(run: Run, task: Task, person: str | None) -> Task:
+    """The task with a person at the terminal as its rater, or as it is where `person` is None.
+
+    Raises ValueError if there is no one to ask.
+    """
+    if person is not None:
+        config = run.config.finetune
+        file, total = AnswerFile(run.path / ANSWERS[0]), config.rounds * config.ratings_per_round
+        raters = PersonRaters(file, person, total)
+        scale = float(SCORES[0]), float(SCORES[-1])
+        task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
+    if task.raters is None:
+        raise ValueError(
+            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME"
+        )
+    return task
 
 
 def is_done(run: Run, stage: str) -> bool:
@@ -222,9 +249,20 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
 
 
 def pretrain_stage(run: Run, task: Task) -> None:
+    """A pretrained policy: from the base, from random weights, or from the base and then trained on the task's corpus."""
     started = time.perf_counter()
+    settings, policy = run.config.pretrain, None
+    if settings.start == "base":
+        base = read_base(settings.base)
+        base.tokenizer().save(run.path / "tokenizer.json")
+        policy = base.policy().to(run.device)
+        if not run.read("metrics.jsonl"):
+            run.append("metrics.jsonl", base.curve())
     tokenizer = tokenizer_of(run, task)
-    policy = pretrain(run, tokenizer, task.corpus, task.corpus_heldout, task.match_topics)
+    if policy is None or settings.steps > 0:
+        policy = pretrain(
+            run, tokenizer, task.corpus, task.corpus_heldout, task.match_topics, policy
+        )
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
 
 
@@ -391,39 +429,3 @@ STAGE_FUNCTIONS = {
     "finetune": finetune_stage,
     "evaluate": evaluate_stage,
 }
-
-
-def iterate(run: Run, task: Task, person: str | None = None) -> None:
-    """Rate, fit, fine-tune in the rounds of run.config.finetune, evaluate. Goes on where an earlier call was interrupted.
-
-    `person` is the name of the person at the terminal; None asks the task's raters.
-    Raises ValueError if there is no one to ask.
-    """
-    config = run.config.finetune
-    if person is not None:
-        raters = PersonRaters(
-            AnswerFile(run.path / "ratings.jsonl"), person, config.rounds * config.ratings_per_round
-        )
-        task = dataclasses.replace(
-            task,
-            raters=raters,
-            raters_are="people",
-            rating_range=(float(SCORES[0]), float(SCORES[-1])),
-        )
-    if task.raters is None:
-        raise ValueError(
-            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME"
-        )
-    # The pretrained policy's texts are rated as many times as those of each later round.
-    run.replace_config(
-        dataclasses.replace(
-            run.config,
-            reward=dataclasses.replace(run.config.reward, own_texts=config.ratings_per_round),
-        )
-    )
-    if not pipeline.is_done(run, "reward"):
-        pipeline.reward_stage(run, task)
-    if not pipeline.is_done(run, "finetune"):
-        pipeline.finetune_stage(run, task)
-    if not pipeline.is_done(run, "evaluate"):
-        pipeline.evaluate_stage(run, task)

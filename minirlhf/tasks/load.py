@@ -1,16 +1,19 @@
-"""TODO"""
+"""A task by its name."""
 
 from __future__ import annotations
 
 from minirlhf.tasks.task import Task
 
 
-def load_task(name: str, seed: int) -> Task:
-    """The task of that name. Raises ValueError for an unknown name or for data that is missing or broken."""
+def load_task(name: str, seed: int, corpus_texts: int = 20_000) -> Task:
+    """The task of that name; `openings` composes `corpus_texts` texts to pretrain on.
+
+    Raises ValueError for an unknown name, or for data that is missing or broken.
+    """
     if name == "openings":
         from minirlhf.tasks.openings import task as openings
 
-        return openings.load(seed)
+        return openings.load(seed, corpus_texts)
     elif name == "reviews":
         from minirlhf.tasks.reviews import task as reviews
 

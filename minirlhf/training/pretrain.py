@@ -67,23 +67,25 @@ def pretrain(
     corpus: list[tuple[str, str]],
     corpus_heldout: list[tuple[str, str]],
     match_topics: bool = False,
+    policy: Policy | None = None,
 ) -> Policy:
-    """Train a fresh policy on (topic, text) pairs; log the loss on both lists; return the policy.
+    """Train `policy`, or a fresh one, on (topic, text) pairs; log the loss on both lists; return the policy.
 
     `match_topics`: whether a text tells its topic, so that telling topics apart can be learned from the corpus.
     """
     config, model, device = run.config.pretrain, run.config.model, run.device
     torch.manual_seed(run.config.seed)
-    policy = Policy(
-        TransformerConfig(
-            tokenizer.vocab_size,
-            model.context,
-            model.width,
-            model.layers,
-            model.heads,
-            tie_embeddings=model.tie_embeddings,
-        )
-    ).to(device)
+    if policy is None:
+        policy = Policy(
+            TransformerConfig(
+                tokenizer.vocab_size,
+                model.context,
+                model.width,
+                model.layers,
+                model.heads,
+                tie_embeddings=model.tie_embeddings,
+            )
+        ).to(device)
     match = nn.Linear(policy.config.width, 1).to(device)
     models = nn.ModuleDict({"policy": policy, "match": match})
     optimizers = muon_and_adamw(

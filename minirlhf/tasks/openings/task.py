@@ -56,12 +56,12 @@ def build_feedback(
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def load(seed: int) -> Task:
-    """The task, its corpus regenerated from the seed and apart from the held-out corpus.
+def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
+    """The task; `corpus_texts` texts are composed from the seed, apart from the held-out corpus.
 
     Raises ValueError if a shipped file is missing or broken.
     """
-    texts = corpus(CORPUS_SIZE, seed)
+    texts = corpus(corpus_texts, seed)
     known = set(texts)
     # Many of the shorter texts turn up in both corpora, so more are composed than are kept.
     candidates = dict.fromkeys(corpus(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
@@ -80,6 +80,7 @@ def load(seed: int) -> Task:
         judge_name="rubric of tasks/openings/judge.py (rules, no person)",
         raters=rate,
         match_topics=True,
+        base_steps=0,
         notes=(
             "the raters of this task are simulated: no person scored its feedback",
             "the judge is the rubric that the simulated raters see through noise",

@@ -1,0 +1,18 @@
+"""minirlhf data: fetch or rebuild what a task learns from."""
+
+from __future__ import annotations
+
+from minirlhf.cli.options import Data
+
+
+def data(arguments: Data) -> None:
+    if arguments.what == "reviews":
+        from minirlhf.tasks.reviews import task as reviews
+
+        reviews.fetch()
+    else:
+        from minirlhf.tasks.openings import task as openings
+
+        path = arguments.output or openings.DATA / "openings.jsonl"
+        openings.build_feedback(path)
+        print(f"wrote {path}")

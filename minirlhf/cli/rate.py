@@ -1,0 +1,21 @@
+"""minirlhf rate: a person scores or compares texts of a run."""
+
+from __future__ import annotations
+
+from minirlhf.cli.options import Rate
+
+
+def rate(arguments: Rate) -> None:
+    from minirlhf.feedback.screens import rate_in_terminal
+    from minirlhf.runs.folder import Run, run_path
+    from minirlhf.runs.rating import open_session
+
+    if not 1 <= arguments.count <= 10_000:
+        raise ValueError(f"--count: expected 1 to 10000, found {arguments.count}")
+    run = Run.open(run_path(arguments.runs, arguments.run))
+    pairs = arguments.mode == "pair"
+    path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
+    session = open_session(
+        run, path, pairs, arguments.count, arguments.rater, arguments.repeats, arguments.seed
+    )
+    rate_in_terminal(session)

@@ -1,0 +1,194 @@
+"""A base: a pretrained model in a folder of its own, which runs can start from (data/base ships with the project).
+
+    config.json  tokenizer.json  weights.safetensors (bfloat16)  metrics.jsonl  README.md
+
+`pretrain --export FOLDER` makes one. config.json holds the sizes, the training facts and the sha256 of the other files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minirlhf.config import ModelConfig, from_json
+from minirlhf.models.policy import Policy
+from minirlhf.models.transformer import TransformerConfig
+from minirlhf.runs.folder import Run
+from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
+from minirlhf.system.weights import load_weights
+from minirlhf.tasks.openings.knowledge import DATA
+from minirlhf.tokenizer import Tokenizer
+
+SHIPPED = DATA / "base"
+FORMAT = "minirlhf-base"
+HASHED = ("tokenizer.json", "weights.safetensors", "metrics.jsonl")
+CURVE_POINTS = 80
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base on the disk whose files have been checked."""
+
+    folder: Path
+    model: ModelConfig
+    facts: dict  # what it was trained on and how long, its losses, sha256 of its files
+
+    @property
+    def name(self) -> str:
+        return "the shipped base" if self.folder == SHIPPED else f"the base in {self.folder}"
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    def policy(self) -> Policy:
+        """The model, in float32 on the CPU. Raises ValueError if the weights do not fit config.json."""
+        path, model = self.folder / "weights.safetensors", self.model
+        policy = Policy(
+            TransformerConfig(
+                self.tokenizer().vocab_size,
+                model.context,
+                model.width,
+                model.layers,
+                model.heads,
+                tie_embeddings=model.tie_embeddings,
+            )
+        )
+        load_weights(policy, load_tensors(path)[0], str(path))
+        return policy
+
+    def curve(self) -> list[dict]:
+        """Its pretraining losses, one row a point, as in a run's metrics.jsonl but with stage "base"."""
+        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def read_base(folder: Path | None = None) -> Base:
+    """The base in a folder, by default the shipped one.
+
+    Raises ValueError, one line, if the folder holds none, a file of it is missing or is not the one that config.json names.
+    """
+    folder = SHIPPED if folder is None else folder
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: expected a pretrained base (config.json and weights), found none"
+        )
+    facts = read_json(path)
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: expected a base's settings (format {FORMAT!r}), found something else"
+        )
+    digests = facts.get("sha256")
+    if not isinstance(digests, dict) or not set(HASHED) <= digests.keys():
+        raise ValueError(f"{path}: sha256: expected one of each of {', '.join(HASHED)}")
+    model = from_json({"model": facts.get("model")}, str(path)).model
+    for name in HASHED:
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder / name}: no such file, though the base's config.json names it"
+            )
+        if sha256(folder / name) != digests[name]:
+            raise ValueError(
+                f"{folder / name}: expected the file that config.json names (sha256 {digests[name][:12]}...), "
+                f"found another or a damaged one"
+            )
+    return Base(folder, model, facts)
+
+
+def export_base(run: Run, folder: Path, command: str) -> Base:
+    """Write the pretrained model of a run as a base; the weights are rounded to bfloat16. Returns it, read back and checked.
+
+    `command` made the run; the card names it. Raises ValueError if the folder holds something else already.
+    """
+    check_export(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    state = load_tensors(run.path / "pretrained.safetensors")[0]
+    save_tensors(
+        folder / "weights.safetensors",
+        {name: tensor.to(torch.bfloat16) for name, tensor in state.items()},
+        {},
+    )
+    tokenizer.save(folder / "tokenizer.json")
+    rows = [row for row in run.read("metrics.jsonl") if row["stage"] == "pretrain"]
+    every = max(1, len(rows) // CURVE_POINTS)
+    kept = [
+        row
+        for index, row in enumerate(rows, start=1)
+        if index % every == 0 or "heldout_loss_nats_per_token" in row
+    ]
+    lines = [json.dumps(row | {"stage": "base"}) + "\n" for row in kept]
+    atomic_write(folder / "metrics.jsonl", "".join(lines))
+    pretrain = run.config.pretrain
+    facts = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(run.config.model),
+        "task": run.config.task,
+        "seed": run.config.seed,
+        "texts": pretrain.corpus_texts,
+        "steps": pretrain.steps,
+        "batch_size": pretrain.batch_size,
+        "seconds": run.progress()["seconds"]["pretrain"],
+        "loss_nats_per_token": rows[-1]["loss_nats_per_token"],
+        "heldout_loss_nats_per_token": rows[-1]["heldout_loss_nats_per_token"],
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "command": command,
+        "torch": torch.__version__,
+        "sha256": {name: sha256(folder / name) for name in HASHED},
+    }
+    atomic_write(folder / "config.json", json.dumps(facts, indent=1) + "\n")
+    atomic_write(folder / "README.md", card(facts))
+    return read_base(folder)
+
+
+def check_export(folder: Path) -> None:
+    """Raises ValueError unless `folder` is new, empty, or holds a base that may be replaced."""
+    if folder.is_dir() and any(folder.iterdir()):
+        config = folder / "config.json"
+        if not config.is_file() or FORMAT not in config.read_text(
+            encoding="utf-8", errors="replace"
+        ):
+            raise ValueError(
+                f"--export {folder}: expected a new or empty folder or a base, found other files"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise ValueError(f"--export {folder}: expected a folder, found a file")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def card(facts: dict) -> str:
+    """The base's README: what it is, what it was trained on, its losses, how to make it again."""
+    model = facts["model"]
+    hashes = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in facts["sha256"].items())
+    return f"""# A pretrained base
+
+A small causal language model with {facts["parameters"]:,} weights (bfloat16): width {model["width"]}, {model["layers"]} layers,
+{model["heads"]} heads, a context of {model["context"]} tokens, a byte-pair vocabulary of {model["vocab_size"]:,} tokens.
+It writes openings on the topics of the task `{facts["task"]}`, good and bad ones alike: it has seen no score.
+
+| | |
+|---|---|
+| data | {facts["texts"]:,} texts composed by the project's own program from `topics.json` (seed {facts["seed"]}); held-out topics are among them |
+| training | {facts["steps"]:,} steps of {facts["batch_size"]} texts: next token, and at first whether a text belongs to its topic |
+| time | {facts["seconds"]:,.0f} s |
+| loss, nats per token | {facts["loss_nats_per_token"]:.3f} in training, {facts["heldout_loss_nats_per_token"]:.3f} on 1,000 held-out texts |
+| PyTorch | {facts["torch"]} |
+
+Made by:
+
+    {facts["command"]}
+
+The same command gives the same loss to .01 on another machine, not the same bits: processors add in another order.
+
+| file | sha256 |
+|---|---|
+{hashes}
+"""

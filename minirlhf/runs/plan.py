@@ -1,0 +1,138 @@
+"""From a command to its work in four steps: plan what is to do, check that it can be done, clear what it replaces, carry it out.
+
+Nothing is made or deleted before everything that can be checked has been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.config import Config, PretrainConfig, check_config
+from minirlhf.runs import pipeline
+from minirlhf.runs.base import read_base
+from minirlhf.runs.folder import CHECKPOINT, Run
+from minirlhf.system import distributed
+from minirlhf.system.devices import give_back_memory, pick_device
+from minirlhf.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command does to a run folder."""
+
+    path: Path
+    config: Config  # the run's settings from now on
+    stages: tuple[str, ...]  # to do, in this order; those that are done already are passed over
+    outdated: tuple[str, ...] = ()  # files of the run that go away first
+    new: bool = False  # the run is begun from nothing
+    overwrite: bool = False
+
+
+def plan_new(
+    path: Path, config: Config, stages: tuple[str, ...], resume: bool, overwrite: bool
+) -> Plan:
+    """A run from its first stage on; with `resume` one that exists goes on under its own settings.
+
+    Raises ValueError if a run is there and neither `resume` nor `overwrite` is given.
+    """
+    if resume and (path / "config.json").exists():
+        return Plan(path, Run.open(path).config, stages)
+    Run.check_free(path, overwrite)
+    return Plan(path, config, stages, new=True, overwrite=overwrite)
+
+
+def plan_stages(
+    path: Path, stages: tuple[str, ...], settings: dict, resume: bool, overwrite: bool
+) -> Plan:
+    """Stages of a run that exists, under new settings ({"finetune": FinetuneConfig(...)}, ...).
+
+    Raises ValueError if an earlier stage is missing, or if a result is there and neither `resume` nor `overwrite` is given.
+    """
+    run, first = Run.open(path), stages[0]
+    needed = pipeline.STAGES[: pipeline.STAGES.index(first)]
+    for stage in needed:
+        if not pipeline.is_done(run, stage):
+            raise ValueError(
+                f"{path}: {first} needs the stage before it; run: python -m minirlhf {stage} {run.words}"
+            )
+    if resume:
+        return Plan(path, run.config, stages)
+    later = [stage for stage in pipeline.STAGES[len(needed) :] if pipeline.is_done(run, stage)]
+    if later and not overwrite:
+        raise ValueError(
+            f"{path}: {first} is done already; redo it (and what follows) with --overwrite"
+        )
+    if (path / CHECKPOINT).exists() and not overwrite:
+        raise ValueError(
+            f"{path}: a stage was interrupted here; go on with --resume, or begin anew with --overwrite"
+        )
+    outdated = [pipeline.RESULT[stage] for stage in later] + [CHECKPOINT]
+    if first == "reward":
+        outdated += pipeline.outdated_feedback(run)
+    return Plan(path, dataclasses.replace(run.config, **settings), stages, tuple(outdated))
+
+
+def check(plan: Plan) -> tuple[Plan, Task]:
+    """The plan with its last open question settled (which model it starts from), and its task.
+
+    Raises ValueError for settings that cannot work, a device that is not there, data that is missing or broken.
+    """
+    config = plan.config
+    config.finetune.check()
+    check_config(config)
+    pick_device(config.device)
+    if not plan.new:
+        return plan, pipeline.task_of(Run.open(plan.path))
+    task = pipeline.task_from(config)
+    return dataclasses.replace(plan, config=settle_start(config, task)), task
+
+
+def settle_start(config: Config, task: Task) -> Config:
+    """Settings with the model that the run starts from filled in: sizes of the base and how long it is trained further.
+
+    Raises ValueError if the base is damaged, or of another size than was asked for.
+    """
+    pretrain, model = config.pretrain, config.model
+    if pretrain.start == "scratch":
+        if pretrain.base is not None:
+            raise ValueError("--pretrain.base: expected no base with --from-scratch, found one")
+        return config
+    if task.base_steps is None and pretrain.base is None:
+        steps = pretrain.steps or PretrainConfig.steps
+        return dataclasses.replace(
+            config, pretrain=dataclasses.replace(pretrain, start="scratch", steps=steps)
+        )
+    base = read_base(pretrain.base)
+    for field in dataclasses.fields(model):
+        value, wanted = getattr(model, field.name), getattr(base.model, field.name)
+        if value not in (wanted, field.default):
+            raise ValueError(
+                f"--model.{field.name.replace('_', '-')}: expected {wanted}, as {base.name} has it, found {value}; "
+                "add --from-scratch to train a model of another size"
+            )
+    steps = pretrain.steps or task.base_steps or 0
+    pretrain = dataclasses.replace(pretrain, steps=steps)
+    return dataclasses.replace(config, model=base.model, pretrain=pretrain)
+
+
+def clear(plan: Plan) -> Run:
+    """The run, made or rid of what the plan replaces."""
+    if plan.new:
+        return Run.create(plan.path, plan.config, overwrite=plan.overwrite)
+    run = Run.open(plan.path)
+    if plan.config != run.config or plan.outdated:
+        for name in plan.outdated:
+            (plan.path / name).unlink(missing_ok=True)
+        run.replace_config(plan.config)
+    return run
+
+
+def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
+    """Do the stages that are not done yet. KeyboardInterrupt is left to the caller; --resume goes on where it struck."""
+    for stage in stages:
+        if not pipeline.is_done(run, stage):
+            pipeline.STAGE_FUNCTIONS[stage](run, task)
+            give_back_memory()
+    distributed.stop()
