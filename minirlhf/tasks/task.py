@@ -39,8 +39,8 @@ class Task:
 
     # Whether a text of the corpus reveals its topic (see training/pretrain.py).
     match_topics: bool = False
-    # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base knows
-    # this language already). None: a run does not start from the shipped base.
+    # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base
+    # knows this language already). None: a run does not start from the shipped base.
     base_steps: int | None = None
 
     # More feedback. The authors' is trained on beside `feedback`, and never held out. If

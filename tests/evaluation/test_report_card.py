@@ -12,12 +12,13 @@ import torch
 from conftest import TINY
 
 from minirlhf.cli.main import main
-from minirlhf.evaluation import baselines, report_card
+from minirlhf.evaluation import baselines
 from minirlhf.evaluation.perturbations import CHECKS, PRAISE, sensitivity
 from minirlhf.evaluation.report_card import checks, gain, measures, worst
 from minirlhf.feedback.records import Triple
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
+from minirlhf.runs.reward_card import write_report_card
 from minirlhf.stats import expected_calibration_error, wilson
 from minirlhf.training.ranking import Pairs
 
@@ -120,13 +121,13 @@ def test_worst_are_the_largest_errors():
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("first sentence said again", ("tea", "Tea helps. It does so well! Tea helps.")),
+        ("first sentence repeated", ("tea", "Tea helps. It does so well! Tea helps.")),
         ("cut in half", ("tea", "Tea helps. It")),
         ("praise added", ("tea", f"Tea helps. It does so well! {PRAISE}")),
         ("put under another topic", ("sun", "Tea helps. It does so well!")),
     ],
 )
-def test_spoiled_texts(name, expected):
+def test_degraded_texts(name, expected):
     assert (
         CHECKS[name]("tea", "Tea helps. It does so well!", ["tea", "sun"], random.Random(0))
         == expected
@@ -157,8 +158,7 @@ def test_sensitivity_counts_where_the_judge_falls():
     }
     assert all(row["n"] == 15 for row in rows.values())  # the better half
     half, again, other = (
-        rows[name]
-        for name in ("cut in half", "first sentence said again", "put under another topic")
+        rows[name] for name in ("cut in half", "first sentence repeated", "put under another topic")
     )
     assert (half["falls"], half["judge_falls"], half["judge_n"], half["falls_with_judge"]) == (
         1.0,
@@ -219,7 +219,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
     run.replace_config(
         dataclasses.replace(run.config, reward=dataclasses.replace(run.config.reward, loss=loss))
     )
-    card = report_card.report_card(run, small_task)
+    card = write_report_card(run, small_task)
     assert json.loads((run.path / "reward_card.json").read_text(encoding="utf-8")) == card
     train, heldout = pipeline.split_feedback(run, small_task)
     assert (
@@ -259,7 +259,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
 
 def test_the_card_measures_what_the_stage_measured(finished_run, fitted_run, small_task):
     stage = finished_run.progress()["reward_model"]
-    card = report_card.report_card(fitted_run, small_task, curve=False)
+    card = write_report_card(fitted_run, small_task, curve=False)
     for key in ("mse", "pearson", "spearman"):
         assert card["predictors"]["reward model"][key] == pytest.approx(stage[key], abs=1e-5)
     assert card["predictors"]["constant"]["mse"] == pytest.approx(stage["mse_constant"], abs=1e-5)

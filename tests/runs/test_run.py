@@ -12,7 +12,8 @@ import torch
 from conftest import TINY
 
 from minirlhf.config import FinetuneConfig, from_json
-from minirlhf.evaluation.judge import change, is_reward_hacking
+from minirlhf.evaluation.judge import is_reward_hacking
+from minirlhf.stats import change
 from minirlhf.feedback.records import Comparison as Compared
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged, split_comparisons
