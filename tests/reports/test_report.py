@@ -306,7 +306,7 @@ def test_numbers_equal_the_summary(page):
 @pytest.mark.parametrize(
     "raters, words",
     [
-        ("simulated", "no person did"),
+        ("simulated", "not from people"),
         ("people", "The raters are people"),
         ("authors", "The authors of the texts"),
         ("<owls>", "Raters: <owls>."),
@@ -319,7 +319,7 @@ def test_page_says_who_scored(tmp_path, raters, words):
     said = {
         text
         for text in (
-            "no person did",
+            "not from people",
             "The raters are people",
             "The authors of the texts",
             "Raters: <owls>.",
@@ -562,8 +562,9 @@ def test_calibration_and_baseline_are_inside_the_figure():
 
 def test_plot_is_a_png_and_pyplot_is_never_imported(run, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from minirlhf import report\n"
-        "report.write_plot(Path(sys.argv[1]), Path(sys.argv[2])); report.write_report(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from minirlhf.reports import run_report as report\n"
+        "run, plot = map(Path, sys.argv[1:])\n"
+        "report.write_plot(run, plot); report.write_report(run)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     target = tmp_path / "plot.png"
