@@ -1,4 +1,4 @@
-"""What a reward model must beat: the mean score, the length of the text, and tf-idf ridge regression.
+"""What a reward model must beat: the mean score, the text's length, and tf-idf ridge regression.
 
 All three are fitted on the same training triples. The regression is in tasks/word_regression.py.
 """

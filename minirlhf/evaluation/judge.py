@@ -107,7 +107,7 @@ def best_of_n(rows: list[dict], n: int) -> list[dict]:
 
 
 def summarise(before: list[dict], after: list[dict]) -> dict:
-    """The summary of one split (training or held-out topics), as in the run folder's summary.json."""
+    """The summary of one split (training or held-out topics), as in a run's summary.json."""
     result = {}
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])

@@ -1,4 +1,4 @@
-"""Perturbation tests (敏感性检查): five ways to degrade a good text, each of which should lower its score.
+"""Perturbation tests (敏感性检查): ways to degrade a good text that should lower its score.
 
 A perturbation need not make a text worse. So the judge, which trained nothing, scores both texts
 too, and what counts is how often the reward model's score falls where the judge's does.

@@ -1,7 +1,7 @@
 """The figures of a run's report: what they show, in which colours, and a figure as SVG in a page.
 
-A figure is inline SVG whose colours are CSS variables, so that it is legible in light and dark browsers.
-Figures are made without pyplot: there is no global state, and nothing needs a display.
+A figure is inline SVG whose colours are CSS variables, so that it is legible in light and dark
+browsers. Figures are made without pyplot: there is no global state, and nothing needs a display.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# name: (light, dark). Figures are drawn in the light colours; in a page each becomes the CSS variable
-# of its name.
+# name: (light, dark). Figures are drawn in the light colours; in a page each becomes the CSS
+# variable of its name.
 COLOURS = {
     "ink": ("#23272e", "#e4e6ea"),
     "muted": ("#667080", "#9ca5b2"),
@@ -70,7 +70,7 @@ def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray
 
 
 def draw_before_after(axis: Axes, summary: dict) -> None:
-    """One row for each of judge and reward on each split: before (hollow), after (filled), intervals."""
+    """Judge and reward on each split, a row each: before (hollow), after (filled), intervals."""
     scorers = (("judge", "judge", JUDGE), ("reward", "reward model", REWARD))
     labels = []
     for key, name, colour in scorers:
@@ -174,7 +174,7 @@ def _draw_losses(axis: Axes, records: list[dict], train_key: str, heldout_key: s
 
 
 def draw_reliability(axis: Axes, groups: list[dict]) -> None:
-    """Mean observed against mean predicted score of groups of texts, as `stats.calibration` gives."""
+    """Mean observed against mean predicted score of the groups of `stats.calibration`."""
     axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
     for place, group in enumerate(groups):
         x, label = group["predicted"], "held-out texts, 95% interval" if place == 0 else None
@@ -203,8 +203,8 @@ def reward_figure(reward: list[dict], model: dict) -> Figure:
 def svg(figure: Figure, description: str) -> str:
     """The figure as inline SVG, its colours replaced by the page's CSS variables.
 
-    What would clash or is not needed inside a page is removed: the XML header, styles, namespaces, and
-    the ids that matplotlib gives to the parts of every figure.
+    What would clash or is not needed inside a page is removed: the XML header, styles, namespaces,
+    and the ids that matplotlib gives to the parts of every figure.
     """
     out = io.StringIO()
     no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -144,7 +144,7 @@ def samples_tables(samples: list[dict]) -> str:
 
 
 def over_time_table(samples: list[dict]) -> str:
-    """Samples on the most frequent topic of fine-tuning, from before through the updates to after."""
+    """Samples on the most frequent topic of fine-tuning: before, at some updates, after."""
     topics = [row["topic"] for row in samples if row["when"].startswith("step ")]
     if not topics:
         return ""

@@ -1,9 +1,9 @@
-"""The report: one page that shows whether a run worked, made from the files of its run folder alone.
+"""The report: one page that shows whether a run worked, made from its run folder alone.
 
-The first thing it shows is what the judge (评判) says, before and after, with intervals. The reward model
-(奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a red banner
-says reward hacking. Nothing is loaded from outside: style and figures are in the page. It also works on an
-unfinished run, and shows what there is.
+The first thing it shows is what the judge (评判) says, before and after, with intervals. The reward
+model (奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a red
+banner says reward hacking. Nothing is loaded from outside: style and figures are in the page. It
+also works on an unfinished run, and shows what there is.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ HOW_TO_READ = (
     "<b>Judge</b> (0 to 1): the measure of success. Its scores trained nothing here. But simulated "
     "raters may see the judge's own rubric, through bias and noise; then raters and judge are not "
     "independent.",
-    "<b>Reward</b> (0 to 1): the reward model's score. It was optimised, so a rise alone proves nothing.",
+    "<b>Reward</b> (0 to 1): the reward model's score. It was optimised, so a rise alone proves "
+    "nothing.",
     "<b>Reward hacking</b>: the reward rose and the judge fell.",
-    "<b>KL</b> (nats per text): how far the policy has moved from the pretrained reference; 0 means not "
-    "at all. In the curves it is estimated from the sampled tokens, so it may dip below 0.",
+    "<b>KL</b> (nats per text): how far the policy has moved from the pretrained reference; 0 "
+    "means not at all. In the curves it is estimated from the sampled tokens, so it may dip below "
+    "0.",
     "<b>Length</b> (tokens): a reward that grows only with length is a warning.",
-    "<b>Distinct</b> (share): different texts among those sampled; near 0 the policy always writes the "
-    "same text.",
-    "<b>Entropy</b> (nats per token): how undecided the policy is about the next token; near 0 it hardly "
-    "varies.",
-    "<b>Loss</b> (nats per token): how much the next token surprises the language model; lower is better.",
-    "<b>Calibration</b>: texts grouped by predicted score. On the diagonal, prediction and mean score "
-    "agree.",
+    "<b>Distinct</b> (share): different texts among those sampled; near 0 the policy always writes "
+    "the same text.",
+    "<b>Entropy</b> (nats per token): how undecided the policy is about the next token; near 0 it "
+    "hardly varies.",
+    "<b>Loss</b> (nats per token): how much the next token surprises the language model; lower is "
+    "better.",
+    "<b>Calibration</b>: texts grouped by predicted score. On the diagonal, prediction and mean "
+    "score agree.",
     "<b>MSE</b>: mean squared error; compare it with that of a constant, which ignores the text.",
-    "<b>Pearson and Spearman r</b>: agreement with the scores, in value and in rank; 1 is perfect, 0 is "
-    "none.",
+    "<b>Pearson and Spearman r</b>: agreement with the scores, in value and in rank; 1 is perfect, "
+    "0 is none.",
     "<b>[low, high]</b>: a 95% confidence interval of the mean. &ldquo;Rose&rdquo; and "
     "&ldquo;fell&rdquo; are said only where the 95% interval of the difference excludes 0.",
     "<b>Held-out topics</b>: in neither feedback nor fine-tuning, unless a note at the top says "
@@ -56,9 +59,9 @@ HOW_TO_READ = (
 def write_report(run: Path) -> Path:
     """Write `run`/report.html from the files of the run folder; return its path. Atomic.
 
-    Reads config.json, metrics.jsonl, samples.jsonl and summary.json. A stage that is missing is left out,
-    and the page says so; until there is a summary, progress.json is read instead.
-    Raises ValueError (file, line, what was expected) if a file cannot be read or none is there.
+    Reads config.json, metrics.jsonl, samples.jsonl and summary.json. A stage that is missing is
+    left out, and the page says so; until there is a summary, progress.json is read instead. Raises
+    ValueError (file, line, what was expected) if a file cannot be read or none is there.
     """
     run = Path(run)
     config, metrics, samples, summary = _read_run(run)
@@ -70,9 +73,10 @@ def write_report(run: Path) -> Path:
 
 
 def write_plot(run: Path, path: Path) -> Path:
-    """Save the main picture as a PNG: before and after; reward and judge during fine-tuning. Atomic.
+    """Save the main picture as a PNG: before and after, and the scores during fine-tuning. Atomic.
 
-    Returns `path`. Raises ValueError as `write_report` does, or if the run is not fine-tuned and evaluated.
+    Returns `path`. Raises ValueError as `write_report` does, or if the run is not fine-tuned and
+    evaluated.
     """
     _, metrics, _, summary = _read_run(Path(run))
     finetune, path = _stage(metrics, "finetune"), Path(path)
@@ -138,7 +142,7 @@ def _stage(metrics: list[dict], stage: str) -> list[dict]:
 
 
 def rounds_of(metrics: list[dict]) -> list[dict]:
-    """Results of each round from metrics.jsonl: means over its last ten updates, or all if fewer."""
+    """Results of each round from metrics.jsonl: means over its last ten updates (all if fewer)."""
     rounds: dict[int, list[dict]] = {}
     for row in _stage(metrics, "finetune"):
         if "reward_judge_mse" in row:
@@ -196,16 +200,18 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
     banner = ""
     if summary.get("reward_hacking"):
         banner = (
-            '<p class="banner" role="alert"><b>Reward hacking.</b> The reward model\'s score rose and '
+            '<p class="banner" role="alert"><b>Reward hacking.</b> The reward model\'s score rose '
+            "and "
             "the judge's score fell: the policy found texts that the reward model overrates.</p>"
         )
     sentences = []
     for split in figures.evaluated_splits(summary):
         part = summary[split]
         sentences.append(
-            f"On {figures.SPLITS[split]} the judge says <b>{html.interval(part['judge_before'])}</b> "
-            f"before and <b>{html.interval(part['judge_after'])}</b> after fine-tuning: "
-            f"it {_change(part, 'judge')}. The reward model, which was optimised, says "
+            f"On {figures.SPLITS[split]} the judge says "
+            f"<b>{html.interval(part['judge_before'])}</b> before and "
+            f"<b>{html.interval(part['judge_after'])}</b> after fine-tuning: it "
+            f"{_change(part, 'judge')}. The reward model, which was optimised, says "
             f"{html.interval(part['reward_before'])} before and "
             f"{html.interval(part['reward_after'])} after."
         )
