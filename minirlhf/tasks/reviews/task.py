@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minirlhf.feedback.records import Triple
 from minirlhf.tasks.reviews import download
+from minirlhf.tasks.reviews.archives import SCORE_RANGE
 from minirlhf.tasks.reviews.judges import JUDGE_NAME, fluency, judge, vader_analyzer, word_counts
 from minirlhf.tasks.task import Task
 
@@ -67,7 +68,7 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
         judge=judge,
         judge_name=JUDGE_NAME,
         fluency=fluency,
-        rating_range=download.SCORE_RANGE,
+        rating_range=SCORE_RANGE,
         notes=NOTES,
     )
 
@@ -110,7 +111,7 @@ def _records(cache_dir: str | os.PathLike[str] | None) -> list[dict]:
 
 
 def _triple(record: dict) -> Triple:
-    low, high = download.SCORE_RANGE
+    low, high = SCORE_RANGE
     ratings = tuple(float(rating) for rating in record["ratings"])
     score = (sum(ratings) / len(ratings) - low) / (high - low)
     return Triple(
