@@ -1,6 +1,6 @@
 """How long does one step take, part by part, against arithmetic and against well-known libraries that do the same work?
 
-    python -m pip install -r requirements-bench.txt
+    python -m pip install -e ".[bench]"
     python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
     python -m benchmarks.step --size large --repeats 7                   # wants a GPU
     python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: the default)

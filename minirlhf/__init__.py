@@ -4,11 +4,15 @@ import os
 
 __version__ = "0.1.0"
 
-# PyTorch's threads (GNU OpenMP) wait for each other by spinning. Where something else has one of the cores, that can take ten
-# times as long as the work, so they spin for microseconds only and then sleep. It is read when torch is first imported.
+# Two settings that libraries read when torch is first imported. Set them yourself and they stay.
+
+# Threads of GNU OpenMP wait for each other by spinning. If another program uses one of the cores,
+# a step of many small operations can take ten times as long. So they spin for microseconds only
+# and then sleep; on an idle machine this costs 3%.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
-# oneDNN keeps the code that it prepared for each shape of a product, 1,024 of them unless told otherwise. 64 of them take 150 MB
-# less in a demo and cost a tenth of a pretraining step; on a CPU with AMX they save little and cost a quarter.
+# oneDNN caches the code that it compiled for each shape of a matrix product: 1,024 shapes by
+# default. Caching 64 saves 150 MB in a demo and makes a pretraining step a tenth slower. On a CPU
+# with AMX it saves little memory and costs a quarter: raise it there.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

@@ -33,6 +33,7 @@ class PretrainConfig:
     corpus_texts: int = 20_000
     """Texts that the task `openings` composes to pretrain on."""
     steps: int = 1500
+    """From a base: further steps on the task's corpus (0: as many as the task needs)."""
     batch_size: int = 32
     """Texts a step."""
     learning_rate: float = 1.4e-2
@@ -268,7 +269,7 @@ SIZES = {
         finetune=FinetuneConfig(updates=24, batch_size=96, rounds=2, ratings_per_round=300),
         evaluate=EvaluateConfig(samples=128),
     ),
-    "small": Config(pretrain=PretrainConfig(start="base")),
+    "small": Config(pretrain=PretrainConfig(start="base", steps=0)),
     "gpu": Config(
         size="gpu",
         model=ModelConfig(width=512, layers=6, heads=8),

@@ -16,6 +16,7 @@ import pytest
 from minirlhf.cli.main import main, spelled_out
 
 TINY = [
+    "--from-scratch",
     "--model.vocab-size",
     "300",
     "--model.width",

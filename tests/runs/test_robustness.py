@@ -26,6 +26,7 @@ from minirlhf.system.files import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
 TINY = [
+    "--from-scratch",
     "--model.vocab-size",
     "300",
     "--model.width",
@@ -432,8 +433,8 @@ def test_a_read_only_folder(tmp_path, capsys):
 
 SCRIPT = """
 import sys
-from minirlhf.cli import main
-from minirlhf.run import Checkpoints
+from minirlhf.cli.main import main
+from minirlhf.runs.checkpoints import Checkpoints
 Checkpoints.every_seconds = 0.0
 if sys.argv[1] != "0":
     import resource

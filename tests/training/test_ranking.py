@@ -451,6 +451,7 @@ def test_demo_on_own_comparisons(tmp_path, capsys):
             "demo",
             "--feedback",
             str(path),
+            "--from-scratch",
             "--loss",
             "ranking",
             "--run",

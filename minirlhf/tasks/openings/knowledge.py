@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+_PACKAGE = Path(__file__).resolve().parents[2]
+# The data folder lies inside the package once installed (see setup.py), beside it in a checkout.
+DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
+
 # The parts of a topic, and how many phrases each must have.
 PARTS = {"subjects": 5, "effects": 7, "examples": 6, "reasons": 4, "contrasts": 3, "vague": 3}
 
@@ -55,11 +59,3 @@ def _checked_topic(record: dict, path: Path) -> Topic:
             raise ValueError(f"{where}: {field}: expected at least {count}, found {found}")
     parts = {field: tuple(record[field]) for field in PARTS}
     return Topic(topic=record["topic"], split=split, name=record["name"], **parts)
-
-
-_PACKAGE = Path(__file__).resolve().parents[2]
-# data/ lies inside the package when installed, beside it in a checkout.
-DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
-
-
-_PACKAGE = Path(__file__).resolve().parents[1]

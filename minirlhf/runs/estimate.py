@@ -1,0 +1,124 @@
+"""How long a run will take on this machine: the arithmetic of each stage over the measured speed of a matrix product."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from minirlhf.config import Config
+from minirlhf.system.devices import autocast
+
+# Tokens of a usual opening: of the text alone, and of prompt and text with some padding.
+TEXT_TOKENS, ROW_TOKENS = 30, 40
+# What a pass reaches of a bare product's speed, measured on two cores with AVX2 (benchmarks/README.md has the machine).
+# Small operations fill the rest. Sampling multiplies few numbers at a time, so it reaches less.
+TRAINING_EFFICIENCY, SAMPLING_EFFICIENCY = 0.55, 0.12
+# On a GPU launching kernels takes the time, whatever the size: seconds per step of training and per sampled token.
+GPU_STEP, GPU_TOKEN = 0.012, 0.0005
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage computes: operations (multiply and add: two) in training and in sampling; steps and sampled columns."""
+
+    training: float = 0.0
+    sampling: float = 0.0
+    steps: int = 0
+    columns: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.training + other.training,
+            self.sampling + other.sampling,
+            self.steps + other.steps,
+            self.columns + other.columns,
+        )
+
+
+def training(config: Config, texts: int, steps: int, head: bool, passes: float = 3.0) -> Work:
+    """`steps` steps on `texts` texts each; a forward and backward pass are 3 `passes`. `head`: through the output layer too."""
+    model = config.model
+    body = 24 * model.width**2 * model.layers * ROW_TOKENS
+    output = 2 * model.width * model.vocab_size * TEXT_TOKENS if head else 0
+    return Work(training=passes * steps * texts * (body + output), steps=steps)
+
+
+def muon(config: Config, steps: int) -> Work:
+    """Newton-Schulz iterations on the four matrices of each layer (280 width^3 operations a layer)."""
+    return Work(training=steps * 280 * config.model.width**3 * config.model.layers)
+
+
+def sampling(config: Config, texts: int, batch_size: int) -> Work:
+    """`texts` sampled texts, `batch_size` at a time."""
+    model = config.model
+    token = 24 * model.width**2 * model.layers + 2 * model.width * model.vocab_size
+    batches = -(-texts // batch_size)
+    return Work(
+        sampling=texts * TEXT_TOKENS * token, columns=batches * config.finetune.max_new_tokens
+    )
+
+
+def work(config: Config, raters: bool) -> dict[str, Work]:
+    """What each stage of a whole run computes. `raters`: whether the policy's texts are rated on the way."""
+    pretrain, reward, tune = config.pretrain, config.reward, config.finetune
+    matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
+    first = training(config, round(pretrain.batch_size * matching), pretrain.steps, head=True)
+    first += muon(config, pretrain.steps)
+
+    steps = reward.steps * reward.ensemble
+    fit = training(config, reward.batch_size, steps, head=False) + muon(config, steps)
+    rounds = tune.rounds if raters else 1
+    if raters:
+        fit += sampling(config, reward.own_texts, 128)
+
+    # Reference and reward model read each text once; the update reads it three times. PPO reads it `epochs` times.
+    learn = tune.ppo.epochs if tune.algorithm == "ppo" else 1
+    loop = training(config, tune.batch_size, tune.updates, head=True, passes=1 + 3 * learn)
+    loop += training(config, tune.batch_size, tune.updates, head=False, passes=1)
+    loop += sampling(config, tune.updates * tune.batch_size, tune.batch_size)
+    refits = (rounds - 1) * tune.refit_steps
+    loop += training(config, reward.batch_size // 2, refits, head=False) + muon(config, refits)
+    loop += sampling(config, (rounds - 1) * tune.ratings_per_round, tune.batch_size)
+
+    texts = 4 * config.evaluate.samples
+    judged = training(config, 128, texts // 128, head=True, passes=2)
+    judged += sampling(config, texts, 128)
+    return {"pretrain": first, "reward": fit, "finetune": loop, "evaluate": judged}
+
+
+def product_rate(device: torch.device) -> float:
+    """Operations per second of a matrix product of the size that training has, in the run's precision; a tenth of a second."""
+    size = 768 if device.type == "cpu" else 4096
+    a = torch.ones(size, size, device=device)
+    with autocast(device), torch.inference_mode():
+        for _ in range(2):
+            (a @ a).sum().item()
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < 0.1:
+            (a @ a).sum().item()
+            count += 1
+    return 2 * size**3 * count / (time.perf_counter() - started)
+
+
+def seconds(config: Config, device: torch.device, raters: bool) -> dict[str, float]:
+    """About how long each stage will take on this device."""
+    rate = product_rate(device)
+    estimates = {}
+    for stage, part in work(config, raters).items():
+        took = part.training / (TRAINING_EFFICIENCY * rate)
+        took += part.sampling / (SAMPLING_EFFICIENCY * rate)
+        if device.type != "cpu":
+            took += part.steps * GPU_STEP + part.columns * GPU_TOKEN
+        estimates[stage] = took
+    return estimates
+
+
+def in_words(number: float) -> str:
+    """A rough time: "20 s", "4 min", "2 h"."""
+    if number < 90:
+        return f"{max(1, round(number))} s"
+    if number < 90 * 60:
+        return f"{round(number / 60)} min"
+    return f"{number / 3600:.1f} h"

@@ -1,0 +1,61 @@
+"""The estimate of a run's time: it follows the settings, and a bare product gives the machine's speed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import TINY
+
+from minirlhf.config import SIZES
+from minirlhf.runs import estimate
+
+
+def test_twice_the_steps_take_twice_the_operations():
+    small = SIZES["small"]
+    reward = dataclasses.replace(small.reward, steps=2 * small.reward.steps, own_texts=0)
+    twice = estimate.work(dataclasses.replace(small, reward=reward), raters=True)
+    once = estimate.work(
+        dataclasses.replace(small, reward=dataclasses.replace(small.reward, own_texts=0)), True
+    )
+    assert twice["reward"].training == pytest.approx(2 * once["reward"].training)
+    assert twice["finetune"] == once["finetune"]
+
+
+def test_the_shipped_base_costs_no_training_and_a_larger_model_costs_more():
+    assert estimate.work(SIZES["small"], raters=True)["pretrain"].training == 0
+    gpu, small = (estimate.work(SIZES[size], raters=True) for size in ("gpu", "small"))
+    assert gpu["pretrain"].training > 0
+    assert all(gpu[stage].training > small[stage].training for stage in ("reward", "finetune"))
+
+
+def test_without_raters_nothing_is_rated():
+    with_raters, without = (estimate.work(TINY, raters)["finetune"] for raters in (True, False))
+    assert without.sampling < with_raters.sampling
+
+
+def test_a_product_is_one_multiplication_and_one_addition_each():
+    """The model of one training step against PyTorch's own counter of operations, on a batch of the assumed lengths."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from minirlhf.models.policy import Policy
+    from minirlhf.models.transformer import TransformerConfig
+
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, width=64, layers=2))
+    model = config.model
+    policy = Policy(TransformerConfig(model.vocab_size, model.context, model.width, model.layers))
+    rows = torch.zeros(8, estimate.ROW_TOKENS, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        hidden = policy.body(rows)
+        policy.head(hidden[:, : estimate.TEXT_TOKENS]).sum().backward()
+    counted = counter.get_total_flops()
+    modelled = estimate.training(config, texts=8, steps=1, head=True).training
+    assert modelled == pytest.approx(counted, rel=0.15)  # attention's products are left out
+
+
+def test_seconds_and_words():
+    seconds = estimate.seconds(TINY, torch.device("cpu"), raters=True)
+    assert list(seconds) == ["pretrain", "reward", "finetune", "evaluate"]
+    assert all(0 < value < 3600 for value in seconds.values())
+    assert [estimate.in_words(s) for s in (0.2, 59, 600, 9000)] == ["1 s", "59 s", "10 min", "2.5 h"]
