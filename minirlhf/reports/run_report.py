@@ -8,7 +8,6 @@ also works on an unfinished run, and shows what there is.
 
 from __future__ import annotations
 
-import json
 import statistics
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from minirlhf.reports import figures, html
+from minirlhf.reports.run_files import read_run, stage_of
 from minirlhf.stats import change
 from minirlhf.system.files import atomic_write, replacing
 
@@ -64,7 +64,7 @@ def write_report(run: Path) -> Path:
     ValueError (file, line, what was expected) if a file cannot be read or none is there.
     """
     run = Path(run)
-    config, metrics, samples, summary = _read_run(run)
+    config, metrics, samples, summary = read_run(run)
     with style.context(figures.STYLE, after_reset=True):
         page = _page(config, metrics, samples, summary)
     page = page.encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
@@ -78,8 +78,8 @@ def write_plot(run: Path, path: Path) -> Path:
     Returns `path`. Raises ValueError as `write_report` does, or if the run is not fine-tuned and
     evaluated.
     """
-    _, metrics, _, summary = _read_run(Path(run))
-    finetune, path = _stage(metrics, "finetune"), Path(path)
+    _, metrics, _, summary = read_run(Path(run))
+    finetune, path = stage_of(metrics, "finetune"), Path(path)
     if not finetune or not figures.evaluated_splits(summary):
         raise ValueError(f"{run}: expected a run that is fine-tuned and evaluated; it is not yet")
     with style.context({**figures.STYLE, "figure.facecolor": "white"}, after_reset=True):
@@ -93,58 +93,10 @@ def write_plot(run: Path, path: Path) -> Path:
     return path
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _read_run(run: Path) -> tuple[dict, list[dict], list[dict], dict]:
-    """(config, metrics, samples, summary); a missing file reads as empty."""
-    names = ("config.json", "metrics.jsonl", "samples.jsonl", "summary.json")
-    if not any((run / name).is_file() for name in names):
-        raise ValueError(
-            f"{run}: expected a run folder with one of {', '.join(names)}; found none of them"
-        )
-    config = _read_object(run / "config.json")
-    metrics = _read_lines(run / "metrics.jsonl")
-    samples = _read_lines(run / "samples.jsonl")
-    summary = _read_object(run / "summary.json") or _read_object(run / "progress.json")
-    return summary.get("config") or config, metrics, samples, summary
-
-
-def _read_object(path: Path) -> dict:
-    """The JSON object of a file."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return _parse(text, f"{path.name}, line 1") if text.strip() else {}
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """The JSON object of each line; a last line that an interruption cut off is left out."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    objects = []
-    # Not splitlines, which would also split at U+2028.
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        if line.strip():
-            objects.append(_parse(line, f"{path.name}, line {number}"))
-    return objects
-
-
-def _parse(text: str, where: str) -> dict:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: expected JSON, found: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _stage(metrics: list[dict], stage: str) -> list[dict]:
-    return [record for record in metrics if record.get("stage") == stage]
-
-
 def rounds_of(metrics: list[dict]) -> list[dict]:
     """Results of each round from metrics.jsonl: means over its last ten updates (all if fewer)."""
     rounds: dict[int, list[dict]] = {}
-    for row in _stage(metrics, "finetune"):
+    for row in stage_of(metrics, "finetune"):
         if "reward_judge_mse" in row:
             rounds.setdefault(row["round"], []).append(row)
     results = []
@@ -160,13 +112,13 @@ def rounds_of(metrics: list[dict]) -> list[dict]:
 
 
 def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict) -> str:
-    finetune = _stage(metrics, "finetune")
+    finetune = stage_of(metrics, "finetune")
     sections = {
         "Before and after": _before_after(summary),
         "Fine-tuning": _finetuning(finetune, metrics),
         "Samples": html.samples_tables(samples) + html.over_time_table(samples),
-        "Reward model": _reward_model(_stage(metrics, "reward"), summary),
-        "Pretraining": _pretraining(_stage(metrics, "pretrain")),
+        "Reward model": _reward_model(stage_of(metrics, "reward"), summary),
+        "Pretraining": _pretraining(stage_of(metrics, "pretrain")),
         "Time": html.stage_bars(summary["seconds"]) if summary.get("seconds") else "",
         "Hardware": _hardware(summary),
         "Configuration": _configuration(config, summary),

@@ -1,4 +1,5 @@
-"""The report card: every measure by hand or against a library, the whole card of a run, the page."""
+"""The report card: every measure by hand or against a library, the whole card of a run, the
+page."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def test_ece_is_0_for_calibrated_predictions_and_the_shift_for_shifted_ones():
     predicted = np.linspace(0.1, 0.8, 1000)
     assert measures(predicted, predicted, None)["ece"] == pytest.approx(0, abs=1e-9)
     assert measures(predicted + 0.15, predicted, None)["ece"] == pytest.approx(0.15)
-    # Equal predictions are one group, whatever the order of the texts: 3 * |.2 - .5| and 1 * |.9 - .8|, over 4.
+    # Equal predictions are one group, whatever the order of the texts: 3 * |.2 - .5| and 1 * |.9 -
+    # .8|, over 4.
     scores = np.array([0.1, 0.9, 0.5, 0.8])
     assert expected_calibration_error(np.array([0.2, 0.2, 0.2, 0.9]), scores) == pytest.approx(
         (3 * 0.3 + 0.1) / 4
@@ -73,7 +75,8 @@ def test_ece_is_0_for_calibrated_predictions_and_the_shift_for_shifted_ones():
 
 
 def test_gain_interval_covers_the_truth():
-    """Errors of known size, 200 data sets: the 95% interval holds the true gain in 95% of them, less 3.5 standard errors."""
+    """Errors of known size, 200 data sets: the 95% interval holds the true gain in 95% of them,
+    less 3.5 standard errors."""
     generator = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -94,7 +97,8 @@ def test_gain_interval_covers_the_truth():
 
 
 def test_gain_resamples_whole_topics():
-    """Ten topics whose texts all err alike: resampling single texts would make the interval far too narrow."""
+    """Ten topics whose texts all err alike: resampling single texts would make the interval far too
+    narrow."""
     triples = [Triple(str(index // 50), "x", 0.0) for index in range(500)]
     predicted = np.repeat(np.random.default_rng(0).normal(size=10) * 0.3, 50)
     whole = gain(predicted, np.full(500, 0.4), np.zeros(500), triples, 0)
@@ -176,7 +180,8 @@ def test_sensitivity_counts_where_the_judge_falls():
 
 
 def test_wilson_interval_by_its_published_form():
-    """Brown, Cai and DasGupta (2001): bounds are the p at which |share - p| is 1.96 standard errors of p."""
+    """Brown, Cai and DasGupta (2001): bounds are the p at which |share - p| is 1.96 standard errors
+    of p."""
     for share, n in ((0.0, 20), (0.3, 50), (1.0, 5)):
         for bound in wilson(share, n).values():
             if 1e-9 < bound < 1 - 1e-9:

@@ -1,4 +1,5 @@
-"""Agreement between raters, against published examples and scikit-learn; the noise ceiling, against simulated truth."""
+"""Agreement between raters, against published examples and scikit-learn; the noise ceiling, against
+simulated truth."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def test_noise_ceiling_of_shrout_and_fleiss():
 
 @pytest.mark.parametrize("raters", [(3, 3), (2, 6)])
 def test_noise_ceiling_is_what_the_true_score_reaches(raters):
-    """Simulated texts whose true score is known: nobody can correlate better than it does (4,000 texts, standard error .01)."""
+    """Simulated texts whose true score is known: nobody can correlate better than it does (4,000
+    texts, standard error .01)."""
     generator = np.random.default_rng(1)
     true = generator.normal(size=4000)
     units = [
@@ -182,7 +184,8 @@ def test_summary_of_comparisons():
 
 
 def test_the_shipped_feedback_has_the_ceiling_that_its_page_states():
-    """data/README.md says that the mean of three correlates with the rubric at .98; the ceiling is estimated without it."""
+    """data/README.md says that the mean of three correlates with the rubric at .98; the ceiling is
+    estimated without it."""
     summary = summarise_scores(read_triples(DATA / "openings.jsonl"))
     assert summary["provenance"] == {"simulated": 12_000} and summary["ratings"] == 36_000
     assert 0.95 < summary["ceiling"]["mean"] < 0.99 and 0.8 < summary["alpha_interval"] < 0.9

@@ -1,4 +1,5 @@
-"""Feedback files: what is read, what is refused and in which words, what is written, how it is split."""
+"""Feedback files: what is read, what is refused and in which words, what is written, how it is
+split."""
 
 from __future__ import annotations
 
@@ -312,7 +313,8 @@ def test_the_file_holds_the_files_own_scale(tmp_path):
     )
     lines = path.read_bytes().decode("utf-8").split("\n")
     assert lines == [
-        '{"topic": "潮汐", "text": "a\\nb", "score": 2.3333, "ratings": [2, 2.5], "provenance": "simulated"}',
+        '{"topic": "潮汐", "text": "a\\nb", "score": 2.3333, "ratings": [2, 2.5], "provenance": '
+        '"simulated"}',
         '{"topic": "t", "text": "x", "score": 5, "provenance": "people"}',
         "",
     ]

@@ -241,7 +241,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kill_9_loses_no_answer(tmp_path):
-    """Answer as fast as it goes, be killed at some point, look: every answer that was confirmed is there, whole."""
+    """Answer as fast as it goes, be killed at some point, look: every answer that was confirmed is
+    there, whole."""
     code = (
         "import sys; from pathlib import Path; from minirlhf.feedback.answers import AnswerFile\n"
         "file = AnswerFile(Path(sys.argv[1]))\n"
@@ -301,7 +302,8 @@ def test_rating_needs_no_ipywidgets(tmp_path):
 
 @pytest.mark.parametrize("mode", ["single", "pair"])
 def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode):
-    """From keys in a pipe to the summary. The tiny policy hardly writes a whole text, so texts are given."""
+    """From keys in a pipe to the summary. The tiny policy hardly writes a whole text, so texts are
+    given."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("1 2 su\n1q"))
     monkeypatch.setattr("minirlhf.runs.rating.sample_texts", lambda *_: TEXTS)
     path = tmp_path / "r.jsonl"

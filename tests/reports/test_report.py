@@ -1,4 +1,5 @@
-"""The report page: true to the files of the run, whole with any stage missing, self-contained, and safe to open."""
+"""The report page: true to the files of the run, whole with any stage missing, self-contained, and
+safe to open."""
 
 from __future__ import annotations
 
@@ -79,8 +80,8 @@ def synthetic_samples():
             for draw in range(2):
                 for topic in topics:
                     text = (
-                        f"{split} {when} draw {draw} on {topic}: seven hours of sleep let the brain sort the day, and so "
-                        "people remember more of what they have learned."
+                        f"{split} {when} draw {draw} on {topic}: seven hours of sleep let the "
+                        "brain sort the day, and so people remember more of what they have learned."
                     )
                     yield {
                         "when": when,
@@ -173,7 +174,8 @@ def full_run(path, **changes):
 
 
 class Page(HTMLParser):
-    """Tags with attributes, visible text, rows of table cells, and whether each tag is closed in order."""
+    """Tags with attributes, visible text, rows of table cells, and whether each tag is closed in
+    order."""
 
     def __init__(self, html):
         super().__init__()
@@ -515,7 +517,8 @@ def test_write_is_atomic_and_repeatable(tmp_path, monkeypatch):
 
 
 def test_curve_passes_through_the_logged_numbers():
-    """Minutes and scores of the curves are those of metrics.jsonl; the axis shows the whole of 0 to 1."""
+    """Minutes and scores of the curves are those of metrics.jsonl; the axis shows the whole of 0 to
+    1."""
     from matplotlib.figure import Figure
 
     finetune = [

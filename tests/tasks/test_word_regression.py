@@ -1,4 +1,5 @@
-"""Word regression: the baseline against scikit-learn, the judge of own feedback against its closed form."""
+"""Word regression: the baseline against scikit-learn, the judge of own feedback against its closed
+form."""
 
 from __future__ import annotations
 

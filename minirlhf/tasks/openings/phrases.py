@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from minirlhf.tasks.openings import compose as wording
+from minirlhf.tasks.openings import wording
 from minirlhf.tasks.openings.knowledge import PARTS, Topic, knowledge
 
 TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[.,;:!?]")

@@ -47,8 +47,8 @@ PIP_OPTIONS = (
 ).split()
 RIGHTS = """\
 reviews: the texts are sentences of film reviews, product reviews, tweets and editorials that
-  third parties gathered; their writers' rights stay with them. Keep the file on your own machine: it
-  is not part of this project and must not be committed. The scores come from people."""
+  third parties gathered; their writers' rights stay with them. Keep the file on your own machine:
+  it is not part of this project and must not be committed. The scores come from people."""
 
 
 def fetch(cache_dir: str | os.PathLike[str]) -> Path:
