@@ -1,7 +1,9 @@
 """Composes openings, from excellent to poor, from the hand-written knowledge of each topic.
 
 A language model is pretrained on a mixture of these: it learns each topic, but mostly to write
-badly. Each kind of quality is one small function of (topic, random numbers)."""
+badly. Each kind of quality is one small function of (topic, random numbers); the patterns that they
+fill are in wording.py.
+"""
 
 from __future__ import annotations
 
