@@ -1,5 +1,4 @@
-"""Is the result any good? Measures of samples and of reward models.
+"""Is the result any good? Judge before and after, baselines, perturbation tests, the report card.
 
-A judge that trained nothing scores texts before and after; a report card compares the reward model
-with baselines. Nothing is trained here and no file is written.
+Not here: pages and figures (reports/), the judges themselves (tasks/).
 """

@@ -1,5 +1,4 @@
-"""Language feedback: what people or programs said about texts.
+"""What people or programs said about texts: records, splits, agreement, rating sessions.
 
-Files of scores and comparisons, splitting them, agreement between raters, and collecting new
-ratings. Nothing here knows a model, a task or a run.
+Not here: models that learn from it (training/), the simulated raters of a task (tasks/).
 """

@@ -1,5 +1,4 @@
-"""Pages and pictures of finished and unfinished runs.
+"""Figures and HTML pages: reads what a run has written, writes pages.
 
-Everything here reads files or plain dicts and writes HTML or images; nothing is trained, sampled or
-judged.
+Not here: anything that trains, samples or judges.
 """

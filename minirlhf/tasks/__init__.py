@@ -1,5 +1,5 @@
-"""Tasks: what a run needs besides its settings.
+"""A task bundles what a run needs: prompts, a pretraining corpus, feedback, raters and a judge.
 
-Prompts, a corpus, feedback, raters and a judge for each. One folder or file per task; load.py finds
-them by name. No model is trained or sampled here.
+One folder or file per task; load.py finds it by name.
+Not here: models and training. A task works without any.
 """

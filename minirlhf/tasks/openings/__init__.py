@@ -1,5 +1,6 @@
-"""The task `openings`: the article's writing assistant, in small.
+"""The default task: openings for a topic, composed from hand-written knowledge; nothing to
+download.
 
-Hand-written knowledge of forty topics, texts composed from it, a rubric that judges them, and
-simulated raters. No model is used here.
+The rubric in judge.py is the judge; the raters are simulated and see it through noise.
+Not here: the data files themselves (data/).
 """

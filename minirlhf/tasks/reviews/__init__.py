@@ -1,5 +1,5 @@
-"""The task `reviews`: film-review sentences with scores that people gave.
+"""Film reviews with real people's scores, downloaded to the user's own machine.
 
-Downloaded to the user's own machine, checked and joined; judged by two scorers that never saw the
-scores. None of the text is part of this project.
+Judges that the reward model never saw: a rule-based sentiment scorer and a fluency score.
+Not here: any of the reviews' text; none is part of this project.
 """
