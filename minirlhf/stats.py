@@ -1,6 +1,7 @@
-"""Statistics of scores: confidence intervals, correlation, ranks, calibration.
+"""Statistics used by training, evaluation and reports: intervals, correlation, calibration.
 
-The intervals are approximate 95% intervals.
+Nothing here samples a model or reads a file. torch is needed for type hints only, so that a report
+can be made without loading it.
 """
 
 from __future__ import annotations
@@ -8,49 +9,57 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
-Z = 1.96  # standard normal quantile of a two-sided 95% interval
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Z_95 = 1.96  # a normal variable lies within this many standard deviations in 95% of cases
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and its 95% confidence interval (normal approximation): {"mean", "low", "high", "n"}."""
+    """Mean and its 95% confidence interval (normal approximation): {"mean", "low", "high", "n"}.
+
+    The interval of a single value is infinite.
+    """
     mean = statistics.fmean(values)
     half = math.inf
     if len(values) > 1:
-        half = Z * statistics.stdev(values) / math.sqrt(len(values))
+        half = Z_95 * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(values)}
 
 
 def wilson(share: float, n: int) -> dict[str, float]:
-    """95% interval of a share of n (Wilson, 1927), valid near 0 and 1 too: {"low", "high"}."""
-    z = Z
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    """95% interval {"low", "high"} of a share of n cases; valid near 0 and 1 too (Wilson, 1927)."""
+    spread = Z_95 * Z_95
+    centre = (share + spread / (2 * n)) / (1 + spread / n)
+    error = math.sqrt(share * (1 - share) / n + spread / (4 * n * n))
+    half = Z_95 / (1 + spread / n) * error
     return {"low": max(0.0, centre - half), "high": min(1.0, centre + half)}
 
 
-def expected_calibration_error(predicted: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error (ECE): |mean prediction - mean score|, averaged over groups.
+def change(before: dict[str, float], after: dict[str, float]) -> str:
+    """Whether the mean of two `interval`s changed by more than chance.
 
-    predicted, scores: (texts,). The groups are `bins` of equal size by prediction, weighted by
-    size; equal predictions stay together. Noise alone makes it a little above 0. Source: Naeini et
-    al. 2015, here for scores instead of classes.
+    "rose" or "fell" if the 95% interval of the difference excludes 0, else "did not clearly
+    change".
     """
-    edges = np.unique(np.quantile(predicted, np.arange(1, bins) / bins))
-    groups = np.searchsorted(edges, predicted, side="right")
-    total = 0
-    for group in np.unique(groups):
-        errors = (predicted - scores)[groups == group]
-        total += abs(float(errors.sum()))  # group size times the distance of its two means
-    return total / len(scores)
+    difference = after["mean"] - before["mean"]
+    # Variances of independent means add up, and so do the squares of half the intervals' widths.
+    half = math.hypot(before["mean"] - before["low"], after["mean"] - after["low"])
+    if difference > half:
+        return "rose"
+    if difference < -half:
+        return "fell"
+    return "did not clearly change"
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's r of a and b (n,); 0 if one of them is constant."""
-    # Asked of the values themselves: the mean of equal values may differ from them by rounding.
+    """Pearson's r of two vectors (n,); 0 if one of them is constant."""
+    # Checked on the values: a constant vector's mean may be off by a rounding error, which would
+    # count.
     if len(a.unique()) < 2 or len(b.unique()) < 2:
         return 0.0
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
@@ -59,32 +68,43 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 of values (n,); equal values share their mean rank."""
+    """Ranks (n,) from 0; equal values share their mean rank."""
     _, inverse, counts = values.double().unique(return_inverse=True, return_counts=True)
     first = counts.cumsum(0) - counts
     return (first + (counts - 1) / 2).double()[inverse]
 
 
 def calibration(predicted: np.ndarray, observed: np.ndarray, bins: int = 10) -> list[dict]:
-    """A calibration curve: texts in `bins` equal groups by predicted score.
+    """Texts in ten groups of equal size by predicted score; both arguments are (n,).
 
-    predicted, observed: (texts,). Each group has its mean prediction, its mean observed score and
-    that mean's 95% interval: {"predicted", "observed", "low", "high", "n"}. Groups of fewer than 2
-    texts are left out.
+    One row per group: mean prediction, mean observed score with its 95% interval, number of texts.
     """
     rows = []
     for group in np.array_split(np.argsort(predicted), bins):
         if len(group) < 2:
             continue
-        mean = observed[group].mean()
-        half = Z * observed[group].std(ddof=1) / len(group) ** 0.5
+        score = interval(observed[group].tolist())
         rows.append(
             {
                 "predicted": float(predicted[group].mean()),
-                "observed": float(mean),
-                "low": float(mean - half),
-                "high": float(mean + half),
+                "observed": score["mean"],
+                "low": score["low"],
+                "high": score["high"],
                 "n": len(group),
             }
         )
     return rows
+
+
+def expected_calibration_error(predicted: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
+    """ECE: distance between mean prediction and mean score, averaged over groups of texts.
+
+    Ten groups of equal size by prediction, but equal predictions stay together; a group counts by
+    its size. Noise alone makes it a little above 0. Both arguments are (n,). Source: Naeini et al.
+    2015, here for scores instead of classes.
+    """
+    edges = np.unique(np.quantile(predicted, np.arange(1, bins) / bins))
+    groups = np.searchsorted(edges, predicted, side="right")
+    errors = predicted - scores
+    distances = [abs(float(errors[groups == group].sum())) for group in np.unique(groups)]
+    return sum(distances) / len(scores)

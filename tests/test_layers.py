@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "minirlhf"
 
 # From the ground up. Files of one layer may import each other, and everything in the layers before.
 LAYERS = [
-    ["equations", "enumeration", "stats", "config"],
+    ["equations", "enumeration", "linear_algebra", "stats", "config"],
     ["system"],
     ["tokenizer"],
     ["models"],

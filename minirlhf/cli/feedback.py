@@ -6,13 +6,13 @@ from minirlhf.cli.options import Feedback
 
 
 def feedback(arguments: Feedback) -> None:
-    from minirlhf.feedback import agreement
+    from minirlhf.feedback import summary as summaries
     from minirlhf.feedback.records import holds_comparisons, read_comparisons, read_triples
 
     if holds_comparisons(arguments.file):
-        summary = agreement.summarise_comparisons(read_comparisons(arguments.file))
+        summary = summaries.summarise_comparisons(read_comparisons(arguments.file))
     else:
-        summary = agreement.summarise_scores(
+        summary = summaries.summarise_scores(
             read_triples(arguments.file, arguments.score_range), arguments.score_range
         )
-    print(agreement.in_words(summary))
+    print(summaries.in_words(summary))

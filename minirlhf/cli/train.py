@@ -77,10 +77,10 @@ def reward(arguments: Reward) -> None:
     if not arguments.report:
         report_done(folder.path, "reward")
         return
-    from minirlhf.evaluation.report_card import report_card
+    from minirlhf.runs.reward_card import write_report_card
 
     opened = Run.open(folder.path)
-    card = report_card(opened, pipeline.task_of(opened), arguments.curve)
+    card = write_report_card(opened, pipeline.task_of(opened), arguments.curve)
     for check in card["checks"]:
         print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
     print(f"Report card: {folder.path / 'reward_card.html'}")

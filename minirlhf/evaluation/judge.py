@@ -1,22 +1,28 @@
-"""Before and after, by a judge (裁判) that the reward model never saw; with 95% intervals, KL, length and diversity."""
+"""Samples before and after fine-tuning, scored by a judge (裁判) that the reward model never saw.
+
+Each sample gets the judge's score, the reward, its KL to the reference and its length; a summary
+holds their means with 95% intervals, and says whether the reward was hacked.
+"""
 
 from __future__ import annotations
 
-import math
 import statistics
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
-from minirlhf.stats import interval
+from minirlhf.stats import change, interval
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.rollout import collect
+from minirlhf.training.rollout import Rollout, collect
+
+BATCH = 128  # samples drawn at a time
 
 
 @torch.inference_mode()
@@ -32,15 +38,20 @@ def sample_and_judge(
     seed: int,
     label: str,
 ) -> list[dict]:
-    """`count` texts, the topics in turn, each with judge, reward, KL to the reference (nats, exact over the vocabulary at
-    each sampled position) and length (tokens, the end token included)."""
-    device, rows = policy.device, []
-    longest = policy.config.context - max_new_tokens
+    """`count` samples of the policy, the topics in turn; one row each.
+
+    A row holds topic, text, judge and reward in [0, 1], kl_nats (to the reference, exact over the
+    vocabulary at each sampled position), length_tokens (the end token included) and, if the task
+    has such a judge, fluency_nats_per_word. The random numbers depend on `seed` and `label`, which
+    also names the progress bar.
+    """
+    device = policy.device
+    longest_prompt = policy.config.context - max_new_tokens
     asked = [topics[index % len(topics)] for index in range(count)]
-    size = 128  # texts at a time
-    for start in tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
-        part = asked[start : start + size]
-        prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
+    rows = []
+    for start in tqdm(range(0, count, BATCH), desc=label, unit="batch", leave=False):
+        part = asked[start : start + BATCH]
+        prompts = [tokenizer.encode_prompt(topic)[-longest_prompt:] for topic in part]
         rollout = collect(
             policy,
             reference,
@@ -50,49 +61,53 @@ def sample_and_judge(
             max_new_tokens,
             step_generator(seed, label, start, device),
         )
-        kl = torch.zeros(rollout.mask.shape, device=device)  # (batch, time)
-        if policy is not reference:
-            with autocast(device):
-                logits, reference_logits = (
-                    model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()[
-                        None
-                    ]
-                    for model in (policy, reference)
-                )  # (1, tokens, vocab)
-            kl = kl.masked_scatter(rollout.mask, equations.exact_token_kl(logits, reference_logits))
-        for topic, text, reward, nats, length in zip(
-            part,
-            rollout.texts,
-            rollout.reward.tolist(),
-            kl.sum(1).tolist(),
-            rollout.mask.sum(1).tolist(),
-        ):
-            rows.append(
-                {
-                    "topic": topic,
-                    "text": text,
-                    "judge": task.judge(topic, text),
-                    "reward": reward,
-                    "kl_nats": nats,
-                    "length_tokens": length,
-                }
-            )
+        kl = sequence_kl(policy, reference, rollout).tolist()
+        rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
+        for index, (topic, text) in enumerate(zip(part, rollout.texts)):
+            row = {
+                "topic": topic,
+                "text": text,
+                "judge": task.judge(topic, text),
+                "reward": rewards[index],
+                "kl_nats": kl[index],
+                "length_tokens": lengths[index],
+            }
             if task.fluency is not None:
-                rows[-1]["fluency_nats_per_word"] = task.fluency(text)
+                row["fluency_nats_per_word"] = task.fluency(text)
+            rows.append(row)
     return rows
 
 
+def sequence_kl(policy: Policy, reference: Policy, rollout: Rollout) -> Tensor:
+    """KL(policy || reference) in nats, summed over the positions of each sample: (batch,)."""
+    kl = torch.zeros(rollout.mask.shape, device=rollout.mask.device)  # (batch, time)
+    if policy is reference:
+        return kl.sum(1)
+
+    def unpadded_logits(model: Policy) -> Tensor:  # (1, tokens, vocab)
+        logits = model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask)
+        return logits.float()[None]
+
+    with autocast(rollout.mask.device):
+        logits, reference_logits = unpadded_logits(policy), unpadded_logits(reference)
+    token_kl = equations.exact_token_kl(logits, reference_logits)
+    return kl.masked_scatter(rollout.mask, token_kl).sum(1)
+
+
 def best_of_n(rows: list[dict], n: int) -> list[dict]:
-    """Of each n rows that stand together (texts on one topic), the one that the reward model likes best: better texts with no
-    training, at n times the price. How far that leads from the policy: `equations.best_of_n_kl_bound`."""
-    return [
-        max(rows[start : start + n], key=lambda row: row["reward"])
-        for start in range(0, len(rows) - n + 1, n)
-    ]
+    """Of each n consecutive rows (samples on one topic), the one with the highest reward.
+
+    Better texts without training, at n times the cost of sampling. How far that leads from the
+    policy: `equations.best_of_n_kl_bound`.
+    """
+    best = []
+    for start in range(0, len(rows) - n + 1, n):
+        best.append(max(rows[start : start + n], key=lambda row: row["reward"]))
+    return best
 
 
 def summarise(before: list[dict], after: list[dict]) -> dict:
-    """The summary of one split (training or held-out topics): see the run folder's summary.json."""
+    """The summary of one split (training or held-out topics), as in a run's summary.json."""
     result = {}
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])
@@ -105,19 +120,11 @@ def summarise(before: list[dict], after: list[dict]) -> dict:
     return result
 
 
-def change(before: dict[str, float], after: dict[str, float]) -> str:
-    """ "rose" or "fell" if the 95% interval of the difference of two `interval`s leaves out 0, else "did not clearly change"."""
-    half = math.hypot(before["mean"] - before["low"], after["mean"] - after["low"])
-    difference = after["mean"] - before["mean"]
-    return (
-        "rose" if difference > half else "fell" if difference < -half else "did not clearly change"
-    )
-
-
 def is_reward_hacking(*splits: dict) -> bool:
-    """True if on any split the reward rose and the judge fell, both by more than chance (`change`)."""
-    return any(
-        change(split["reward_before"], split["reward_after"]) == "rose"
-        and change(split["judge_before"], split["judge_after"]) == "fell"
-        for split in splits
-    )
+    """True if on any split the reward rose and the judge fell, both by more than chance."""
+    for split in splits:
+        reward = change(split["reward_before"], split["reward_after"])
+        judge = change(split["judge_before"], split["judge_after"])
+        if reward == "rose" and judge == "fell":
+            return True
+    return False

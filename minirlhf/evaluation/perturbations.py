@@ -1,7 +1,7 @@
-"""Does the reward model notice? Good texts are spoiled in five ways; each should cost points (敏感性检查).
+"""Perturbation tests (敏感性检查): ways to degrade a good text that should lower its score.
 
-Whether spoiling a text really made it worse is not for us to say: the judge (which trained nothing) is asked too, and the share
-that counts is among the cases in which the judge's score falls.
+A perturbation need not make a text worse. So the judge, which trained nothing, scores both texts
+too, and what counts is how often the reward model's score falls where the judge's does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from minirlhf.stats import wilson
 
 PRAISE = "A wonderful, excellent and truly amazing text, the best ever."
 
+# A perturbation maps (topic, text, all topics, random numbers) to another (topic, text).
+
 
 def shuffled_words(
     topic: str, text: str, topics: Sequence[str], generator: random.Random
@@ -30,7 +32,8 @@ def repeated_sentence(
     topic: str, text: str, topics: Sequence[str], generator: random.Random
 ) -> tuple[str, str]:
     sentences = re.findall(r"[^.!?]+[.!?]*", text)
-    return topic, f"{text} {(sentences or [text])[0].strip()}"
+    first = sentences[0] if sentences else text
+    return topic, f"{text} {first.strip()}"
 
 
 def other_topic(
@@ -55,7 +58,7 @@ def added_praise(
 
 CHECKS = {
     "words shuffled": shuffled_words,
-    "first sentence said again": repeated_sentence,
+    "first sentence repeated": repeated_sentence,
     "put under another topic": other_topic,
     "cut in half": truncated,
     "praise added": added_praise,
@@ -70,46 +73,59 @@ def sensitivity(
     seed: int,
     most: int = 200,
 ) -> list[dict]:
-    """One row a check. `predict` maps (topic, text) pairs to scores (n,). Takes the better half of `triples`, at most `most`.
+    """Perturb the better half of `triples` (at most `most` of them); one row per perturbation.
 
-    n: texts that the check changed; falls: share whose predicted score fell; change: mean change of it; judge_n: those of them
-    whose judged score fell; judge_falls: share of that kind; falls_with_judge: share of *those* whose predicted score fell, with
-    its 95% interval low, high (Wilson); None where the judge's score never fell.
+    `predict` maps (topic, text) pairs to scores (n,). A row holds
+    - check, n: the perturbation, and the number of texts that it changed;
+    - falls, change: the share of them whose predicted score fell, and its mean change;
+    - judge_n, judge_falls: the number and share of them whose judged score fell;
+    - falls_with_judge, low, high: of those, the share whose predicted score fell too, with its 95%
+      interval (Wilson); None if the judged score never fell.
     """
     middle = float(np.median([triple.score for triple in triples]))
     good = [(triple.topic, triple.text) for triple in triples if triple.score >= middle]
     generator = random.Random(seed)
     good = generator.sample(good, min(most, len(good)))
     rows = []
-    for name, spoil in CHECKS.items():
-        cases = [(pair, spoil(*pair, topics, generator)) for pair in good]
-        cases = [
-            (pair, spoiled) for pair, spoiled in cases if pair != spoiled and spoiled[1].strip()
-        ]
-        row = {
-            "check": name,
-            "n": len(cases),
-            "falls": None,
-            "change": None,
-            "judge_n": 0,
-            "judge_falls": None,
-            "falls_with_judge": None,
-            "low": None,
-            "high": None,
-        }
-        if cases:
-            change = predict([spoiled for _, spoiled in cases]) - predict(
-                [pair for pair, _ in cases]
-            )
-            judged = np.array([judge(*spoiled) < judge(*pair) for pair, spoiled in cases])
-            row |= {
-                "falls": float((change < 0).mean()),
-                "change": float(change.mean()),
-                "judge_n": int(judged.sum()),
-                "judge_falls": float(judged.mean()),
-            }
-            if judged.any():
-                share = float((change[judged] < 0).mean())
-                row |= {"falls_with_judge": share, **wilson(share, int(judged.sum()))}
-        rows.append(row)
+    for name, perturb in CHECKS.items():
+        originals, degraded = [], []
+        for pair in good:
+            other = perturb(*pair, topics, generator)
+            if other != pair and other[1].strip():
+                originals.append(pair)
+                degraded.append(other)
+        rows.append({"check": name, **_compare(predict, judge, originals, degraded)})
     return rows
+
+
+def _compare(
+    predict: Callable[[list[tuple[str, str]]], np.ndarray],
+    judge: Callable[[str, str], float],
+    originals: list[tuple[str, str]],
+    degraded: list[tuple[str, str]],
+) -> dict:
+    row = {
+        "n": len(originals),
+        "falls": None,
+        "change": None,
+        "judge_n": 0,
+        "judge_falls": None,
+        "falls_with_judge": None,
+        "low": None,
+        "high": None,
+    }
+    if not originals:
+        return row
+    change = predict(degraded) - predict(originals)
+    judged_lower = np.array(
+        [judge(*other) < judge(*pair) for pair, other in zip(originals, degraded)]
+    )
+    row["falls"] = float((change < 0).mean())
+    row["change"] = float(change.mean())
+    row["judge_n"] = int(judged_lower.sum())
+    row["judge_falls"] = float(judged_lower.mean())
+    if judged_lower.any():
+        share = float((change[judged_lower] < 0).mean())
+        row["falls_with_judge"] = share
+        row |= wilson(share, row["judge_n"])
+    return row

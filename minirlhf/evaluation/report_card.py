@@ -1,52 +1,64 @@
-"""The reward model's report card: is it good enough to train on? Numbers here, the page in report_card_page.py.
+"""The reward model's report card (奖励模型体检): is it good enough to train on?
 
-Everything is measured on held-out feedback (which also chose when training stopped, and nothing else), beside three baselines and
-the noise ceiling: the best that raters who disagree leave possible.
+Everything is measured on held-out feedback (which also decided when training stopped, and nothing
+else), beside three baselines and the noise ceiling: the best r that raters who disagree leave
+possible. The page that shows it is reports/report_card_page.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from minirlhf.config import Config
 from minirlhf.evaluation import baselines
 from minirlhf.evaluation.perturbations import sensitivity
-from minirlhf.feedback.agreement import by_rater, noise_ceiling
+from minirlhf.feedback.agreement import by_rater, first_ratings, noise_ceiling
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged
-from minirlhf.runs import pipeline
-from minirlhf.runs.folder import Run
 from minirlhf.stats import calibration, correlation, expected_calibration_error, ranks
-from minirlhf.system.files import atomic_write
+from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.ranking import Pairs, pairs_from_scores, pairwise_accuracy
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, predict
 
-MODEL = "reward model"
-CURVE = (0.125, 0.25, 0.5)  # shares of the training triples; the whole of them is the model itself
+MODEL, TFIDF = "reward model", "tf-idf ridge"
+CURVE = (0.125, 0.25, 0.5)  # shares of the training triples; the model itself learned from them all
 WORST = 10
-ENOUGH = 0.8  # of the spoiled texts whose judged score falls, the share in which the reward model's must fall too
-NEAR_CEILING = 0.8  # of the r that raters' noise leaves possible
+# The limits of the checks are rules of thumb.
+MIN_AGREEMENT = (
+    0.8  # where the judge's score of a degraded text falls, how often the model's must too
+)
+NEAR_CEILING = 0.8  # of the r that the raters' noise leaves possible
+MIN_TOPICS = 10  # with fewer, the bootstrap resamples texts and not topics
+
+# Fits a new reward model, from the start that the measured one had: (train, heldout) -> model.
+Fit = Callable[[ScoredTexts, ScoredTexts], AnyReward]
 
 
-def report_card(run: Run, task: Task, curve: bool = True) -> dict:
-    """Measure the run's reward model; write reward_card.json and reward_card.html; return what the first holds."""
-    from minirlhf.reports.report_card_page import write_page
+def report_card(
+    model: AnyReward,
+    tokenizer: Tokenizer,
+    task: Task,
+    train: list[Triple],
+    heldout: list[Triple],
+    config: Config,
+    fit: Fit | None = None,
+) -> dict:
+    """Measure a reward model that was fitted to `train` and stopped by `heldout`; return the card.
 
-    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    train, heldout = pipeline.split_feedback(run, task)
-    rated = [
-        [rating for ratings in raters.values() for rating in ratings[:1]]
-        for raters in by_rater(heldout, task.rating_range).values()
-    ]
+    `config` holds the settings that it was trained with. `fit` draws the learning curve, which
+    trains three more reward models; None leaves it out. The card is JSON: numbers, texts, lists and
+    dicts.
+    """
+    ratings = first_ratings(by_rater(heldout, task.rating_range))
     heldout = merged(heldout)
-    model = pipeline.load_reward_model(run, pipeline.RESULT["reward"], tokenizer).eval()
-    context = run.config.model.context
+    scores = np.array([triple.score for triple in heldout])
+    seed, context = config.seed, config.model.context
 
     def scores_of(pairs: list[tuple[str, str]]) -> np.ndarray:
         return predict(model, EncodedTexts(tokenizer, pairs, context)).double().numpy()
@@ -54,53 +66,46 @@ def report_card(run: Run, task: Task, curve: bool = True) -> dict:
     predictions = {
         "constant": baselines.constant(train)(heldout),
         "length only": baselines.length_only(train)(heldout),
-        "tf-idf ridge": baselines.tfidf_ridge(train, run.config.seed)(heldout),
+        TFIDF: baselines.tfidf_ridge(train, seed)(heldout),
         MODEL: scores_of([(triple.topic, triple.text) for triple in heldout]),
     }
-    scores = np.array([triple.score for triple in heldout])
     try:
-        pairs = pairs_from_scores(heldout, run.config.reward.min_gap)
+        pairs = pairs_from_scores(heldout, config.reward.min_gap)
     except ValueError:
-        pairs = None  # too few texts a topic to compare any
+        pairs = None  # too few texts per topic to compare any
+
     card = {
-        "task": run.config.task if run.config.feedback is None else run.config.feedback.name,
+        "task": config.task if config.feedback is None else config.feedback.name,
         "raters": train[0].provenance,
         "judge_name": task.judge_name,
         "n_train": len(train),
         "n_heldout": len(heldout),
         "n_pairs": len(pairs) if pairs else 0,
-        "min_gap": run.config.reward.min_gap,
-        "loss": run.config.reward.loss,
-        "ceiling": noise_ceiling(rated),
-        "predictors": {
-            name: measures(predicted, scores, pairs) for name, predicted in predictions.items()
-        },
-        "gain": gain(
-            predictions[MODEL], predictions["tf-idf ridge"], scores, heldout, run.config.seed
-        ),
-        "calibration": calibration(predictions[MODEL], scores),
-        "worst": worst(predictions[MODEL], heldout),
-        "sensitivity": sensitivity(
-            scores_of, task.judge, heldout, task.train_prompts, run.config.seed
-        ),
-        "curve": learning_curve(run, tokenizer, task, train, heldout) if curve else [],
+        "min_gap": config.reward.min_gap,
+        "loss": config.reward.loss,
+        "ceiling": noise_ceiling(ratings),
+        "predictors": {},
     }
-    card["curve"].append(
-        {
-            "triples": len(train),
-            **{key: card["predictors"][MODEL][key] for key in ("mse", "pearson")},
-        }
-    )
+    for name, predicted in predictions.items():
+        card["predictors"][name] = measures(predicted, scores, pairs)
+    card["gain"] = gain(predictions[MODEL], predictions[TFIDF], scores, heldout, seed)
+    card["calibration"] = calibration(predictions[MODEL], scores)
+    card["worst"] = worst(predictions[MODEL], heldout)
+    card["sensitivity"] = sensitivity(scores_of, task.judge, heldout, task.train_prompts, seed)
+    card["curve"] = []
+    if fit is not None:
+        card["curve"] = learning_curve(fit, tokenizer, task, train, heldout, config)
+    whole = card["predictors"][MODEL]
+    card["curve"].append({"triples": len(train), "mse": whole["mse"], "pearson": whole["pearson"]})
     card["checks"] = checks(card)
-    atomic_write(
-        run.path / "reward_card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    )
-    write_page(run.path / "reward_card.html", card)
     return card
 
 
 def measures(predicted: np.ndarray, scores: np.ndarray, pairs: Pairs | None) -> dict:
-    """MSE, Pearson, Spearman, pairwise accuracy within topics (equal predictions count half), ECE of predictions (n,)."""
+    """MSE, Pearson, Spearman, pairwise accuracy within topics and ECE of predictions (n,).
+
+    Equal predictions count as half a right order; without pairs, "pairwise" is None.
+    """
     a, b = torch.from_numpy(predicted), torch.from_numpy(scores)
     return {
         "mse": float(np.mean((predicted - scores) ** 2)),
@@ -119,66 +124,66 @@ def gain(
     seed: int,
     draws: int = 1000,
 ) -> dict:
-    """How much lower the MSE is than the baseline's: mean and 95% interval from resampling whole topics (texts, if under 10)."""
+    """How much lower the MSE is than the baseline's: {"mse", "low", "high"}, all predictions (n,).
+
+    The 95% interval is a bootstrap over whole topics, since texts on one topic err alike (over
+    single texts if there are fewer than ten topics).
+    """
     better = (baseline - scores) ** 2 - (predicted - scores) ** 2
-    topics = sorted({triple.topic for triple in triples})
-    if len(topics) >= 10:
-        rows = [np.flatnonzero([triple.topic == topic for triple in triples]) for topic in topics]
+    topics = np.array([triple.topic for triple in triples])
+    names = sorted(set(topics.tolist()))
+    if len(names) >= MIN_TOPICS:
+        groups = [np.flatnonzero(topics == name) for name in names]
     else:
-        rows = list(np.arange(len(triples))[:, None])
-    sums, counts = (
-        np.array([better[row].sum() for row in rows]),
-        np.array([len(row) for row in rows]),
-    )
-    drawn = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
+        groups = list(np.arange(len(triples))[:, None])
+    sums = np.array([better[group].sum() for group in groups])
+    counts = np.array([len(group) for group in groups])
+    drawn = np.random.default_rng(seed).integers(len(groups), size=(draws, len(groups)))
     low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
     return {"mse": float(better.mean()), "low": float(low), "high": float(high)}
 
 
 def worst(predicted: np.ndarray, triples: Sequence[Triple], count: int = WORST) -> list[dict]:
-    """The held-out texts whose score is missed by most."""
-    order = np.argsort(-np.abs(predicted - [triple.score for triple in triples]), kind="stable")[
-        :count
-    ]
-    return [
-        {
-            "topic": triples[i].topic,
-            "text": triples[i].text,
-            "score": triples[i].score,
-            "predicted": float(predicted[i]),
-            "ratings": list(triples[i].ratings),
-        }
-        for i in order
-    ]
+    """The held-out texts with the largest errors."""
+    errors = np.abs(predicted - [triple.score for triple in triples])
+    rows = []
+    for index in np.argsort(-errors, kind="stable")[:count]:
+        triple = triples[index]
+        rows.append(
+            {
+                "topic": triple.topic,
+                "text": triple.text,
+                "score": triple.score,
+                "predicted": float(predicted[index]),
+                "ratings": list(triple.ratings),
+            }
+        )
+    return rows
 
 
 def learning_curve(
-    run: Run, tokenizer: Tokenizer, task: Task, train: list[Triple], heldout: list[Triple]
+    fit: Fit,
+    tokenizer: Tokenizer,
+    task: Task,
+    train: list[Triple],
+    heldout: list[Triple],
+    config: Config,
 ) -> list[dict]:
-    """Held-out error of reward models that learned from a part of the triples only, all from the same start."""
-    context, rows = run.config.model.context, []
+    """Held-out error of reward models that learned from a part of the triples only."""
+    context = config.model.context
     test = ScoredTexts(tokenizer, heldout, context, task.heldout_comparisons)
-    order = torch.randperm(len(train), generator=run.generator("curve", 0)).tolist()
+    order = torch.randperm(len(train), generator=step_generator(config.seed, "curve", 0)).tolist()
+    rows = []
     for share in CURVE:
         part = [train[index] for index in sorted(order[: round(share * len(train))])]
         kept = {(triple.topic, triple.text) for triple in part}
-        comparisons = [
-            one
-            for one in task.comparisons
-            if {(one.topic, one.better), (one.topic, one.worse)} <= kept
-        ]
-        if len(part) < 2 or bool(comparisons) != bool(task.comparisons):
+        comparisons = []  # those with both texts among the part
+        for one in task.comparisons:
+            if (one.topic, one.better) in kept and (one.topic, one.worse) in kept:
+                comparisons.append(one)
+        if len(part) < 2 or (task.comparisons and not comparisons):
             continue
-        torch.manual_seed(run.config.seed)
-        texts = ScoredTexts(tokenizer, part, context, comparisons)
-        model = fit_reward(
-            run,
-            pipeline.new_reward_model(run, tokenizer, task),
-            texts,
-            test,
-            run.config.reward,
-            stage=f"curve: {len(part)} triples",
-        )
+        model = fit(ScoredTexts(tokenizer, part, context, comparisons), test)
         predicted = predict(model, test)
         rows.append(
             {
@@ -191,30 +196,33 @@ def learning_curve(
 
 
 def checks(card: dict) -> list[dict]:
-    """What to look at before training on the model: {"question", "answer", "passed"}. The limits are rules of thumb."""
+    """What to look at before training on the model: {"question", "answer", "passed"} each."""
     model, ceiling, won = card["predictors"][MODEL], card["ceiling"], card["gain"]
     found = [
         {
             "question": "Is it better than tf-idf ridge?",
-            "passed": won["low"] > 0,
             "answer": f"MSE lower by {won['mse']:.4f} [{won['low']:.4f}, {won['high']:.4f}]",
+            "passed": won["low"] > 0,
         }
     ]
     if ceiling:
         found.append(
             {
-                "question": f"Does r reach {NEAR_CEILING:.0%} of what the raters' noise leaves possible?",
+                "question": f"Does r reach {NEAR_CEILING:.0%} of the noise ceiling?",
                 "answer": f"{model['pearson']:.2f} of {ceiling['mean']:.2f}",
                 "passed": model["pearson"] >= NEAR_CEILING * ceiling["mean"],
             }
         )
     for row in card["sensitivity"]:
-        if row["falls_with_judge"] is not None:
-            found.append(
-                {
-                    "question": f"Does the score fall with the judge's: {row['check']}?",
-                    "answer": f"in {row['falls_with_judge']:.0%} [{row['low']:.0%}, {row['high']:.0%}] of {row['judge_n']}",
-                    "passed": row["falls_with_judge"] >= ENOUGH,
-                }
-            )
+        share = row["falls_with_judge"]
+        if share is None:  # the judge's score never fell
+            continue
+        bounds = f"[{row['low']:.0%}, {row['high']:.0%}]"
+        found.append(
+            {
+                "question": f"Does the score fall where the judge's falls: {row['check']}?",
+                "answer": f"in {share:.0%} {bounds} of {row['judge_n']} texts",
+                "passed": share >= MIN_AGREEMENT,
+            }
+        )
     return found

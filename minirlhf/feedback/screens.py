@@ -1,4 +1,4 @@
-"""Two screens for a rating session (rate.py): the terminal, one key an answer, and buttons in a notebook."""
+"""Two screens for a rating session: the terminal, one key per answer, and buttons in a notebook."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import sys
 import textwrap
 from collections.abc import Callable
 
-from minirlhf.feedback.session import FIRST, SECOND, TIE, RatingSession
+from minirlhf.feedback.session import FIRST, SECOND, TIE, Item, RatingSession
 
 SKIP, UNDO, QUIT = "s", "u", "q"
+END_OF_INPUT = "\x04"  # Ctrl-D
 LABELS = {FIRST: "first is better", SECOND: "second is better", TIE: "no difference"}
 
 
 def read_key() -> str:
-    """One key press, without Enter. From a pipe: the next character that is no white space, and "q" at its end."""
+    """One key press, without Enter.
+
+    From a pipe: the next character that is not white space, and "q" at the end of the input.
+    """
     if not sys.stdin.isatty():
         while (key := sys.stdin.read(1)).isspace():
             pass
@@ -31,11 +35,11 @@ def read_key() -> str:
     file = sys.stdin.fileno()
     settings = termios.tcgetattr(file)
     try:
-        tty.setcbreak(
-            file, termios.TCSADRAIN
-        )  # keys come at once, none is lost; Ctrl-C still interrupts
+        # Keys arrive at once and those pressed already are kept; Ctrl-C still interrupts.
+        tty.setcbreak(file, termios.TCSADRAIN)
         key = os.read(file, 1)
-        if key == b"\x1b":  # Page Up is Escape, "[", "5", "~": none of these is an answer
+        # A special key is a sequence: Page Up is Escape, "[", "5", "~". None of these is an answer.
+        if key == b"\x1b":
             while select.select([file], [], [], 0.02)[0]:
                 os.read(file, 1)
         return key.decode("utf-8", "replace") or QUIT
@@ -44,36 +48,36 @@ def read_key() -> str:
 
 
 def printable(text: str) -> str:
-    """A model may write anything; nothing of it may steer the terminal."""
+    """Replace control characters: what a model writes must not control the terminal."""
     return "".join(
         character if character.isprintable() or character == "\n" else "?" for character in text
     )
 
 
 def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QUIT} quit") -> str:
-    """The current item in words, wrapped to the terminal; `keys` says what else can be pressed."""
-    item, width = session.current, max(20, shutil.get_terminal_size().columns - 6)
+    """The current item as text, wrapped to the terminal; `keys` names the other keys."""
+    item = session.current
+    width = max(20, shutil.get_terminal_size().columns - 6)
     parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {printable(item.topic)}\n"]
     for number, text in enumerate(item.texts, start=1):
         mark = f"{number}. " if len(item.texts) > 1 else ""
-        parts.append(
-            textwrap.fill(
-                printable(text), width, initial_indent=f"   {mark}", subsequent_indent="   "
-            )
+        paragraph = textwrap.fill(
+            printable(text), width, initial_indent=f"   {mark}", subsequent_indent="   "
         )
+        parts.append(paragraph)
     if len(item.texts) == 1:
         ask = "Score 1 (poor) to 5 (excellent)"
     else:
-        ask = ", ".join(f"{key}: {words}" for key, words in LABELS.items())
+        ask = ", ".join(f"{key}: {label}" for key, label in LABELS.items())
     return "\n".join([*parts, f"\n{ask}   [{keys}] "])
 
 
 def rate_in_terminal(session: RatingSession, key: Callable[[], str] = read_key) -> None:
-    """Ask until the rater quits (q, Ctrl-C, end of input). Every answer is in the file by then."""
+    """Ask until the rater quits (q, Ctrl-C, end of input); every answer is in the file by then."""
+    path = session.file.path
     if session.file.dropped:
-        print(
-            f"{session.file.path}: cut off half a line that an interruption had left: {printable(session.file.dropped[:60])}"
-        )
+        start = printable(session.file.dropped[:60])
+        print(f"{path}: removed an incomplete line left by an interruption: {start}")
     if session.before:
         print(f"{session.before} of {session.total} are answered already.")
     try:
@@ -82,79 +86,90 @@ def rate_in_terminal(session: RatingSession, key: Callable[[], str] = read_key) 
                 print(question(session), end="", flush=True)
             else:
                 print(f"\nThat was the last one. [{UNDO} undo, {QUIT} quit] ", end="", flush=True)
-            while True:
+            done = None
+            while done is None:  # a key without a meaning is ignored
                 pressed = key()
-                if pressed in (QUIT, "\x04"):
+                if pressed in (QUIT, END_OF_INPUT):
                     print("quit")
                     return
-                elif pressed == UNDO:
-                    print("one back" if session.undo() else "nothing to undo")
-                elif session.current and pressed == SKIP:
-                    session.skip()
-                    print("skipped")
-                elif session.current and pressed in session.keys():
-                    session.answer(pressed)
-                    print(pressed)
-                else:
-                    continue
-                break
+                done = _act(session, pressed)
+            print(done)
     except KeyboardInterrupt:
         print("quit")
     finally:
-        print(f"\n{sum(session.answered)} answers given now -> {session.file.path}")
+        print(f"\n{sum(session.answered)} answers given now -> {path}")
+
+
+def _act(session: RatingSession, key: str) -> str | None:
+    """Do what the key stands for and say what was done; None if it stands for nothing here."""
+    if key == UNDO:
+        return "one back" if session.undo() else "nothing to undo"
+    if session.current is None:
+        return None
+    if key == SKIP:
+        session.skip()
+        return "skipped"
+    if key in session.keys():
+        session.answer(key)
+        return key
+    return None
 
 
 def rate_widget(session: RatingSession):
-    """The same with buttons, for a notebook: show it as the last line of a cell. Needs ipywidgets (it comes with jupyter).
+    """The same with buttons, for a notebook: show it as the last line of a cell.
 
-    Returns an ipywidgets.VBox: progress bar, topic, texts, a row of buttons, a line for messages.
+    Needs ipywidgets (part of jupyter). Returns an ipywidgets.VBox: progress bar, topic, texts, a
+    row of buttons, a line for messages.
     """
     import ipywidgets as widgets
 
-    bar = widgets.IntProgress(min=0, max=max(1, session.total), layout=widgets.Layout(width="100%"))
+    full_width = widgets.Layout(width="100%")
+    bar = widgets.IntProgress(min=0, max=max(1, session.total), layout=full_width)
     topic, message = widgets.Label(), widgets.Label()
-    texts = [
-        widgets.Textarea(disabled=True, rows=4, layout=widgets.Layout(width="100%"))
-        for _ in range(max((len(item.texts) for item in session.queue), default=1))
-    ]
+    most_texts = max((len(item.texts) for item in session.queue), default=1)
+    boxes = []
+    for _ in range(most_texts):
+        layout = widgets.Layout(width="100%")
+        boxes.append(widgets.Textarea(disabled=True, rows=4, layout=layout))
     buttons = widgets.HBox()
 
-    def press(act: Callable[[], object], said: str) -> None:
+    def press(key: str) -> None:
         try:
-            found = act()
-            message.value = "nothing to undo" if found is False else said
-        except ValueError as error:  # the disk is full, another program wrote the file
+            done = _act(session, key)
+            message.value = "saved" if done == key else done
+        except ValueError as error:  # the disk is full, or another program wrote to the file
             message.value = str(error)
         show()
 
-    def button(words: str, act: Callable[[], object], said: str):
-        made = widgets.Button(description=words)
-        made.on_click(lambda _: press(act, said))
+    def button(label: str, key: str):
+        made = widgets.Button(description=label)
+        made.on_click(lambda _: press(key))
         return made
 
     def show() -> None:
         item = session.current
         bar.value = session.done
-        keys = session.keys() if item else ()
-        topic.value = (
-            f"[{session.done + 1} of {session.total}] Topic: {item.topic}"
-            if item
-            else "All done, thank you."
-        )
-        for box, text in zip(texts, item.texts if item else [""] * len(texts)):
+        topic.value = _heading(session)
+        texts = item.texts if item else [""] * len(boxes)
+        for box, text in zip(boxes, texts):
             box.value = text
-        buttons.children = tuple(
-            [
-                button(
-                    LABELS[key] if len(item.texts) > 1 else key,
-                    lambda key=key: session.answer(key),
-                    "saved",
-                )
-                for key in keys
-            ]
-            + ([button("skip", session.skip, "skipped")] if item else [])
-            + [button("undo", session.undo, "one back")]
-        )
+        row = []
+        if item:
+            row += [button(_label(item, key), key) for key in session.keys()]
+            row.append(button("skip", SKIP))
+        row.append(button("undo", UNDO))
+        buttons.children = tuple(row)
 
     show()
-    return widgets.VBox([bar, topic, *texts, buttons, message])
+    return widgets.VBox([bar, topic, *boxes, buttons, message])
+
+
+def _heading(session: RatingSession) -> str:
+    if session.current is None:
+        return "All done, thank you."
+    return f"[{session.done + 1} of {session.total}] Topic: {session.current.topic}"
+
+
+def _label(item: Item, key: str) -> str:
+    """The words on an answer's button."""
+    return LABELS[key] if len(item.texts) > 1 else key

@@ -1,11 +1,13 @@
-"""Collect language feedback from a person (人工标注): step 1 of section 3.2. The screens are in rate_screens.py.
+"""Collect language feedback from a person (人工标注): step 1 of the article's section 3.2.
 
-A session is a queue of items, each one text to score or two to compare, in random order; the rater is not told which model wrote
-what. Some items come back once, far from their first showing (two texts then change places), so that `feedback summary` can say
-how well the rater agrees with themselves.
+A session is a queue of items, each one text to score or two to compare, in random order; the rater
+is not told which model wrote what. Some items come back once, long after they were first shown (two
+texts then swap places), so that `feedback summary` can measure how well the rater agrees with
+themselves.
 
-Each answer is on the disk before the next item is shown, one JSON object a line, as `--feedback` reads it. A session that
-is begun again leaves out what its rater has answered already.
+Each answer is on the disk before the next item is shown, one JSON object per line, as `--feedback`
+reads it. A new session skips what its rater has answered already. How items are shown is in
+screens.py.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from minirlhf.feedback.answers import AnswerFile
 
 SCORES = (1, 2, 3, 4, 5)
 FIRST, SECOND, TIE = "1", "2", "0"  # answers to a comparison
+MAX_REPEATS = 0.5  # share of the items; repeats are drawn from the first half of the queue
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is shown at once: a topic, and one text to score or two to compare. `models` (who wrote them) is not shown."""
+    """One question: a topic with one text to score or two to compare.
+
+    `models` names who wrote each text; the rater does not see it.
+    """
 
     topic: str
     texts: tuple[str, ...]
@@ -35,143 +41,175 @@ class Item:
         """The same for the same question, whichever text stands first."""
         return (self.topic, *sorted(self.texts))
 
-
-def make_queue(items: Sequence[Item], repeat_share: float, seed: int, rater: str) -> list[Item]:
-    """The items in an order of this rater's own; a share of those in the first half comes back in the last quarter.
-
-    Raises ValueError for a share outside [0, 0.5].
-    """
-    if not 0 <= repeat_share <= 0.5:
-        raise ValueError(f"repeats: expected a share from 0 to 0.5, found {repeat_share}")
-    generator = random.Random(f"{seed}/{rater}")
-    order = []
-    for item in generator.sample(list(items), len(items)):
-        places = generator.sample(
-            range(len(item.texts)), len(item.texts)
-        )  # which text stands first
-        order.append(_placed(item, places))
-    again = generator.sample(
-        order[: len(order) // 2], min(round(repeat_share * len(order)), len(order) // 2)
-    )
-    last = [replace(_placed(item, range(len(item.texts))[::-1]), repeat=True) for item in again]
-    last += order[len(order) * 3 // 4 :]
-    generator.shuffle(last)
-    return order[: len(order) * 3 // 4] + last
-
-
-def _placed(item: Item, places: Sequence[int]) -> Item:
-    return replace(
-        item,
-        texts=tuple(item.texts[i] for i in places),
-        models=tuple(item.models[i] for i in places),
-    )
-
-
-class RatingSession:
-    """The queue, where one is in it, and the file. `current` is None at the end."""
-
-    def __init__(self, queue: Sequence[Item], file: AnswerFile, rater: str):
-        self.file, self.rater = file, rater
-        answered = Counter(
-            _key_of(record) for record in file.records() if record.get("rater", "") == rater
-        )
-        self.queue = []
-        for item in queue:  # the first showing of an item is left out before its repeat
-            if answered[item.key] > 0:
-                answered[item.key] -= 1
-            else:
-                self.queue.append(item)
-        self.total, self.before = len(queue), len(queue) - len(self.queue)
-        self.place = 0
-        self.answered: list[
-            bool
-        ] = []  # for each item passed in this session: answered (True) or skipped
-
-    @property
-    def current(self) -> Item | None:
-        return self.queue[self.place] if self.place < len(self.queue) else None
-
-    @property
-    def done(self) -> int:
-        """Items behind us, those of earlier sessions included."""
-        return self.before + self.place
-
-    def keys(self) -> tuple[str, ...]:
-        """The answers that the current item takes."""
-        return tuple(map(str, SCORES)) if len(self.current.texts) == 1 else (FIRST, SECOND, TIE)
-
-    def answer(self, key: str) -> None:
-        """Write the answer, then move on. Raises ValueError for a key that is none of `keys()`, or if the disk refuses."""
-        item = self.current
-        if key not in self.keys():
-            raise ValueError(f"answer: expected one of {' '.join(self.keys())}, found {key!r}")
-        common = {"provenance": "people", "rater": self.rater, "repeat": item.repeat}
-        if len(item.texts) == 1:
-            record = {
-                "topic": item.topic,
-                "text": item.texts[0],
-                "score": int(key),
-                "ratings": [int(key)],
-                **common,
-                "model": item.models[0],
-            }
-        else:
-            better, worse = (0, 1) if key != SECOND else (1, 0)
-            record = {
-                "topic": item.topic,
-                "better": item.texts[better],
-                "worse": item.texts[worse],
-                "tie": key == TIE,
-                **common,
-                "first": "worse" if better else "better",
-                "models": [item.models[better], item.models[worse]],
-            }
-        self.file.append(record)
-        self.answered.append(True)
-        self.place += 1
-
-    def skip(self) -> None:
-        self.answered.append(False)
-        self.place += 1
-
-    def undo(self) -> bool:
-        """Go back one item; an answer that was given to it leaves the file. False at the start of the session."""
-        if not self.answered:
-            return False
-        if self.answered[-1]:
-            self.file.undo()
-        self.answered.pop()
-        self.place -= 1
-        return True
-
-
-def _key_of(record: dict) -> tuple[str, ...]:
-    texts = (
-        [record["text"]]
-        if "text" in record
-        else [record.get("better", ""), record.get("worse", "")]
-    )
-    return (record.get("topic", ""), *sorted(map(str, texts)))
+    def reordered(self, order: Sequence[int]) -> Item:
+        """The same item with its texts in another order."""
+        texts = tuple(self.texts[place] for place in order)
+        models = tuple(self.models[place] for place in order)
+        return replace(self, texts=texts, models=models)
 
 
 def make_items(
     texts: Sequence[tuple[str, str, str]], pairs: bool, count: int, seed: int
 ) -> list[Item]:
-    """`count` items (or fewer, if there are not enough texts) from (topic, text, model); no text is used twice."""
-    different = list(
-        {
-            (topic, text): (topic, text, model) for topic, text, model in texts if text.strip()
-        }.values()
-    )
-    random.Random(seed).shuffle(different)
+    """`count` items (fewer if there are not enough texts) from (topic, text, model).
+
+    No text is used twice, and blank texts are not used. With `pairs`, two texts on one topic per
+    item.
+    """
+    different = {}
+    for topic, text, model in texts:
+        if text.strip():
+            different[topic, text] = (topic, text, model)
+    order = list(different.values())
+    random.Random(seed).shuffle(order)
     if not pairs:
-        return [Item(topic, (text,), (model,)) for topic, text, model in different[:count]]
-    waiting: dict[str, tuple[str, str]] = {}
+        return [Item(topic, (text,), (model,)) for topic, text, model in order[:count]]
+    waiting: dict[str, tuple[str, str]] = {}  # topic -> a text without a partner, and its model
     items = []
-    for topic, text, model in different:
+    for topic, text, model in order:
         if topic in waiting:
-            first, its_model = waiting.pop(topic)
-            items.append(Item(topic, (first, text), (its_model, model)))
+            first_text, first_model = waiting.pop(topic)
+            items.append(Item(topic, (first_text, text), (first_model, model)))
         else:
             waiting[topic] = text, model
     return items[:count]
+
+
+def make_queue(items: Sequence[Item], repeat_share: float, seed: int, rater: str) -> list[Item]:
+    """The items in a random order that differs between raters, some of them twice.
+
+    A share of the items, drawn from the first half, comes back in the last quarter.
+    Raises ValueError for a share outside [0, 0.5].
+    """
+    if not 0 <= repeat_share <= MAX_REPEATS:
+        raise ValueError(f"repeats: expected a share from 0 to {MAX_REPEATS}, found {repeat_share}")
+    generator = random.Random(f"{seed}/{rater}")
+    order = []
+    for item in generator.sample(list(items), len(items)):
+        places = generator.sample(range(len(item.texts)), len(item.texts))
+        order.append(item.reordered(places))  # either text may stand first
+    first_half, three_quarters = order[: len(order) // 2], len(order) * 3 // 4
+    repeat_count = min(round(repeat_share * len(order)), len(first_half))
+    last = []
+    for item in generator.sample(first_half, repeat_count):
+        swapped = item.reordered(range(len(item.texts))[::-1])
+        last.append(replace(swapped, repeat=True))
+    last += order[three_quarters:]
+    generator.shuffle(last)
+    return order[:three_quarters] + last
+
+
+class RatingSession:
+    """A rating session: queue, position, answers file.
+
+    `total` items are announced to the rater, `before` of them answered in earlier sessions; both
+    are counted from the queue unless given (for a queue that grows as texts are written).
+    """
+
+    def __init__(
+        self,
+        queue: Sequence[Item],
+        file: AnswerFile,
+        rater: str,
+        total: int | None = None,
+        before: int | None = None,
+    ):
+        self.file, self.rater = file, rater
+        self.queue = _unanswered(queue, file, rater)
+        self.total = len(queue) if total is None else total
+        self.before = len(queue) - len(self.queue) if before is None else before
+        self.position = 0
+        # For each item passed in this session: answered (True) or skipped.
+        self.answered: list[bool] = []
+
+    @property
+    def current(self) -> Item | None:
+        """The item to show; None at the end of the queue."""
+        return self.queue[self.position] if self.position < len(self.queue) else None
+
+    @property
+    def done(self) -> int:
+        """Items passed, those of earlier sessions included."""
+        return self.before + self.position
+
+    def add(self, item: Item) -> None:
+        """Put an item at the end of the queue."""
+        self.queue.append(item)
+
+    def keys(self) -> tuple[str, ...]:
+        """The answers that the current item accepts."""
+        if len(self.current.texts) == 1:
+            return tuple(str(score) for score in SCORES)
+        return (FIRST, SECOND, TIE)
+
+    def answer(self, key: str) -> None:
+        """Write the answer, then move on.
+
+        Raises ValueError for a key that is not one of `keys()`, or if the file cannot be written.
+        """
+        if key not in self.keys():
+            raise ValueError(f"answer: expected one of {' '.join(self.keys())}, found {key!r}")
+        self.file.append(_record(self.current, key, self.rater))
+        self.answered.append(True)
+        self.position += 1
+
+    def skip(self) -> None:
+        """Move on without an answer."""
+        self.answered.append(False)
+        self.position += 1
+
+    def undo(self) -> bool:
+        """Go back one item and remove its answer, if any. False at the start of the session."""
+        if not self.answered:
+            return False
+        if self.answered[-1]:
+            self.file.undo()
+        self.answered.pop()
+        self.position -= 1
+        return True
+
+
+def _unanswered(queue: Sequence[Item], file: AnswerFile, rater: str) -> list[Item]:
+    """The queue without what the file holds answers to; an item is dropped before its repeat is."""
+    keys = [_key_of(record) for record in file.records() if record.get("rater", "") == rater]
+    answered = Counter(keys)
+    left = []
+    for item in queue:
+        if answered[item.key] > 0:
+            answered[item.key] -= 1
+        else:
+            left.append(item)
+    return left
+
+
+def _key_of(record: dict) -> tuple[str, ...]:
+    """`Item.key` of the question that a line of the file answers."""
+    if "text" in record:
+        texts = [record["text"]]
+    else:
+        texts = [record.get("better", ""), record.get("worse", "")]
+    return (record.get("topic", ""), *sorted(map(str, texts)))
+
+
+def _record(item: Item, key: str, rater: str) -> dict:
+    """An answer as a line of the file."""
+    common = {"provenance": "people", "rater": rater, "repeat": item.repeat}
+    if len(item.texts) == 1:
+        return {
+            "topic": item.topic,
+            "text": item.texts[0],
+            "score": int(key),
+            "ratings": [int(key)],
+            **common,
+            "model": item.models[0],
+        }
+    better, worse = (1, 0) if key == SECOND else (0, 1)
+    return {
+        "topic": item.topic,
+        "better": item.texts[better],
+        "worse": item.texts[worse],
+        "tie": key == TIE,
+        **common,
+        "first": "better" if better == 0 else "worse",  # which of the two was shown first
+        "models": [item.models[better], item.models[worse]],
+    }

@@ -1,6 +1,7 @@
-"""The figures of report.py: what they show, in which colours, and a figure as SVG inside a page.
+"""The figures of a run's report: what they show, in which colours, and a figure as SVG in a page.
 
-A figure is inline SVG whose colours are CSS variables, so that it is legible in light and in dark browsers.
+A figure is inline SVG whose colours are CSS variables, so that it is legible in light and dark
+browsers. Figures are made without pyplot: there is no global state, and nothing needs a display.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import (
-    Figure,
-)  # used without pyplot: no global state; savefig draws PNG with Agg
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# name: (light, dark). Figures are drawn in the light colours; in the page each becomes the CSS variable of its name.
+# name: (light, dark). Figures are drawn in the light colours; in a page each becomes the CSS
+# variable of its name.
 COLOURS = {
     "ink": ("#23272e", "#e4e6ea"),
     "muted": ("#667080", "#9ca5b2"),
@@ -50,6 +50,8 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "minirlhf",
 }
+# How matplotlib names the parts of an SVG figure.
+PART_NAMES = r"figure|axes|patch|text|legend|line2d|matplotlib\.axis|xtick|ytick|PathCollection"
 SPLITS = {"train": "training topics", "heldout": "held-out topics"}
 
 
@@ -59,43 +61,40 @@ def evaluated_splits(summary: dict) -> list[str]:
 
 
 def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of the records that have both, in the order of the file."""
-    points = [
-        (record[x], record[y])
-        for record in records
-        if record.get(x) is not None and record.get(y) is not None
-    ]
+    """x (n,) and y (n,) of the records that have both, in the order of the file."""
+    points = []
+    for record in records:
+        if record.get(x) is not None and record.get(y) is not None:
+            points.append((record[x], record[y]))
     return tuple(np.array(points, dtype=float).reshape(-1, 2).T)
 
 
 def draw_before_after(axis: Axes, summary: dict) -> None:
-    """One row for each of judge and reward on each split: before (hollow) and after (filled), both with intervals."""
-    rows = [(who, split) for who in ("judge", "reward") for split in evaluated_splits(summary)]
-    for row, (who, split) in enumerate(rows):
-        colour = JUDGE if who == "judge" else REWARD
-        for when, face, offset in (("before", "none", 7), ("after", colour, -15)):
-            score = summary[split].get(f"{who}_{when}")
-            if score:
-                axis.plot([score["low"], score["high"]], [row, row], color=colour, linewidth=1.2)
-                axis.plot(score["mean"], row, "o", color=colour, markerfacecolor=face, markersize=6)
-                axis.annotate(
-                    f"{when} {score['mean']:.2f}",
-                    (score["mean"], row),
-                    (0, offset),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-    axis.set(
-        xlim=(0, 1), ylim=(len(rows) - 0.5, -0.6), xlabel="score (0 to 1)", yticks=range(len(rows))
-    )
-    axis.set_yticklabels(
-        [
-            f"{'judge' if who == 'judge' else 'reward model'},\n{SPLITS[split]}"
-            for who, split in rows
-        ]
-    )
+    """Judge and reward on each split, a row each: before (hollow), after (filled), intervals."""
+    scorers = (("judge", "judge", JUDGE), ("reward", "reward model", REWARD))
+    labels = []
+    for key, name, colour in scorers:
+        for split in evaluated_splits(summary):
+            row = len(labels)
+            labels.append(f"{name},\n{SPLITS[split]}")
+            for when, face, offset in (("before", "none", 7), ("after", colour, -15)):
+                score = summary[split].get(f"{key}_{when}")
+                if score:
+                    _draw_interval(axis, score, row, colour, face)
+                    _write_at(axis, f"{when} {score['mean']:.2f}", (score["mean"], row), offset)
+    axis.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.6), xlabel="score (0 to 1)")
+    axis.set_yticks(range(len(labels)), labels)
     axis.grid(axis="y", visible=False)
+
+
+def _draw_interval(axis: Axes, score: dict, row: int, colour: str, face: str) -> None:
+    axis.plot([score["low"], score["high"]], [row, row], color=colour, linewidth=1.2)
+    axis.plot(score["mean"], row, "o", color=colour, markerfacecolor=face, markersize=6)
+
+
+def _write_at(axis: Axes, words: str, point: tuple[float, float], offset: int) -> None:
+    """Words centred over (or, with a negative offset in points, under) a point."""
+    axis.annotate(words, point, (0, offset), textcoords="offset points", ha="center", fontsize=8)
 
 
 def draw_scores(axis: Axes, finetune: list[dict]) -> None:
@@ -111,13 +110,10 @@ def draw_scores(axis: Axes, finetune: list[dict]) -> None:
     axis.set(ylim=(0, 1), xlabel="minutes of fine-tuning", ylabel="mean score (0 to 1)")
     axis.set_xlim(left=0)
     axis.legend(loc="lower right", fontsize=8.5)
-    seconds, _ = _series(finetune, "seconds", "step")
-    steps, _ = _series(finetune, "step", "step")
-    ticks = [
-        tick
-        for tick in MaxNLocator(6, integer=True).tick_values(steps[0], steps[-1])
-        if steps[0] <= tick <= steps[-1]
-    ]
+    # The upper axis: the minute at which each round number of updates was reached.
+    seconds, steps = _series(finetune, "seconds", "step")
+    ticks = MaxNLocator(6, integer=True).tick_values(steps[0], steps[-1])
+    ticks = [tick for tick in ticks if steps[0] <= tick <= steps[-1]]
     upper = axis.secondary_xaxis("top")
     upper.set_xticks(np.interp(ticks, steps, seconds / 60), [f"{tick:.0f}" for tick in ticks])
     upper.set_xlabel("updates")
@@ -127,18 +123,13 @@ def _mark_rounds(axis: Axes, finetune: list[dict], label: str | None = None) -> 
     """Shade the time between two rounds, in which no update is made."""
     seconds, rounds = _series(finetune, "seconds", "round")
     for place in np.flatnonzero(np.diff(rounds)):
-        axis.axvspan(
-            seconds[place] / 60,
-            seconds[place + 1] / 60,
-            color=MUTED,
-            alpha=0.25,
-            linewidth=0,
-            label=label,
-        )
-        label = None
+        left, right = seconds[place] / 60, seconds[place + 1] / 60
+        axis.axvspan(left, right, color=MUTED, alpha=0.25, linewidth=0, label=label)
+        label = None  # one entry in the legend is enough
 
 
 def finetune_figure(finetune: list[dict]) -> Figure:
+    """Scores above; KL, length, distinct share and entropy below, all against minutes."""
     figure = Figure(figsize=(9, 7.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)
     grid = figure.add_gridspec(3, 2, height_ratios=(2.1, 1, 1))
@@ -156,103 +147,75 @@ def finetune_figure(finetune: list[dict]) -> Figure:
         axis.plot(seconds / 60, values, "-o", color=OTHER, markersize=2)
         _mark_rounds(axis, finetune)
         axis.set_title(title)
-        top = 1.05 if key == "distinct" else max(values[np.isfinite(values)], default=0) * 1.1 or 1
-        axis.set(
-            ylim=(min(0, *values[np.isfinite(values)], 0), top),
-            xlabel="minutes" if place > 1 else None,
-        )
+        finite = values[np.isfinite(values)]
+        top = 1.05 if key == "distinct" else max(finite, default=0) * 1.1 or 1
+        axis.set_ylim(min([0, *finite]), top)
+        if place > 1:  # the lower row
+            axis.set_xlabel("minutes")
     return figure
 
 
 def pretrain_figure(pretrain: list[dict]) -> Figure:
+    """Loss on training batches and on held-out texts against steps."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axis = figure.subplots()
-    _draw_losses(
-        axis,
-        pretrain,
-        (("loss_nats_per_token", "training batch"), ("heldout_loss_nats_per_token", "held-out")),
-    )
+    _draw_losses(axis, pretrain, "loss_nats_per_token", "heldout_loss_nats_per_token")
     axis.set(xlabel="step", ylabel="loss (nats per token)")
     return figure
 
 
-def _draw_losses(axis: Axes, records: list[dict], keys: tuple) -> None:
-    for (key, label), colour, marker in zip(keys, (MUTED, JUDGE), ("-", "-o")):
-        steps, values = _series(records, "step", key)
-        axis.plot(
-            steps,
-            values,
-            marker,
-            color=colour,
-            label=label,
-            markersize=3,
-            linewidth=1 if marker == "-" else 1.6,
-        )
+def _draw_losses(axis: Axes, records: list[dict], train_key: str, heldout_key: str) -> None:
+    steps, losses = _series(records, "step", train_key)
+    axis.plot(steps, losses, "-", color=MUTED, label="training batch", linewidth=1)
+    steps, losses = _series(records, "step", heldout_key)
+    axis.plot(steps, losses, "-o", color=JUDGE, label="held-out", markersize=3)
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=8.5)
 
 
 def draw_reliability(axis: Axes, groups: list[dict]) -> None:
-    """Mean observed against predicted score of groups of texts, as `fit_reward.calibration` makes them."""
+    """Mean observed against mean predicted score of the groups of `stats.calibration`."""
     axis.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect calibration")
     for place, group in enumerate(groups):
-        axis.plot(
-            [group["predicted"]] * 2, [group["low"], group["high"]], color=REWARD, linewidth=1.2
-        )
-        axis.plot(
-            group["predicted"],
-            group["observed"],
-            "o",
-            color=REWARD,
-            markersize=5,
-            label=None if place else "held-out texts, 95% interval",
-        )
-    axis.set(
-        xlim=(0, 1),
-        ylim=(0, 1),
-        aspect="equal",
-        xlabel="predicted score",
-        ylabel="mean observed score",
-    )
+        x, label = group["predicted"], "held-out texts, 95% interval" if place == 0 else None
+        axis.plot([x, x], [group["low"], group["high"]], color=REWARD, linewidth=1.2)
+        axis.plot(x, group["observed"], "o", color=REWARD, markersize=5, label=label)
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.set(xlabel="predicted score", ylabel="mean observed score")
     axis.legend(fontsize=8.5, loc="lower right")
 
 
 def reward_figure(reward: list[dict], model: dict) -> Figure:
-    """Calibration on the left; the error as the reward model learned, with the constant baseline, on the right."""
+    """Calibration on the left; on the right the error during training, with that of a constant."""
     figure = Figure(figsize=(9, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_reliability(left, model.get("calibration") or [])
     left.set_title("Calibration")
     if model.get("mse_constant") is not None:
-        right.axhline(
-            model["mse_constant"],
-            color=MUTED,
-            linestyle="--",
-            linewidth=1,
-            label="always the mean score",
-        )
-    _draw_losses(right, reward, (("loss_mse", "training batch"), ("heldout_mse", "held-out")))
+        constant, style = model["mse_constant"], {"linestyle": "--", "linewidth": 1}
+        right.axhline(constant, color=MUTED, label="always the mean score", **style)
+    _draw_losses(right, reward, "loss_mse", "heldout_mse")
     right.set(xlabel="step", ylabel="mean squared error")
-    right.set_title("Error while learning")
+    right.set_title("Error during training")
     return figure
 
 
 def svg(figure: Figure, description: str) -> str:
-    """The figure as inline SVG: no XML header, ids or style of its own; colours are the page's CSS variables."""
+    """The figure as inline SVG, its colours replaced by the page's CSS variables.
+
+    What would clash or is not needed inside a page is removed: the XML header, styles, namespaces,
+    and the ids that matplotlib gives to the parts of every figure.
+    """
     out = io.StringIO()
-    figure.savefig(
-        out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(out, format="svg", metadata=no_metadata)
     text = out.getvalue()
-    text = re.sub(r"(?s)<(style|metadata).*?</\1>|<!--.*?-->", "", text[text.index("<svg") :])
-    text = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", text, count=5).replace(
-        "xlink:href", "href"
-    )
-    text = re.sub(
-        r' id="(figure|axes|patch|text|legend|line2d|matplotlib\.axis|xtick|ytick|PathCollection)_\d+"',
-        "",
-        text,
-    )
+    text = text[text.index("<svg") :]
+    text = re.sub(r"(?s)<(style|metadata).*?</\1>|<!--.*?-->", "", text)
+    text = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", text, count=5)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(rf' id="({PART_NAMES})_\d+"', "", text)
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")
-    return f'<div class="figure"><svg role="img" aria-label="{escape(description)}"{text.removeprefix("<svg")}</div>'
+    opening = f'<svg role="img" aria-label="{escape(description)}"'
+    return f'<div class="figure">{opening}{text.removeprefix("<svg")}</div>'

@@ -1,8 +1,12 @@
-"""The frame of a page and the tables of report.py: HTML from numbers and texts. Knows no files and draws nothing."""
+"""The frame of a page and the tables of a run's report: HTML from numbers and texts.
+
+Reads no files and draws no figures. Text that comes from a run is escaped here.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from html import escape
 
 from minirlhf.reports.figures import COLOURS, SPLITS, evaluated_splits
@@ -13,16 +17,20 @@ STAGES = {
     "finetune": "fine-tuning",
     "evaluate": "evaluation",
 }
-TOPICS_SHOWN = 8  # before/after samples, for each split
+TOPICS_SHOWN = 8  # samples before and after, for each split
+MISSING = "–"
+
+
+# --- the frame ------------------------------------------------------------------------------------
 
 
 def html_page(title: str, body: str) -> str:
-    """A page that loads nothing from outside; `body` is HTML already."""
-    light, dark = (
-        "".join(f"--{name}:{pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1)
-    )
+    """A page that loads nothing from outside; `title` is text, `body` is HTML already."""
+    light = "".join(f"--{name}:{pair[0]};" for name, pair in COLOURS.items())
+    dark = "".join(f"--{name}:{pair[1]};" for name, pair in COLOURS.items())
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark"><title>{escape(title)}</title>
 <style>:root{{{light}--page:#fff;--panel:#f4f6f8}}
@@ -33,209 +41,218 @@ def html_page(title: str, body: str) -> str:
 """
 
 
+def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
+    """A table of the CSS class `kind`; `head` and `rows` are HTML already."""
+    heads = ""
+    if head:
+        heads = f"<thead><tr>{_cells(head, 'th')}</tr></thead>"
+    lines = "".join(f"<tr>{_cells(row, 'td')}</tr>" for row in rows)
+    return f'<div class="wide"><table class="{kind}">{heads}{lines}</table></div>'
+
+
+def _cells(cells: list[str], tag: str) -> str:
+    return "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)
+
+
+def bullets(items: list[str] | tuple[str, ...]) -> str:
+    """A list; the items are HTML already."""
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
 def number(value: float | None, digits: int = 2) -> str:
-    return (
-        "–"
-        if value is None
-        else f"{value:,.{digits}f}"
-        if isinstance(value, (int, float))
-        else escape(str(value))
-    )
+    """A number for a cell; what is not a number is shown as it is, escaped."""
+    if value is None:
+        return MISSING
+    if isinstance(value, (int, float)):
+        return f"{value:,.{digits}f}"
+    return escape(str(value))
 
 
 def interval(score: dict | None) -> str:
-    return f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]" if score else "–"
+    """A mean and its 95% interval, as `stats.interval` gives them."""
+    if not score:
+        return MISSING
+    return f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
 
 
-def table(head: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """`head` and `rows` are HTML already."""
-    lines = ("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
-    heads = (
-        f"<thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead>" if head else ""
-    )
-    return f'<div class="wide"><table class="{kind}">{heads}{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+# --- the tables -----------------------------------------------------------------------------------
 
 
 def before_after_table(summary: dict) -> str:
+    """One column for each split before and after, one row for each measure of summary.json."""
     splits = evaluated_splits(summary)
-    known = [
-        ("judge (0 to 1)", "judge"),
-        ("reward model (0 to 1)", "reward"),
-        ("fluency (nats per word)", "fluency"),
-    ]
-    scores = [
-        (label, lambda part, when, key=key: interval(part.get(f"{key}_{when}")))
-        for label, key in known
-        if any(f"{key}_after" in summary[split] for split in splits)
-    ]
-    scores += [
-        (
-            "KL to the reference (nats per text)",
-            lambda part, when: (
-                "0 (is the reference)" if when == "before" else number(part.get("kl_after"))
-            ),
-        ),
-        ("length (tokens per text)", lambda part, when: number(part.get(f"length_{when}"), 1)),
-        ("distinct texts (share)", lambda part, when: number(part.get(f"distinct_{when}"))),
-        ("texts judged", lambda part, when: number(part[f"judge_{when}"].get("n"), 0)),
-    ]
     columns = [(split, when) for split in splits for when in ("before", "after")]
-    return table(
-        ["mean [95% interval]"] + [f"{SPLITS[split]}, {when}" for split, when in columns],
-        [
-            [label] + [show(summary[split], when) for split, when in columns]
-            for label, show in scores
-        ],
-        "numbers",
-    )
+    heads = ["mean [95% interval]"] + [f"{SPLITS[split]}, {when}" for split, when in columns]
+
+    rows: list[list[str]] = []
+
+    def add(label: str, cell: Callable[[dict, str], str]) -> None:
+        rows.append([label] + [cell(summary[split], when) for split, when in columns])
+
+    def mean(key: str) -> Callable[[dict, str], str]:
+        return lambda part, when: interval(part.get(f"{key}_{when}"))
+
+    add("judge (0 to 1)", mean("judge"))
+    add("reward model (0 to 1)", mean("reward"))
+    if any("fluency_after" in summary[split] for split in splits):
+        add("fluency (nats per word)", mean("fluency"))
+    add("KL to the reference (nats per text)", _kl_cell)
+    add("length (tokens per text)", lambda part, when: number(part.get(f"length_{when}"), 1))
+    add("distinct texts (share)", lambda part, when: number(part.get(f"distinct_{when}")))
+    add("texts judged", lambda part, when: number(part[f"judge_{when}"].get("n"), 0))
+    return table(heads, rows, "numbers")
+
+
+def _kl_cell(part: dict, when: str) -> str:
+    return "0 (is the reference)" if when == "before" else number(part.get("kl_after"))
 
 
 def rounds_table(rounds: list[dict]) -> str:
-    """`rounds` is what `report.rounds_of` returns; nothing if there is but one."""
+    """`rounds` is what `run_report.rounds_of` returns; empty if there is only one."""
     if len(rounds) < 2:
         return ""
     heads = ["round", "judge", "reward", "reward model against the judge: MSE", "r"]
-    rows = [
-        [
-            number(row["round"], 0),
-            number(row["judge"]),
-            number(row["reward"]),
-            number(row["reward_judge_mse"], 4),
-            number(row["reward_judge_pearson"]),
-        ]
-        for row in rounds
-    ]
+    rows = []
+    for row in rounds:
+        cells = [number(row["round"], 0), number(row["judge"]), number(row["reward"])]
+        cells += [number(row["reward_judge_mse"], 4), number(row["reward_judge_pearson"])]
+        rows.append(cells)
     return (
-        f"<h3>By round</h3>{table(heads, rows, 'numbers')}<p class=small>On the policy's own texts, the last ten updates of "
-        "each round. Before each further round such texts were rated and the reward model refitted.</p>"
+        f"<h3>By round</h3>{table(heads, rows, 'numbers')}"
+        "<p class=small>Samples of the policy in the last ten updates of each round. Between two "
+        "rounds, such samples were rated and the reward model was refitted.</p>"
     )
-
-
-def _sample(row: dict | None) -> str:
-    """A text and its numbers, in one cell."""
-    if row is None:
-        return "–"
-    facts = [
-        f"{label} {number(row[key], digits)}"
-        for label, key, digits in (
-            ("judge", "judge", 2),
-            ("reward", "reward", 2),
-            ("KL", "kl_nats", 1),
-            ("tokens", "length_tokens", 0),
-        )
-        if row.get(key) is not None
-    ]
-    return f"<div class=text>{escape(row['text']) or '(empty)'}</div><small>{' · '.join(facts)}</small>"
 
 
 def samples_tables(samples: list[dict]) -> str:
-    """For each topic its first text before and its first after, as they were drawn: none is chosen."""
+    """For each topic its first sample before and its first after: none is selected."""
     html = ""
-    for split, words in SPLITS.items():
-        first: dict[str, dict[str, dict]] = {}
+    for split, label in SPLITS.items():
+        first: dict[str, dict[str, dict]] = {}  # topic -> before or after -> row
         for row in samples:
             if row.get("split") == split and row["when"] in ("before", "after"):
                 first.setdefault(row["topic"], {}).setdefault(row["when"], row)
-        rows = [
-            [escape(topic), _sample(pair.get("before")), _sample(pair.get("after"))]
-            for topic, pair in list(first.items())[:TOPICS_SHOWN]
-        ]
-        html += (
-            f"<h3>{words.capitalize()}</h3>{table(['topic', 'before', 'after'], rows, 'samples')}"
-            if rows
-            else ""
-        )
-    return (
-        html and html + "<p class=small>The first text drawn for each topic, not a chosen one.</p>"
-    )
+        rows = []
+        for topic, pair in list(first.items())[:TOPICS_SHOWN]:
+            rows.append([escape(topic), _sample(pair.get("before")), _sample(pair.get("after"))])
+        if rows:
+            html += f"<h3>{label.capitalize()}</h3>"
+            html += table(["topic", "before", "after"], rows, "samples")
+    if html:
+        html += "<p class=small>The first sample for each topic, not a selected one.</p>"
+    return html
 
 
 def over_time_table(samples: list[dict]) -> str:
-    """Texts for the topic that was written most often as fine-tuning went on, from before to after."""
-    steps = [row for row in samples if row["when"].startswith("step ")]
-    if not steps:
+    """Samples on the most frequent topic of fine-tuning: before, at some updates, after."""
+    topics = [row["topic"] for row in samples if row["when"].startswith("step ")]
+    if not topics:
         return ""
-    topics = [row["topic"] for row in steps]
     topic = max(dict.fromkeys(topics), key=topics.count)
-    texts: dict[str, dict] = {}
+    first: dict[str, dict] = {}  # "before", "step 1", ..., "after" -> row
     for row in samples:
         if row["topic"] == topic:
-            texts.setdefault(row["when"], row)
-    order = sorted(
-        texts,
-        key=lambda when: (
-            when == "after",
-            when != "before",
-            int(when[5:]) if when[:5] == "step " else 0,
-        ),
-    )
+            first.setdefault(row["when"], row)
+    rows = []
+    for when in sorted(first, key=_time):
+        rows.append([escape(when.replace("step", "update")), _sample(first[when])])
     return f"<h3>One topic over time: {escape(topic)}</h3>" + table(
-        ["when", "text"],
-        [[escape(when.replace("step", "update")), _sample(texts[when])] for when in order],
-        "samples",
+        ["when", "text"], rows, "samples"
     )
+
+
+def _time(when: str) -> tuple[int, int]:
+    """A sort key: before, then the steps by number, then after."""
+    if when == "before":
+        return (0, 0)
+    if when == "after":
+        return (2, 0)
+    return (1, int(when.removeprefix("step ")) if when.startswith("step ") else 0)
+
+
+def _sample(row: dict | None) -> str:
+    """A sample and its numbers, in one cell."""
+    if row is None:
+        return MISSING
+    facts = []
+    for label, key, digits in (
+        ("judge", "judge", 2),
+        ("reward", "reward", 2),
+        ("KL", "kl_nats", 1),
+        ("tokens", "length_tokens", 0),
+    ):
+        if row.get(key) is not None:
+            facts.append(f"{label} {number(row[key], digits)}")
+    text = escape(row["text"]) or "(empty)"
+    return f"<div class=text>{text}</div><small>{' · '.join(facts)}</small>"
 
 
 def reward_model_table(model: dict) -> str:
-    labels = {
-        "mse": "mean squared error (MSE) on held-out texts",
-        "mse_constant": "MSE of a constant (always the mean score)",
-        "pearson": "Pearson r with the scores",
-        "spearman": "Spearman r with the scores",
-        "handwritten_spearman": "Spearman r on handwritten texts",
-    }
-    return table(
-        [],
-        [
-            [label, number(model[key], 4 if "mse" in key else 3)]
-            for key, label in labels.items()
-            if model.get(key) is not None
-        ],
-        "numbers",
-    )
+    """The quality of the reward model, as summary.json holds it."""
+    rows = []
+    for key, label, digits in (
+        ("mse", "mean squared error (MSE) on held-out texts", 4),
+        ("mse_constant", "MSE of a constant (always the mean score)", 4),
+        ("pearson", "Pearson r with the scores", 3),
+        ("spearman", "Spearman r with the scores", 3),
+        ("handwritten_spearman", "Spearman r on handwritten texts", 3),
+    ):
+        if model.get(key) is not None:
+            rows.append([label, number(model[key], digits)])
+    return table([], rows, "numbers")
 
 
 def stage_bars(seconds: dict) -> str:
+    """Seconds of each stage, with a bar, and their total."""
     stages = {stage: value for stage, value in seconds.items() if stage != "total"}
     longest = max(stages.values(), default=0) or 1
-    rows = [
-        [
-            escape(STAGES.get(stage, stage)),
-            number(value, 1),
-            f'<div class=bar style="width:{100 * value / longest:.1f}%"></div>',
-        ]
-        for stage, value in stages.items()
-    ]
+    rows = []
+    for stage, value in stages.items():
+        bar = f'<div class=bar style="width:{100 * value / longest:.1f}%"></div>'
+        rows.append([escape(STAGES.get(stage, stage)), number(value, 1), bar])
     rows.append(["total", number(seconds.get("total", sum(stages.values())), 1), ""])
     return table(["stage", "seconds", ""], rows, "bars")
 
 
-def flat_rows(content: dict, prefix: str = "") -> list[list[str]]:
-    """Rows of a table; of an absolute path only the name, for a page is passed on and folders are private."""
+def settings_table(content: dict) -> str:
+    """Settings, one per row; nested names are joined by dots."""
+    return table([], _setting_rows(content, prefix=""))
+
+
+def _setting_rows(content: dict, prefix: str) -> list[list[str]]:
     rows = []
     for key, value in content.items():
         if isinstance(value, dict):
-            rows += flat_rows(value, f"{prefix}{key}.")
-        else:
-            value = (
-                os.path.basename(value)
-                if isinstance(value, str) and os.path.isabs(value)
-                else value
-            )
-            rows.append([escape(f"{prefix}{key}"), escape(str(value))])
+            rows += _setting_rows(value, f"{prefix}{key}.")
+            continue
+        if isinstance(value, str) and os.path.isabs(value):
+            value = os.path.basename(value)  # a page is passed on, and folder names are private
+        rows.append([escape(f"{prefix}{key}"), escape(str(value))])
     return rows
 
 
-CSS = """body{margin:0 auto;padding:1rem 1.2rem 3rem;max-width:62rem;background:var(--page);color:var(--ink);
+CSS = """\
+body{margin:0 auto;padding:1rem 1.2rem 3rem;max-width:62rem;
+background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-h1{font-size:1.8rem;margin:.6rem 0}h2{margin:2.2rem 0 .6rem;font-size:1.3rem;border-bottom:1px solid var(--grid)}
-h3{margin:1.2rem 0 .4rem;font-size:1.05rem}.verdict{background:var(--panel);padding:.4rem 1.1rem;border-radius:6px}
+h1{font-size:1.8rem;margin:.6rem 0}
+h2{margin:2.2rem 0 .6rem;font-size:1.3rem;border-bottom:1px solid var(--grid)}
+h3{margin:1.2rem 0 .4rem;font-size:1.05rem}
+.verdict{background:var(--panel);padding:.4rem 1.1rem;border-radius:6px}
 .banner{background:#b3141f;color:#fff;padding:.7rem 1rem;border-radius:6px;font-size:1.1rem}
-.wide,.figure{overflow-x:auto;margin:.6rem 0}.figure svg{width:100%;min-width:38rem;height:auto;display:block;
-stroke-linejoin:round}table{border-collapse:collapse;font-size:.9rem}
-td,th{min-width:4.5rem;padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid);
-unicode-bidi:isolate;overflow-wrap:anywhere}th,small,.small{color:var(--muted)}.small{font-size:.85rem}
-.numbers td:first-child{min-width:11rem}.numbers td:not(:first-child){font-variant-numeric:tabular-nums;white-space:nowrap}
-.samples{width:100%;min-width:38rem;table-layout:fixed}.samples td:first-child,.samples th:first-child{width:18%}
-.text{white-space:pre-wrap}.bars{width:100%}.bars td:last-child{width:70%}.bars td:nth-child(2){text-align:right}
+.wide,.figure{overflow-x:auto;margin:.6rem 0}
+.figure svg{width:100%;min-width:38rem;height:auto;display:block;stroke-linejoin:round}
+table{border-collapse:collapse;font-size:.9rem}
+td,th{min-width:4.5rem;padding:.35rem .7rem;text-align:left;vertical-align:top;
+border-bottom:1px solid var(--grid);unicode-bidi:isolate;overflow-wrap:anywhere}
+th,small,.small{color:var(--muted)}
+.small{font-size:.85rem}
+.numbers td:first-child{min-width:11rem}
+.numbers td:not(:first-child){font-variant-numeric:tabular-nums;white-space:nowrap}
+.samples{width:100%;min-width:38rem;table-layout:fixed}
+.samples td:first-child,.samples th:first-child{width:18%}
+.text{white-space:pre-wrap}
+.bars{width:100%}
+.bars td:last-child{width:70%}
+.bars td:nth-child(2){text-align:right}
 .bar{background:var(--other);height:1.1em;border-radius:2px}"""

@@ -6,7 +6,10 @@ from minirlhf.tasks.task import Task
 
 
 def load_task(name: str, seed: int, corpus_texts: int = 20_000) -> Task:
-    """The task of that name; `openings` composes `corpus_texts` to pretrain on. Raises ValueError for an unknown name or for data that is missing or broken."""
+    """The task of that name; `openings` composes `corpus_texts` texts to pretrain on.
+
+    Raises ValueError for an unknown name, or for data that is missing or broken.
+    """
     if name == "openings":
         from minirlhf.tasks.openings import task as openings
 

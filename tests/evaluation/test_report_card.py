@@ -1,4 +1,5 @@
-"""The report card: baselines against scikit-learn, every measure by hand or against a library, the page."""
+"""The report card: every measure by hand or against a library, the whole card of a run, the
+page."""
 
 from __future__ import annotations
 
@@ -10,60 +11,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
 from minirlhf.cli.main import main
-from minirlhf.evaluation import baselines, report_card
+from minirlhf.evaluation import baselines
 from minirlhf.evaluation.perturbations import CHECKS, PRAISE, sensitivity
 from minirlhf.evaluation.report_card import checks, gain, measures, worst
 from minirlhf.feedback.records import Triple
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
+from minirlhf.runs.reward_card import write_report_card
 from minirlhf.stats import expected_calibration_error, wilson
 from minirlhf.training.ranking import Pairs
 
 # ---- baselines
-
-
-@pytest.fixture(scope="module")
-def triples(small_task) -> tuple[list[Triple], list[Triple]]:
-    return small_task.feedback[:300], small_task.feedback[300:400]
-
-
-@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
-def test_tfidf_ridge_agrees_with_scikit_learn(triples, penalty):
-    train, test = triples
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=baselines.WORD.pattern
-    )
-    inputs = vectorizer.fit_transform([triple.text for triple in train])
-    model = Ridge(alpha=penalty).fit(inputs, [triple.score for triple in train])
-    expected = np.clip(model.predict(vectorizer.transform([triple.text for triple in test])), 0, 1)
-    np.testing.assert_allclose(baselines.fit_ridge(train, penalty)(test), expected, atol=1e-4)
-    ours = baselines.TfIdf([triple.text for triple in train])
-    assert list(ours.terms) == sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.get)
-    rows, columns, values = ours.transform([triple.text for triple in test])
-    theirs = vectorizer.transform([triple.text for triple in test]).toarray()
-    np.testing.assert_allclose(theirs[rows, columns], values, atol=1e-12)
-    assert len(values) == np.count_nonzero(theirs)
-
-
-def test_ridge_takes_the_penalty_that_validates_best(triples, monkeypatch):
-    train, test = triples
-    monkeypatch.setattr(
-        baselines, "PENALTIES", (1.0, 1e6)
-    )  # the second one leaves nothing but the mean
-    np.testing.assert_allclose(
-        baselines.tfidf_ridge(train)(test), baselines.fit_ridge(train, 1.0)(test)
-    )
-    assert np.ptp(baselines.fit_ridge(train, 1e6)(test)) < 1e-3
-
-
-def test_a_text_of_unknown_words_gets_the_mean_like_prediction():
-    train = [Triple("t", f"good text {index % 2}", index % 2) for index in range(20)]
-    found = baselines.tfidf_ridge(train)([Triple("t", "zebra", 0.5), Triple("t", "", 0.5)])
-    assert np.isfinite(found).all() and found[0] == found[1]
 
 
 def test_constant_and_length():
@@ -79,16 +39,6 @@ def test_constant_and_length():
     assert baselines.length_only(train)([Triple("t", "w " * 30, 0)])[0] == 0.0  # cut to [0, 1]
     same = [Triple("t", "one two", 0.2), Triple("t", "two one", 0.4)]
     assert baselines.length_only(same)(same).tolist() == pytest.approx([0.3, 0.3])
-
-
-def test_conjugate_gradient_solves():
-    generator = np.random.default_rng(0)
-    matrix = generator.normal(size=(30, 30))
-    matrix = matrix @ matrix.T + np.eye(30)
-    right = generator.normal(size=30)
-    found = baselines.conjugate_gradient(lambda x: matrix @ x, right)
-    np.testing.assert_allclose(found, np.linalg.solve(matrix, right), atol=1e-6)
-    assert baselines.conjugate_gradient(lambda x: matrix @ x, np.zeros(30)).tolist() == [0.0] * 30
 
 
 # ---- measures
@@ -113,7 +63,8 @@ def test_ece_is_0_for_calibrated_predictions_and_the_shift_for_shifted_ones():
     predicted = np.linspace(0.1, 0.8, 1000)
     assert measures(predicted, predicted, None)["ece"] == pytest.approx(0, abs=1e-9)
     assert measures(predicted + 0.15, predicted, None)["ece"] == pytest.approx(0.15)
-    # Equal predictions are one group, whatever the order of the texts: 3 * |.2 - .5| and 1 * |.9 - .8|, over 4.
+    # Equal predictions are one group, whatever the order of the texts: 3 * |.2 - .5| and 1 * |.9 -
+    # .8|, over 4.
     scores = np.array([0.1, 0.9, 0.5, 0.8])
     assert expected_calibration_error(np.array([0.2, 0.2, 0.2, 0.9]), scores) == pytest.approx(
         (3 * 0.3 + 0.1) / 4
@@ -124,7 +75,8 @@ def test_ece_is_0_for_calibrated_predictions_and_the_shift_for_shifted_ones():
 
 
 def test_gain_interval_covers_the_truth():
-    """Errors of known size, 200 data sets: the 95% interval holds the true gain in 95% of them, less 3.5 standard errors."""
+    """Errors of known size, 200 data sets: the 95% interval holds the true gain in 95% of them,
+    less 3.5 standard errors."""
     generator = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -145,7 +97,8 @@ def test_gain_interval_covers_the_truth():
 
 
 def test_gain_resamples_whole_topics():
-    """Ten topics whose texts all err alike: resampling single texts would make the interval far too narrow."""
+    """Ten topics whose texts all err alike: resampling single texts would make the interval far too
+    narrow."""
     triples = [Triple(str(index // 50), "x", 0.0) for index in range(500)]
     predicted = np.repeat(np.random.default_rng(0).normal(size=10) * 0.3, 50)
     whole = gain(predicted, np.full(500, 0.4), np.zeros(500), triples, 0)
@@ -172,13 +125,13 @@ def test_worst_are_the_largest_errors():
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("first sentence said again", ("tea", "Tea helps. It does so well! Tea helps.")),
+        ("first sentence repeated", ("tea", "Tea helps. It does so well! Tea helps.")),
         ("cut in half", ("tea", "Tea helps. It")),
         ("praise added", ("tea", f"Tea helps. It does so well! {PRAISE}")),
         ("put under another topic", ("sun", "Tea helps. It does so well!")),
     ],
 )
-def test_spoiled_texts(name, expected):
+def test_degraded_texts(name, expected):
     assert (
         CHECKS[name]("tea", "Tea helps. It does so well!", ["tea", "sun"], random.Random(0))
         == expected
@@ -209,8 +162,7 @@ def test_sensitivity_counts_where_the_judge_falls():
     }
     assert all(row["n"] == 15 for row in rows.values())  # the better half
     half, again, other = (
-        rows[name]
-        for name in ("cut in half", "first sentence said again", "put under another topic")
+        rows[name] for name in ("cut in half", "first sentence repeated", "put under another topic")
     )
     assert (half["falls"], half["judge_falls"], half["judge_n"], half["falls_with_judge"]) == (
         1.0,
@@ -228,7 +180,8 @@ def test_sensitivity_counts_where_the_judge_falls():
 
 
 def test_wilson_interval_by_its_published_form():
-    """Brown, Cai and DasGupta (2001): bounds are the p at which |share - p| is 1.96 standard errors of p."""
+    """Brown, Cai and DasGupta (2001): bounds are the p at which |share - p| is 1.96 standard errors
+    of p."""
     for share, n in ((0.0, 20), (0.3, 50), (1.0, 5)):
         for bound in wilson(share, n).values():
             if 1e-9 < bound < 1 - 1e-9:
@@ -271,7 +224,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
     run.replace_config(
         dataclasses.replace(run.config, reward=dataclasses.replace(run.config.reward, loss=loss))
     )
-    card = report_card.report_card(run, small_task)
+    card = write_report_card(run, small_task)
     assert json.loads((run.path / "reward_card.json").read_text(encoding="utf-8")) == card
     train, heldout = pipeline.split_feedback(run, small_task)
     assert (
@@ -311,7 +264,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
 
 def test_the_card_measures_what_the_stage_measured(finished_run, fitted_run, small_task):
     stage = finished_run.progress()["reward_model"]
-    card = report_card.report_card(fitted_run, small_task, curve=False)
+    card = write_report_card(fitted_run, small_task, curve=False)
     for key in ("mse", "pearson", "spearman"):
         assert card["predictors"]["reward model"][key] == pytest.approx(stage[key], abs=1e-5)
     assert card["predictors"]["constant"]["mse"] == pytest.approx(stage["mse_constant"], abs=1e-5)

@@ -1,4 +1,5 @@
-"""Agreement between raters, against published examples and scikit-learn; the noise ceiling, against simulated truth."""
+"""Agreement between raters, against published examples and scikit-learn; the noise ceiling, against
+simulated truth."""
 
 from __future__ import annotations
 
@@ -9,21 +10,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from minirlhf.feedback.agreement import (
-    cohens_kappa,
+from minirlhf.feedback.agreement import cohens_kappa, krippendorff_alpha, noise_ceiling
+from minirlhf.feedback.records import Comparison, Triple, read_triples
+from minirlhf.feedback.summary import (
     histogram,
     in_words,
-    krippendorff_alpha,
-    noise_ceiling,
     summarise_comparisons,
     summarise_scores,
 )
-from minirlhf.feedback.records import Comparison, Triple, read_triples
 from minirlhf.tasks.openings.task import DATA
 
 
 def units_of(rows: list[str]) -> list[list[float]]:
-    """One row a rater, one column a text; a dot is a missing rating."""
+    """One row per rater, one column per text; a dot is a missing rating."""
     return [[float(value) for value in column if value != "."] for column in zip(*rows)]
 
 
@@ -85,7 +84,8 @@ def test_noise_ceiling_of_shrout_and_fleiss():
 
 @pytest.mark.parametrize("raters", [(3, 3), (2, 6)])
 def test_noise_ceiling_is_what_the_true_score_reaches(raters):
-    """Simulated texts whose true score is known: nobody can correlate better than it does (4,000 texts, standard error .01)."""
+    """Simulated texts whose true score is known: nobody can correlate better than it does (4,000
+    texts, standard error .01)."""
     generator = np.random.default_rng(1)
     true = generator.normal(size=4000)
     units = [
@@ -184,7 +184,8 @@ def test_summary_of_comparisons():
 
 
 def test_the_shipped_feedback_has_the_ceiling_that_its_page_states():
-    """data/README.md says that the mean of three correlates with the rubric at .98; the ceiling is estimated without it."""
+    """data/README.md says that the mean of three correlates with the rubric at .98; the ceiling is
+    estimated without it."""
     summary = summarise_scores(read_triples(DATA / "openings.jsonl"))
     assert summary["provenance"] == {"simulated": 12_000} and summary["ratings"] == 36_000
     assert 0.95 < summary["ceiling"]["mean"] < 0.99 and 0.8 < summary["alpha_interval"] < 0.9

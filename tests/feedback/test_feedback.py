@@ -1,4 +1,5 @@
-"""Feedback files: what is read, what is refused and in which words, what is written, how it is split."""
+"""Feedback files: what is read, what is refused and in which words, what is written, how it is
+split."""
 
 from __future__ import annotations
 
@@ -244,7 +245,7 @@ def test_a_line_too_long_is_named_and_not_parsed(tmp_path, monkeypatch):
 def test_an_empty_file_is_an_error(tmp_path, content):
     path = tmp_path / "f.jsonl"
     path.write_bytes(content)
-    assert faults_of(path) == ["expected one JSON object a line, found an empty file"]
+    assert faults_of(path) == ["expected one JSON object per line, found an empty file"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -312,7 +313,8 @@ def test_the_file_holds_the_files_own_scale(tmp_path):
     )
     lines = path.read_bytes().decode("utf-8").split("\n")
     assert lines == [
-        '{"topic": "潮汐", "text": "a\\nb", "score": 2.3333, "ratings": [2, 2.5], "provenance": "simulated"}',
+        '{"topic": "潮汐", "text": "a\\nb", "score": 2.3333, "ratings": [2, 2.5], "provenance": '
+        '"simulated"}',
         '{"topic": "t", "text": "x", "score": 5, "provenance": "people"}',
         "",
     ]

@@ -177,7 +177,10 @@ def test_the_terminal_is_not_steered_by_what_a_model_wrote():
 def test_a_key_counts_without_enter():
     import pty
 
-    code = "from minirlhf.rate_screens import read_key; print('ready', flush=True); print('got', read_key(), read_key())"
+    code = (
+        "from minirlhf.feedback.screens import read_key; print('ready', flush=True); "
+        "print('got', read_key(), read_key())"
+    )
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=theirs, stdout=subprocess.PIPE, text=True
@@ -238,9 +241,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kill_9_loses_no_answer(tmp_path):
-    """Answer as fast as it goes, be killed at some point, look: every answer that was confirmed is there, whole."""
+    """Answer as fast as it goes, be killed at some point, look: every answer that was confirmed is
+    there, whole."""
     code = (
-        "import sys; from pathlib import Path; from minirlhf.answer_file import AnswerFile\n"
+        "import sys; from pathlib import Path; from minirlhf.feedback.answers import AnswerFile\n"
         "file = AnswerFile(Path(sys.argv[1]))\n"
         "for n in range(10**6): file.append({'n': n, 'pad': 'x' * 5000}); print(n, flush=True)\n"
     )
@@ -289,7 +293,7 @@ def test_widget_does_the_same(tmp_path):
 
 
 def test_rating_needs_no_ipywidgets(tmp_path):
-    code = "import sys; sys.modules['ipywidgets'] = None\nimport minirlhf.rate_screens\n"
+    code = "import sys; sys.modules['ipywidgets'] = None\nimport minirlhf.feedback.screens\n"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -298,7 +302,8 @@ def test_rating_needs_no_ipywidgets(tmp_path):
 
 @pytest.mark.parametrize("mode", ["single", "pair"])
 def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode):
-    """From keys in a pipe to the summary. The tiny policy hardly writes a whole text, so texts are given."""
+    """From keys in a pipe to the summary. The tiny policy hardly writes a whole text, so texts are
+    given."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("1 2 su\n1q"))
     monkeypatch.setattr("minirlhf.runs.rating.sample_texts", lambda *_: TEXTS)
     path = tmp_path / "r.jsonl"
@@ -326,9 +331,9 @@ def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode
 
 
 def test_texts_of_a_run_come_from_both_models(finished_run, small_task, monkeypatch, tmp_path):
-    from minirlhf.feedback.session import sample_texts
     from minirlhf.runs import pipeline
     from minirlhf.tokenizer import Tokenizer
+    from minirlhf.training.ratings import sample_texts
 
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
     models = {"before": pipeline.model_for_sampling(finished_run, tokenizer, False)}

@@ -1,4 +1,5 @@
-"""The report page: true to the files of the run, whole with any stage missing, self-contained, and safe to open."""
+"""The report page: true to the files of the run, whole with any stage missing, self-contained, and
+safe to open."""
 
 from __future__ import annotations
 
@@ -79,8 +80,8 @@ def synthetic_samples():
             for draw in range(2):
                 for topic in topics:
                     text = (
-                        f"{split} {when} draw {draw} on {topic}: seven hours of sleep let the brain sort the day, and so "
-                        "people remember more of what they have learned."
+                        f"{split} {when} draw {draw} on {topic}: seven hours of sleep let the "
+                        "brain sort the day, and so people remember more of what they have learned."
                     )
                     yield {
                         "when": when,
@@ -173,7 +174,8 @@ def full_run(path, **changes):
 
 
 class Page(HTMLParser):
-    """Tags with attributes, visible text, rows of table cells, and whether each tag is closed in order."""
+    """Tags with attributes, visible text, rows of table cells, and whether each tag is closed in
+    order."""
 
     def __init__(self, html):
         super().__init__()
@@ -306,7 +308,7 @@ def test_numbers_equal_the_summary(page):
 @pytest.mark.parametrize(
     "raters, words",
     [
-        ("simulated", "no person did"),
+        ("simulated", "not from people"),
         ("people", "The raters are people"),
         ("authors", "The authors of the texts"),
         ("<owls>", "Raters: <owls>."),
@@ -319,7 +321,7 @@ def test_page_says_who_scored(tmp_path, raters, words):
     said = {
         text
         for text in (
-            "no person did",
+            "not from people",
             "The raters are people",
             "The authors of the texts",
             "Raters: <owls>.",
@@ -515,7 +517,8 @@ def test_write_is_atomic_and_repeatable(tmp_path, monkeypatch):
 
 
 def test_curve_passes_through_the_logged_numbers():
-    """Minutes and scores of the curves are those of metrics.jsonl; the axis shows the whole of 0 to 1."""
+    """Minutes and scores of the curves are those of metrics.jsonl; the axis shows the whole of 0 to
+    1."""
     from matplotlib.figure import Figure
 
     finetune = [
@@ -562,8 +565,9 @@ def test_calibration_and_baseline_are_inside_the_figure():
 
 def test_plot_is_a_png_and_pyplot_is_never_imported(run, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from minirlhf import report\n"
-        "report.write_plot(Path(sys.argv[1]), Path(sys.argv[2])); report.write_report(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from minirlhf.reports import run_report as report\n"
+        "run, plot = map(Path, sys.argv[1:])\n"
+        "report.write_plot(run, plot); report.write_report(run)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     target = tmp_path / "plot.png"

@@ -14,10 +14,10 @@ from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import read_triples
 from minirlhf.reports.run_report import rounds_of
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, plan
 from minirlhf.runs.folder import Run
-from minirlhf.runs.pipeline import iterate
 from minirlhf.system.files import load_tensors
+from minirlhf.tasks.task import Task
 from minirlhf.training.finetune import summarise
 
 CONFIG = dataclasses.replace(
@@ -26,6 +26,14 @@ CONFIG = dataclasses.replace(
         TINY.finetune, updates=4, rounds=2, ratings_per_round=12, batch_size=8, refit_steps=2
     ),
 )
+
+
+def iterate(run: Run, task: Task, person: str | None = None) -> None:
+    """What the command does with a run that is pretrained."""
+    task = pipeline.with_raters(run, task, person)
+    reward = dataclasses.replace(run.config.reward, own_texts=run.config.finetune.ratings_per_round)
+    run.replace_config(dataclasses.replace(run.config, reward=reward))
+    plan.carry_out(run, task, ("reward", "finetune", "evaluate"))
 
 
 @pytest.fixture
@@ -177,7 +185,7 @@ def test_iterate_command(pretrained, small_task, capsys, monkeypatch):
         and "the policy's own texts: MSE" in printed
     )
     for arguments, words in (
-        (["iterate", *runs, *tiny], "redo all but pretraining with --overwrite"),
+        (["iterate", *runs, *tiny], "redo it (and what follows) with --overwrite"),
         (["iterate", *runs, "--rounds", "0", "--overwrite"], "expected at least 1"),
     ):
         with pytest.raises(SystemExit) as stopped:

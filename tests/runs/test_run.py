@@ -12,13 +12,14 @@ import torch
 from conftest import TINY
 
 from minirlhf.config import FinetuneConfig, from_json
-from minirlhf.evaluation.judge import change, is_reward_hacking
+from minirlhf.evaluation.judge import is_reward_hacking
 from minirlhf.feedback.records import Comparison as Compared
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged, split_comparisons
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
+from minirlhf.stats import change
 from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training import train_reward_model as fitting

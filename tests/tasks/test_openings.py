@@ -6,6 +6,7 @@ import json
 import random
 import re
 import statistics
+import sys
 from collections import Counter
 
 import pytest
@@ -85,7 +86,7 @@ def test_broken_topics_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "topics.json").write_text(
         '{"topics": [{"topic": "Tea", "name": "tea", "split": "train"}]}'
     )
-    monkeypatch.setattr(compose, "DATA", tmp_path)
+    monkeypatch.setattr(sys.modules[knowledge.__module__], "DATA", tmp_path)
     with pytest.raises(ValueError, match="topics.json: topic 'Tea': subjects: expected"):
         knowledge.__wrapped__()
     (tmp_path / "topics.json").unlink()
@@ -144,7 +145,8 @@ def test_hand_computed_points():
     assert full["rubric"] == pytest.approx(5.0) and full["score"] == pytest.approx(1.0)
     # Without its full stop the same text is unfinished: the cap is 2.
     assert rubric(topic, f"{said}, because {topic.reasons[0]}") == 2.0
-    # Vague: name .4, form .9, two stock phrases -.8 ("there is more to", "than meets the eye"), or one -.4.
+    # Vague: name .4, form .9, two stock phrases -.8 ("there is more to", "than meets the eye"), or
+    # one -.4.
     assert rubric(topic, f"There is more to {topic.name} than meets the eye.") == pytest.approx(1.5)
     assert rubric(topic, f"There are many things to say about {topic.name}.") == pytest.approx(1.9)
     # Claim .6 + 1.3 + .9 with the reason of another topic (-1) in place of evidence.
@@ -223,7 +225,8 @@ def test_junk_after_an_excellent_opening_costs(junk):
 
 
 def test_two_half_phrases_stuck_together_cost():
-    """The start of an effect that runs into the end of an example is worth less than the whole effect."""
+    """The start of an effect that runs into the end of an example is worth less than the whole
+    effect."""
     for topic in TOPICS:
         start = topic.effects[0].split()
         joined = " ".join(start[: len(start) // 2] + topic.examples[0].split()[-4:])

