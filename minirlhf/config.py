@@ -72,10 +72,10 @@ class RewardConfig:
     mlm_learning_rate: float = 3e-3
     """Of AdamW, as `learning_rate` below."""
     mlm_muon_learning_rate: float = 0.02
-    own_texts: int = 2000
+    own_texts: int = 1000
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
-    steps: int = 500
-    batch_size: int = 64
+    steps: int = 250
+    batch_size: int = 48
     learning_rate: float = 3e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
     muon_learning_rate: float = 0.015
@@ -86,7 +86,7 @@ class RewardConfig:
     """Share of the text's tokens hidden at random in training (against learning by heart)."""
     heldout_share: float = 0.05
     """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
-    evaluate_every: int = 100
+    evaluate_every: int = 50
     patience: int = 2
     """Stop after this many evaluations without a better held-out loss."""
 
@@ -168,7 +168,7 @@ class FinetuneConfig:
     full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 56
+    updates: int = 32
     batch_size: int = 128
     """Texts sampled for an update."""
     learning_rate: float = 7e-4
@@ -181,7 +181,7 @@ class FinetuneConfig:
     """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
-    rounds: int = 4
+    rounds: int = 3
     """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
     ratings_per_round: int = 750
     """Texts rated between two rounds."""
@@ -276,8 +276,10 @@ SIZES = {
         pretrain=PretrainConfig(
             corpus_texts=200_000, steps=3000, batch_size=64, learning_rate=5e-3, evaluate_every=500
         ),
-        reward=RewardConfig(steps=500, learning_rate=1e-3),
-        finetune=FinetuneConfig(updates=80, learning_rate=3e-4),
+        reward=RewardConfig(
+            own_texts=2000, steps=500, batch_size=64, learning_rate=1e-3, evaluate_every=100
+        ),
+        finetune=FinetuneConfig(updates=80, learning_rate=3e-4, rounds=4),
     ),
 }
 """What `--size` stands for; each single setting can still be given."""

@@ -54,7 +54,7 @@ def sample_and_judge(
         prompts = [tokenizer.encode_prompt(topic)[-longest_prompt:] for topic in part]
         rollout = collect(
             policy,
-            reference,
+            policy,  # the KL below is exact, so the estimate of a rollout is not needed
             reward_model,
             tokenizer,
             prompts,

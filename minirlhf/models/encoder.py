@@ -184,7 +184,7 @@ class EncoderReward(nn.Module):
         return torch.sigmoid(self.text_logits(rows, lengths))
 
     def prefix_scores(
-        self, rows: Tensor, prompt_lengths: Tensor, time: int
+        self, rows: Tensor, prompt_lengths: Tensor, time: int, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """r_0 (batch,) and r_1 .. r_time (batch, time), as `RewardModel.prefix_scores`.
 

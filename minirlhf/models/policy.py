@@ -58,7 +58,8 @@ class Policy(nn.Module):
         A third of a batch is padding, and the output layer is half of the work: training and
         scoring use this one.
         """
-        hidden = self.body(rows[:, :-1])  # (batch, columns - 1, width)
+        lengths = prompt_lengths + mask.sum(1) - 1  # columns that predict a token of the text
+        hidden = self.body.by_length(rows[:, :-1], lengths)  # (batch, columns - 1, width)
         return self.logits_of(gather_real(hidden, prompt_lengths - 1, mask))
 
     def logits_of(self, hidden: Tensor) -> Tensor:

@@ -73,17 +73,21 @@ class RewardModel(nn.Module):
         return torch.sigmoid(self.text_logits(rows, lengths))
 
     def prefix_scores(
-        self, rows: Tensor, prompt_lengths: Tensor, time: int
+        self, rows: Tensor, prompt_lengths: Tensor, time: int, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """r_0, the score of the bare prompt (batch,), and r_t = r_phi(x, y_1:t) (batch, time) (E4).
 
         One pass. `rows` (batch, prompt + text) are padded on the right; `prompt_lengths` (batch,);
-        `time` is the length of the longest text. Raises ValueError if the body is bidirectional:
-        its score of a prefix would see the rest of the text.
+        `time` is the length of the longest text. With `lengths` (batch,), prompt and text without
+        padding, padded columns are skipped where that saves time (their scores mean nothing).
+        Raises ValueError if the body is bidirectional: its score of a prefix would see the rest
+        of the text.
         """
         if not self.config.causal:
             raise ValueError("prefix_scores: expected a causal reward model (causal=True)")
-        scores = gather_text(self(rows)[:, :, None], prompt_lengths - 1, time + 1).squeeze(-1)
+        hidden = self.body(rows) if lengths is None else self.body.by_length(rows, lengths)
+        scores = torch.sigmoid(self.score(hidden).float())  # (batch, columns, 1)
+        scores = gather_text(scores, prompt_lengths - 1, time + 1).squeeze(-1)
         return scores[:, 0], scores[:, 1:]
 
     def prefix_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
@@ -122,10 +126,12 @@ class RewardEnsemble(nn.Module):
         return self.lower_confidence_bound(torch.stack(scores))
 
     def prefix_scores(
-        self, rows: Tensor, prompt_lengths: Tensor, time: int
+        self, rows: Tensor, prompt_lengths: Tensor, time: int, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `RewardModel.prefix_scores`: (batch,) and (batch, time), in [0, 1]."""
-        pairs = [member.prefix_scores(rows, prompt_lengths, time) for member in self.members]
+        pairs = [
+            member.prefix_scores(rows, prompt_lengths, time, lengths) for member in self.members
+        ]
         bare = torch.stack([bare for bare, _ in pairs])  # (members, batch)
         scores = torch.stack([scores for _, scores in pairs])  # (members, batch, time)
         return self.lower_confidence_bound(bare), self.lower_confidence_bound(scores)

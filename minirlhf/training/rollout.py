@@ -103,8 +103,12 @@ def collect(
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
         tokens, mask, ended = samples.tokens, samples.mask, samples.ended
-        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
-        initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
+        if reference is policy:
+            reference_log_probs = samples.log_probs
+        else:
+            reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
+        lengths = prompt_lengths + mask.sum(1)
+        initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1], lengths)
     last = mask.sum(1, keepdim=True) - 1
     prefix = torch.where(
         ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0
