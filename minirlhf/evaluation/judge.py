@@ -6,80 +6,71 @@ import math
 import statistics
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minirlhf import equations
-from minirlhf.models.policy import Policy
-from minirlhf.models.reward_model import RewardModel
 from minirlhf.stats import interval
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
-from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.rollout import collect
+from minirlhf.training.rollout import Models, Rollout, collect
+
+AT_ONCE = 128  # texts
 
 
 @torch.inference_mode()
 def sample_and_judge(
-    policy: Policy,
-    reference: Policy,
-    reward_model: RewardModel,
-    tokenizer: Tokenizer,
+    models: Models,
     task: Task,
     topics: list[str],
-    count: int,
     max_new_tokens: int,
     seed: int,
     label: str,
 ) -> list[dict]:
-    """`count` texts, the topics in turn, each with judge, reward, KL to the reference (nats, exact over the vocabulary at
-    each sampled position) and length (tokens, the end token included)."""
-    device, rows = policy.head.weight.device, []
-    longest = policy.config.context - max_new_tokens
-    asked = [topics[index % len(topics)] for index in range(count)]
-    size = 128  # texts at a time
-    for start in tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
-        part = asked[start : start + size]
-        prompts = [tokenizer.encode_prompt(topic)[-longest:] for topic in part]
-        rollout = collect(
-            policy,
-            reference,
-            reward_model,
-            tokenizer,
-            prompts,
-            max_new_tokens,
-            step_generator(seed, label, start, device),
-        )
-        kl = torch.zeros(rollout.mask.shape, device=device)  # (batch, time)
-        if policy is not reference:
-            with autocast(device):
-                logits, reference_logits = (
-                    model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()[
-                        None
-                    ]
-                    for model in (policy, reference)
-                )  # (1, tokens, vocab)
-            kl = kl.masked_scatter(rollout.mask, equations.exact_token_kl(logits, reference_logits))
-        for topic, text, reward, nats, length in zip(
-            part,
-            rollout.texts,
-            rollout.reward.tolist(),
-            kl.sum(1).tolist(),
-            rollout.mask.sum(1).tolist(),
+    """One text per entry of `topics`: its judge, reward, KL to the reference and length.
+
+    The KL is in nats, exact over the vocabulary at each sampled position; the length in tokens, the
+    end token included. The random numbers are a function of `seed` and `label`.
+    """
+    rows = []
+    for start in tqdm(range(0, len(topics), AT_ONCE), desc=label, unit="batch", leave=False):
+        part = topics[start : start + AT_ONCE]
+        prompts = [models.prompt(topic, max_new_tokens) for topic in part]
+        generator = step_generator(seed, label, start, models.device)
+        rollout = collect(models, prompts, max_new_tokens, generator)
+        rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
+        distances = exact_kl(models, rollout).tolist()  # nats
+        for topic, text, reward, kl, length in zip(
+            part, rollout.texts, rewards, distances, lengths
         ):
-            rows.append(
-                {
-                    "topic": topic,
-                    "text": text,
-                    "judge": task.judge(topic, text),
-                    "reward": reward,
-                    "kl_nats": nats,
-                    "length_tokens": length,
-                }
-            )
+            row = {
+                "topic": topic,
+                "text": text,
+                "judge": task.judge(topic, text),
+                "reward": reward,
+                "kl_nats": kl,
+                "length_tokens": length,
+            }
             if task.fluency is not None:
-                rows[-1]["fluency_nats_per_word"] = task.fluency(text)
+                row["fluency_nats_per_word"] = task.fluency(text)
+            rows.append(row)
     return rows
+
+
+def exact_kl(models: Models, rollout: Rollout) -> Tensor:
+    """KL(policy || reference) of the next-token distributions along each text, summed: (batch,), nats."""
+    kl = torch.zeros(rollout.mask.shape, device=rollout.mask.device)  # (batch, time)
+    if models.policy is models.reference:
+        return kl.sum(1)
+    with autocast(models.device):
+        logits, reference_logits = (
+            model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()[None]
+            for model in (models.policy, models.reference)
+        )  # (1, tokens, vocab): no padding
+    return kl.masked_scatter(rollout.mask, equations.exact_token_kl(logits, reference_logits)).sum(
+        1
+    )
 
 
 def best_of_n(rows: list[dict], n: int) -> list[dict]:

@@ -23,9 +23,10 @@ from minirlhf.stats import calibration, correlation, expected_calibration_error,
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.log import TrainLog
 from minirlhf.training.ranking import Pairs, pairs_from_scores, pairwise_accuracy
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 MODEL = "reward model"
 CURVE = (0.125, 0.25, 0.5)  # shares of the training triples; the whole of them is the model itself
@@ -171,13 +172,12 @@ def learning_curve(
             continue
         torch.manual_seed(run.config.seed)
         texts = ScoredTexts(tokenizer, part, context, comparisons)
-        model = fit_reward(
-            run,
+        model = train_reward_model(
             pipeline.new_reward_model(run, tokenizer, task),
-            texts,
-            test,
+            Split(texts, test),
             run.config.reward,
-            stage=f"curve: {len(part)} triples",
+            run.config.seed,
+            TrainLog(f"curve: {len(part)} triples", leave_bar=False),
         )
         predicted = predict(model, test)
         rows.append(

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.runs.checkpoints import CHECKPOINT, Checkpoints
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
+from minirlhf.training.log import TrainLog
 
-CHECKPOINT = "checkpoint.safetensors"
 ANSWERS = (
     "ratings.jsonl",
     "comparisons.jsonl",
@@ -133,6 +134,19 @@ class Run:
         atomic_write(
             self.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         )
+
+    def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
+        """Drop the other rows of a JSONL file, and half a last line too: the next row would be glued to it."""
+        if (self.path / name).exists():
+            self.rewrite(name, [row for row in self.read(name) if wanted(row)])
+
+    def log(self, stage: str) -> TrainLog:
+        """Where a stage's training loop writes: this run's metrics.jsonl and samples.jsonl."""
+        return TrainLog(stage, self)
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """Where a stage's training loop saves its state, and finds it again."""
+        return Checkpoints(self.path / CHECKPOINT, stage)
 
     # Progress and checkpoints --------------------------------------------------------------------------------------
 

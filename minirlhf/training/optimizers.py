@@ -14,6 +14,10 @@ from minirlhf.system.devices import precision_of
 # but keeps them within about 0.7 to 1.2, which is all that a step needs.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
+# Of fine-tuning: Adam knows nothing of the gradient's size at first, and near the end small steps lose least.
+WARMUP_UPDATES = 5
+FINAL_SHARE = 0.1
+
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T; same shape (rows, columns), float32.
@@ -162,11 +166,31 @@ def gradient_step(
     return norms[0]
 
 
+def backward(loss: Tensor, module: nn.Module, clip: float = 1.0) -> None:
+    """Gradients of the loss, those of `module` clipped to norm `clip`."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
+
+
+def step_all(optimizers: list[torch.optim.Optimizer], module: nn.Module) -> None:
+    """One step of each; then the gradients of `module` are cleared for the next."""
+    for optimizer in optimizers:
+        optimizer.step()
+    module.zero_grad()
+
+
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
     """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight line."""
     return min(
         (step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup)
     )
+
+
+def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
+    """The learning rate of one update of fine-tuning: a short warm-up, then down to a tenth along a straight line."""
+    warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
+    decay = 1 - (1 - FINAL_SHARE) * update / updates
+    return learning_rate * warmup * decay
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -11,16 +11,35 @@ import random
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from minirlhf.config import Config, ModelConfig
 from minirlhf.models.policy import Policy, gather_real, gather_text, log_probs_of
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs.checkpoints import Checkpoints
-from minirlhf.runs.folder import Run
-from minirlhf.system.devices import autocast
+from minirlhf.system.devices import autocast, pick_device
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts
-from minirlhf.training.optimizers import linear_schedule, muon_and_adamw, scale_learning_rates
+from minirlhf.training.batches import Batch, Corpus, EncodedTexts
+from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.optimizers import (
+    backward,
+    linear_schedule,
+    muon_and_adamw,
+    scale_learning_rates,
+    step_all,
+)
+
+LOG_EVERY = 10  # steps: reading a loss waits for the device
+
+
+def policy_config(model: ModelConfig, tokenizer: Tokenizer) -> TransformerConfig:
+    """The policy's shape: the size in the settings, for the tokens of this tokenizer."""
+    return TransformerConfig(
+        tokenizer.vocab_size,
+        model.context,
+        model.width,
+        model.layers,
+        model.heads,
+        tie_embeddings=model.tie_embeddings,
+    )
 
 
 def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = None) -> Tensor:
@@ -62,99 +81,85 @@ def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[st
 
 
 def pretrain(
-    run: Run,
     tokenizer: Tokenizer,
-    corpus: list[tuple[str, str]],
-    corpus_heldout: list[tuple[str, str]],
-    match_topics: bool = False,
+    corpus: Corpus,
+    config: Config,
+    log: TrainLog | None = None,
+    checkpoints=None,
 ) -> Policy:
-    """Train a fresh policy on (topic, text) pairs; log the loss on both lists; return the policy.
+    """Train a fresh policy on the corpus; log the loss on its two parts, in nats per token; return the policy.
 
-    `match_topics`: whether a text tells its topic, so that telling topics apart can be learned from the corpus.
+    Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
-    config, model, device = run.config.pretrain, run.config.model, run.device
-    torch.manual_seed(run.config.seed)
-    policy = Policy(
-        TransformerConfig(
-            tokenizer.vocab_size,
-            model.context,
-            model.width,
-            model.layers,
-            model.heads,
-            tie_embeddings=model.tie_embeddings,
-        )
-    ).to(device)
-    match = nn.Linear(policy.config.width, 1).to(device)
-    models = nn.ModuleDict({"policy": policy, "match": match})
+    log, checkpoints = log or TrainLog("pretrain"), checkpoints or NoCheckpoints()
+    settings, seed, context = config.pretrain, config.seed, config.model.context
+    device = pick_device(config.device)
+    torch.manual_seed(seed)
+    policy = Policy(policy_config(config.model, tokenizer)).to(device)
+    matching = TopicMatching(policy, tokenizer, corpus, config)
+    models = nn.ModuleDict({"policy": policy, "match": matching.classifier})
     optimizers = muon_and_adamw(
-        models, config.learning_rate, config.muon_learning_rate, config.weight_decay
+        models, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay
     )
-    train = EncodedTexts(tokenizer, corpus, model.context)
-    heldout = EncodedTexts(tokenizer, corpus_heldout, model.context)
-    matching = match_topics and config.match_weight > 0 and len({topic for topic, _ in corpus}) > 1
-    if matching:
-        others = EncodedTexts(tokenizer, with_other_topics(corpus, run.config.seed), model.context)
-    checkpoints = Checkpoints(run, "pretrain", dict(models), *optimizers)
-    resumed = checkpoints.resume()
+    train = EncodedTexts(tokenizer, corpus.train, context)
+    heldout = EncodedTexts(tokenizer, corpus.heldout, context)
 
-    losses, match_losses = [], []
-    bar = tqdm(
-        range(resumed["step"] if resumed else 0, config.steps),
-        desc="pretrain",
-        unit="step",
-        initial=resumed["step"] if resumed else 0,
-        total=config.steps,
-    )
-    for step in bar:
-        batch = train.random_batch(config.batch_size, run.config.seed, "pretrain", step, device)
-        share = linear_schedule(step, config.steps, config.warmup)
+    start = checkpoints.resume(dict(models), optimizers, {"log": log})
+    for step in log.steps(start, settings.steps):
+        batch = train.random_batch(settings.batch_size, seed, "pretrain", step, device)
+        share = linear_schedule(step, settings.steps, settings.warmup)
         scale_learning_rates(optimizers, share)
         with autocast(device):
-            hidden = policy.body(batch.rows)
-            loss = total = language_model_loss(policy, batch, hidden)
-            match_weight = (
-                config.match_weight * (1 - step / (config.match_share * config.steps))
-                if matching
-                else 0.0
-            )
-            if match_weight > 0:
-                other = others.batch(
-                    batch.index[::2].cpu(), device
-                )  # half as many texts under other topics
-                own_loss = topic_match_loss(match(hidden).squeeze(-1), batch, own=True)
-                other_loss = topic_match_loss(
-                    match(policy.body(other.rows)).squeeze(-1), other, own=False
-                )
-                match_loss = (own_loss + other_loss) / 2
-                total = loss + match_weight * match_loss
-        models.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(loss.detach())
-        match_losses += [match_loss.detach()] if match_weight > 0 else []
+            hidden = policy.body(batch.rows)  # (batch, columns, width)
+            loss = language_model_loss(policy, batch, hidden)
+            log.add(loss_nats_per_token=loss)
+            if (weight := matching.weight(step)) > 0:
+                match_loss = matching.loss(batch, hidden)
+                log.add(match_loss_nats=match_loss)
+                loss = loss + weight * match_loss
+        backward(loss, policy)
+        step_all(optimizers, models)
 
-        done = step + 1
-        if done % 10 == 0 or done == config.steps:
-            mean = torch.stack(losses).mean().item()  # one wait for the device in ten steps
-            losses.clear()
-            row = {
-                "stage": "pretrain",
-                "step": done,
-                "seconds": round(checkpoints.seconds, 3),
-                "loss_nats_per_token": mean,
-                "learning_rate": config.learning_rate * share,
-            }
-            if match_losses:
-                row["match_loss_nats"] = torch.stack(match_losses).mean().item()
-                match_losses.clear()
-            if done % config.evaluate_every == 0 or done == config.steps:
-                row["heldout_loss_nats_per_token"] = heldout_loss(policy, heldout)
-            run.append("metrics.jsonl", [row])
-            bar.set_postfix_str(f"loss {mean:.2f} nats a token")
+        done, last = step + 1, step + 1 == settings.steps
+        if done % LOG_EVERY == 0 or last:
+            numbers = {"learning_rate": settings.learning_rate * share}
+            if done % settings.evaluate_every == 0 or last:
+                numbers["heldout_loss_nats_per_token"] = heldout_loss(policy, heldout)
+            log.write(done, "loss {loss_nats_per_token:.2f} nats per token", **numbers)
             checkpoints.maybe_save(done)
     return policy
+
+
+class TopicMatching:
+    """The second task: a linear classifier on the policy's states says whether the topic is the text's own.
+
+    Its weight falls to 0 along a straight line. It does nothing if a text does not tell its topic.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: Tokenizer, corpus: Corpus, config: Config):
+        self.policy, self.settings = policy, config.pretrain
+        self.classifier = nn.Linear(policy.config.width, 1).to(policy.head.weight.device)
+        topics = {topic for topic, _ in corpus.train}
+        self.wanted = corpus.match_topics and self.settings.match_weight > 0 and len(topics) > 1
+        if self.wanted:
+            swapped = with_other_topics(corpus.train, config.seed)
+            self.others = EncodedTexts(tokenizer, swapped, config.model.context)
+
+    def weight(self, step: int) -> float:
+        """Of this loss beside that of the next token."""
+        if not self.wanted:
+            return 0.0
+        steps = self.settings.match_share * self.settings.steps
+        return self.settings.match_weight * (1 - step / steps)
+
+    def loss(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """Of a batch's texts under their own topics, and of half as many under others; nats."""
+        other = self.others.batch(batch.index[::2].cpu(), hidden.device)
+        own_logits = self.classifier(hidden).squeeze(-1)  # (batch, columns)
+        own_loss = topic_match_loss(own_logits, batch, own=True)
+        other_logits = self.classifier(self.policy.body(other.rows)).squeeze(-1)
+        other_loss = topic_match_loss(other_logits, other, own=False)
+        return (own_loss + other_loss) / 2
 
 
 @torch.inference_mode()

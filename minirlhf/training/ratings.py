@@ -1,12 +1,133 @@
-"""TODO"""
+"""Who is asked about what the policy writes: first ratings, and step 4 of section 3.2 (迭代优化), rating and refitting between rounds."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+import torch
+
+from minirlhf.config import Config
+from minirlhf.feedback.records import Triple
+from minirlhf.feedback.splits import without
 from minirlhf.models.policy import Policy
-from minirlhf.system.seeds import step_generator
+from minirlhf.system import distributed
+from minirlhf.system.devices import autocast, give_back_memory
+from minirlhf.system.seeds import step_generator, step_seed
+from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import Split
+from minirlhf.training.log import TrainLog
+from minirlhf.training.rollout import Models, in_turn
+from minirlhf.training.train_reward_model import ScoredTexts, refit_config, train_reward_model
+
+COLLECTED = "collected.jsonl"
+SAMPLED_AT_ONCE = 128  # texts
+
+
+class RatingRounds:
+    """Fine-tuning in rounds: between two of them new texts are rated and the reward model is refitted to all of these.
+
+    Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
+    """
+
+    def __init__(self, models: Models, task: Task, config: Config, feedback: Split, log: TrainLog):
+        """`feedback`: the triples that the reward model was trained on, and its held-out ones."""
+        self.models, self.task, self.config, self.feedback = models, task, config, feedback
+        self.tables = log.tables
+        self.collected: list[Triple] = []  # rated on the way
+        self.refits = 0
+        updates, rounds = config.finetune.updates, config.finetune.rounds if task.raters else 1
+        self.starts = [round(index * updates / rounds) for index in range(rounds)]  # first updates
+
+    def round_of(self, update: int) -> int:
+        """Which round an update belongs to, from 1."""
+        return sum(start <= update for start in self.starts)
+
+    def rate_and_refit_if_due(self, update: int) -> bool:
+        """Before the first update of each round but the first. Returns whether it was due."""
+        if update not in self.starts[1:]:
+            return False
+        number = self.starts.index(update)
+        if number <= self.refits:  # resumed right after it
+            return False
+        self.collected += ask_raters(self.models, self.task, self.config, number)
+        self.tables.rewrite(COLLECTED, [vars(triple) for triple in self.collected])
+        self.refit(number)
+        self.refits = number
+        return True
+
+    def refit(self, number: int) -> None:
+        """Train the reward model further, on all texts rated on the way and as many of the old feedback, drawn anew."""
+        settings, seed = self.config, self.config.seed
+        models, context = self.models, self.config.model.context
+        draw = random.Random(step_seed(seed, "old feedback", number))
+        count = min(len(self.feedback.train), len(self.collected))
+        triples = draw.sample(self.feedback.train, count) + self.new_feedback()
+        train_reward_model(
+            models.reward_model,
+            Split(
+                ScoredTexts(models.tokenizer, triples, context),
+                ScoredTexts(models.tokenizer, self.feedback.heldout, context),
+            ),
+            refit_config(settings.reward, settings.finetune.refit_steps),
+            seed,
+            TrainLog(f"refit {number}", leave_bar=False),
+        )
+        distributed.broadcast_weights(models.reward_model)
+        give_back_memory()
+
+    def new_feedback(self) -> list[Triple]:
+        """What was collected and may be trained on: the policy may write a held-out text again."""
+        return without(self.collected, self.feedback.heldout)
+
+    def state_dict(self) -> dict:
+        return {"refits": self.refits, "collected": [vars(triple) for triple in self.collected]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.refits = state["refits"]
+        self.collected = [triple_of(row) for row in state["collected"]]
+
+
+def triple_of(row: dict) -> Triple:
+    """The inverse of `vars`, by way of JSON."""
+    return Triple(**row | {"ratings": tuple(row["ratings"])})
+
+
+def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:
+    """`count` topics, each as often as any other but for the remainder."""
+    order: list[int] = []
+    while len(order) < count:
+        order += torch.randperm(len(topics), generator=generator).tolist()
+    return [topics[index] for index in order[:count]]
+
+
+def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:
+    """Step 4 of section 3.2: sample with the current policy, have the texts rated (also those that were cut off).
+
+    `number` is that of the round that has ended, from 1.
+    """
+    settings, seed = config.finetune, config.seed
+    topics = draw_topics(
+        task.train_prompts,
+        settings.ratings_per_round,
+        step_generator(seed, "rated topics", number),
+    )
+    generator = step_generator(seed, "rated texts", number, models.device)
+    triples = []
+    for start in range(0, len(topics), settings.batch_size):
+        part = topics[start : start + settings.batch_size]
+        prompts = [models.prompt(topic, settings.max_new_tokens) for topic in part]
+        with autocast(models.device):
+            samples = models.policy.sample(
+                prompts,
+                settings.max_new_tokens,
+                end_id=models.tokenizer.end_id,
+                generator=generator,
+            )
+        for topic, ids in zip(part, samples.texts()):
+            triples.append(rated(task, topic, models.tokenizer.decode_text(ids), seed))
+    return triples
 
 
 def sample_texts(
@@ -20,23 +141,17 @@ def sample_texts(
     """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were cut off are left out."""
     drawn = []
     for name, model in models.items():
-        asked = [topics[index % len(topics)] for index in range(count)]
-        for start in range(0, count, 128):
-            part = asked[start : start + 128]
-            prompts = [
-                tokenizer.encode_prompt(topic)[-(model.config.context - max_new_tokens) :]
-                for topic in part
-            ]
+        asked = in_turn(topics, count)
+        longest = model.config.context - max_new_tokens
+        for start in range(0, count, SAMPLED_AT_ONCE):
+            part = asked[start : start + SAMPLED_AT_ONCE]
             samples = model.sample(
-                prompts,
+                [tokenizer.encode_prompt(topic)[-longest:] for topic in part],
                 max_new_tokens,
                 end_id=tokenizer.end_id,
                 generator=step_generator(seed, f"rate {name}", start, model.head.weight.device),
             )
-            texts = [tokenizer.decode_text(ids) for ids in samples.texts()]
-            drawn += [
-                (topic, text, name)
-                for topic, text, ended in zip(part, texts, samples.ended.tolist())
-                if ended
-            ]
+            for topic, ids, ended in zip(part, samples.texts(), samples.ended.tolist()):
+                if ended:
+                    drawn.append((topic, tokenizer.decode_text(ids), name))
     return drawn

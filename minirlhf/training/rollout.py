@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from minirlhf.models.encoder import EncoderReward
+from minirlhf.models.ensemble import RewardEnsemble
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import STRIDE, rounded_up
+
+AnyReward = RewardModel | EncoderReward | RewardEnsemble
+
+
+@dataclass
+class Models:
+    """The four that take part in a rollout: one writes, one is the reference of the KL, one scores, one spells."""
+
+    policy: Policy
+    reference: Policy  # frozen
+    reward_model: AnyReward
+    tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.head.weight.device
+
+    def prompt(self, topic: str, max_new_tokens: int) -> list[int]:
+        """The topic as tokens. What leaves no room for the text in the policy's context loses its beginning."""
+        longest = self.policy.config.context - max_new_tokens
+        return self.tokenizer.encode_prompt(topic)[-longest:]
 
 
 @dataclass
@@ -35,29 +59,18 @@ class Rollout:
         """The texts at `index` (batch,), cut to the longest of them."""
         lengths = self.mask[index].sum(1)
         time, columns = int(lengths.max()), int((self.prompt_lengths[index] + lengths).max())
-        token_columns = (
-            tensor[index, :time]
-            for tensor in (
-                self.tokens,
-                self.mask,
-                self.log_probs,
-                self.reference_log_probs,
-                self.prefix_rewards,
-            )
-        )
-        tokens, mask, log_probs, reference_log_probs, prefix_rewards = token_columns
         return Rollout(
-            self.rows[index, :columns],
-            self.prompt_lengths[index],
-            tokens,
-            mask,
-            self.ended[index],
-            log_probs,
-            reference_log_probs,
-            prefix_rewards,
-            self.initial_reward[index],
-            self.reward[index],
-            [self.texts[row] for row in index.tolist()],
+            rows=self.rows[index, :columns],
+            prompt_lengths=self.prompt_lengths[index],
+            tokens=self.tokens[index, :time],
+            mask=self.mask[index, :time],
+            ended=self.ended[index],
+            log_probs=self.log_probs[index, :time],
+            reference_log_probs=self.reference_log_probs[index, :time],
+            prefix_rewards=self.prefix_rewards[index, :time],
+            initial_reward=self.initial_reward[index],
+            reward=self.reward[index],
+            texts=[self.texts[row] for row in index.tolist()],
         )
 
 
@@ -71,56 +84,62 @@ def join_rows(
     return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
 
 
+def in_turn(topics: Sequence[str], count: int) -> list[str]:
+    """`count` topics: the given ones, over and over."""
+    return [topics[index % len(topics)] for index in range(count)]
+
+
 @torch.no_grad()
 def collect(
-    policy: Policy,
-    reference: Policy,
-    reward_model: RewardModel,
-    tokenizer: Tokenizer,
+    models: Models,
     prompts: list[list[int]],
     max_new_tokens: int,
     generator: torch.Generator,
     **sampling,
 ) -> Rollout:
-    """Sample one text a prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
+    """Sample one text per prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
     Where there are more processes, each samples and scores its share, and all return the whole.
     """
-    device, count = policy.head.weight.device, len(prompts)
+    policy, tokenizer, device = models.policy, models.tokenizer, models.device
+    count = len(prompts)
+    # One number per token, drawn for the whole batch: a text does not depend on which process writes it.
     uniform = torch.rand(count, max_new_tokens, generator=generator, device=device)
     if distributed.world() > 1:
         mine = distributed.shares(count)
         prompts, uniform = [prompts[index] for index in mine], uniform[mine]
+
     with autocast(device):
         samples = policy.sample(
             prompts, max_new_tokens, end_id=tokenizer.end_id, uniform=uniform, **sampling
         )
+        tokens, mask, ended = samples.tokens, samples.mask, samples.ended  # (batch, time), (batch,)
         ids = samples.texts()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
-        tokens, mask, ended = samples.tokens, samples.mask, samples.ended
-        reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
-        initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
-    last = mask.sum(1, keepdim=True) - 1
-    prefix = torch.where(
-        ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0
-    )
-    reward = prefix.gather(1, last).squeeze(1)
-    tensors = (
-        rows,
-        prompt_lengths,
-        tokens,
-        mask,
-        ended,
-        samples.log_probs,
-        reference_log_probs * mask,
-        prefix,
-        initial,
-        reward,
-    )
+        reference_log_probs = models.reference.text_log_probs(rows, prompt_lengths, tokens, mask)
+        initial, prefix = models.reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1])
+
+    # The last token of a text that was cut off is scored 0.
+    last = mask.sum(1, keepdim=True) - 1  # (batch, 1)
+    before_last = torch.arange(prefix.shape[1], device=device) < last  # (batch, time)
+    prefix = torch.where(ended[:, None] | before_last, prefix, 0.0)
+    tensors = {
+        "rows": rows,
+        "prompt_lengths": prompt_lengths,
+        "tokens": tokens,
+        "mask": mask,
+        "ended": ended,
+        "log_probs": samples.log_probs,
+        "reference_log_probs": reference_log_probs * mask,
+        "prefix_rewards": prefix,
+        "initial_reward": initial,
+        "reward": prefix.gather(1, last).squeeze(1),
+    }
     if distributed.world() > 1:
-        tensors = [distributed.gather_rows(tensor, count) for tensor in tensors]
-        ids = [row[:length] for row, length in zip(tensors[2].tolist(), tensors[3].sum(1).tolist())]
-    return Rollout(*tensors, [tokenizer.decode_text(row) for row in ids])
+        tensors = {name: distributed.gather_rows(tensor, count) for name, tensor in tensors.items()}
+        lengths = tensors["mask"].sum(1).tolist()
+        ids = [row[:length] for row, length in zip(tensors["tokens"].tolist(), lengths)]
+    return Rollout(**tensors, texts=[tokenizer.decode_text(row) for row in ids])

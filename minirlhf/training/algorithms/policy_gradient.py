@@ -1,30 +1,103 @@
 """REINFORCE (sections 4.1 and 4.2): push up the log-probability of each token by the weight that it earned.
 
-RLOO and GRPO are the same update with another weight: they compare the texts of one prompt with each other.
+weights: credit minus the cost of the KL, minus a baseline       (advantages.py)
+loss:    -mean over texts of sum_t weight_t log p(y_t | x, y_<t) (E5)
+one step of Adam
+
+RLOO and GRPO are the same update with another weight: they compare the texts of one prompt.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from minirlhf import equations
-from minirlhf.config import FinetuneConfig
+from minirlhf.config import Config, FinetuneConfig
 from minirlhf.models.policy import Policy
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
-from minirlhf.training.algorithms.advantages import advantages
-from minirlhf.training.rollout import Rollout
+from minirlhf.training.algorithms.advantages import advantages, group_advantages
+from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
+from minirlhf.training.rollout import Models, Rollout
 
 
-def reinforce(
-    policy: Policy, rollout: Rollout, config: FinetuneConfig, kl_weight: float
+class PolicyGradient:
+    """One step of Adam per rollout. `weigh(rollout, kl_weight)` gives the weight of each token."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: FinetuneConfig,
+        weigh: Callable[[Rollout, float], Tensor],
+        group_size: int = 1,
+    ):
+        self.policy, self.settings, self.weigh = policy, settings, weigh
+        self.group_size = group_size  # texts per prompt, in a row
+        self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
+        self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
+        self.modules, self.optimizers = {}, [self.optimizer]
+
+    def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
+        """One update of the policy in place; returns what to log of it."""
+        weights = self.weigh(rollout, self.kl_weight.weight)  # (batch, time)
+        loss, metrics = policy_gradient_loss(self.policy, rollout, weights)
+        rate = finetuning_rate(self.settings.learning_rate, step, self.settings.updates)
+        set_learning_rate(self.optimizer, rate)
+        metrics["gradient_norm"] = gradient_step(
+            loss, self.optimizer, [self.policy], self.settings.gradient_clip
+        )
+        metrics["kl_weight"] = self.kl_weight.weight
+        self.kl_weight.adapt(rollout)
+        return metrics
+
+    def state_dict(self) -> dict:
+        return self.kl_weight.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.kl_weight.load_state_dict(state)
+
+
+def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:
+    settings = config.finetune
+    return PolicyGradient(
+        models.policy,
+        settings,
+        lambda rollout, kl_weight: advantages(rollout, settings, kl_weight),
+    )
+
+
+def rloo(models: Models, config: Config, corpus: list) -> PolicyGradient:
+    """REINFORCE leave-one-out: the baseline is the mean of the prompt's other texts (Ahmadian et al. 2024)."""
+    return in_groups(models, config, equations.leave_one_out_advantage)
+
+
+def grpo(models: Models, config: Config, corpus: list) -> PolicyGradient:
+    """Group-relative: the prompt's rewards are given mean 0 and standard deviation 1 (Shao et al. 2024)."""
+    return in_groups(models, config, equations.group_normalized_advantage)
+
+
+def in_groups(
+    models: Models, config: Config, compare: Callable[[Tensor], Tensor]
+) -> PolicyGradient:
+    settings, size = config.finetune, config.finetune.group_size
+    return PolicyGradient(
+        models.policy,
+        settings,
+        lambda rollout, kl_weight: group_advantages(rollout, compare, size, kl_weight),
+        size,
+    )
+
+
+def policy_gradient_loss(
+    policy: Policy, rollout: Rollout, weights: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one update of REINFORCE, RLOO or GRPO, and what to log of it. One of several processes takes its share."""
-    weights = advantages(
-        rollout, config, kl_weight
-    )  # of the whole batch: a baseline compares with all
+    """The loss for these weights (batch, time), and what to log of it. One of several processes takes its share."""
     if distributed.world() > 1:
+        # Only now: a baseline compares with the whole batch.
         mine = torch.tensor(distributed.shares(len(weights)), device=weights.device)
         rollout = rollout.select(mine)
         weights = weights[mine, : rollout.mask.shape[1]]

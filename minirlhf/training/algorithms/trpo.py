@@ -12,6 +12,7 @@ There is no learning rate and no optimizer state: delta sets the size of every s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -19,9 +20,37 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
-from minirlhf.config import TRPOConfig
+from minirlhf.config import Config, TRPOConfig
 from minirlhf.models.policy import Policy, log_probs_of
-from minirlhf.training.rollout import Rollout
+from minirlhf.training.algorithms.advantages import advantages
+from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.rollout import Models, Rollout
+
+
+class TRPO:
+    """One natural-gradient step per rollout."""
+
+    group_size = 1  # texts per prompt
+
+    def __init__(self, models: Models, config: Config, corpus: list = ()):
+        self.policy, self.settings = models.policy, config.finetune.trpo
+        self.credit = dataclasses.replace(config.finetune, credit=self.settings.credit)
+        self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
+        self.modules, self.optimizers = {}, []
+
+    def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
+        """One update of the policy in place; returns what to log of it."""
+        weights = advantages(rollout, self.credit, self.kl_weight.weight)  # (batch, time)
+        metrics = trpo(self.policy, rollout, weights, self.settings)
+        metrics["kl_weight"] = self.kl_weight.weight
+        self.kl_weight.adapt(rollout)
+        return metrics
+
+    def state_dict(self) -> dict:
+        return self.kl_weight.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.kl_weight.load_state_dict(state)
 
 
 def trpo(
