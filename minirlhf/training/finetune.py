@@ -5,7 +5,7 @@ for each update:
     draw prompts, sample a text for each from the policy              (rollout.py)
     score every prefix, measure the KL                                (rollout.py)
     one update of the policy                                          (algorithms/)
-    log it, warn if something goes wrong                              (rollout_log.py, diagnostics.py)
+    log it, warn if something goes wrong                              (rollout_log.py)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from minirlhf.tasks.task import Task
 from minirlhf.training.algorithms.make import make_algorithm
 from minirlhf.training.batches import Split
 from minirlhf.training.log import NoCheckpoints, TrainLog
-from minirlhf.training.ratings import RatingRounds, draw_topics
+from minirlhf.training.prompts import Prompts
+from minirlhf.training.ratings import RatingRounds
 from minirlhf.training.rollout import Models, collect
 from minirlhf.training.rollout_log import RolloutLog
 
@@ -30,41 +31,32 @@ def finetune(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> list[Triple]:
-    """Fine-tune the policy in place, and the reward model where raters can be asked; return what they rated.
+    """Fine-tune the policy in place, and refit the reward model where raters can be asked.
 
-    `feedback`: the triples that the reward model was trained on, and its held-out ones. Without
+    Returns what was rated on the way. `feedback`: the triples that the reward model was trained on, and its held-out ones. Without
     `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
-    settings, seed, device = config.finetune, config.seed, models.device
+    settings, seed = config.finetune, config.seed
     log, checkpoints = log or TrainLog("finetune"), checkpoints or NoCheckpoints()
     algorithm = make_algorithm(models, config, task.corpus)
+    prompts = Prompts(models, task.train_prompts, settings, algorithm.group_size, seed)
     ratings = RatingRounds(models, task, config, feedback, log)
     rollout_log = RolloutLog(log, task, settings)
-    prompts = {topic: models.prompt(topic, settings.max_new_tokens) for topic in task.train_prompts}
-
     start = checkpoints.resume(
         {"policy": models.policy, "reward_model": models.reward_model} | algorithm.modules,
         algorithm.optimizers,
         {"log": log, "algorithm": algorithm, "ratings": ratings},
     )
+
     for update in log.steps(start, settings.updates, unit="update"):
-        # Step 4: between rounds people (or programs) rate what the policy writes now.
+        # Step 4, between rounds: people or programs rate what the policy writes now.
         if ratings.rate_and_refit_if_due(update):
             checkpoints.save(update)  # nobody is asked twice
 
-        # Step 3: sample texts. Those of one prompt stand in a row.
-        drawn = draw_topics(
-            task.train_prompts,
-            settings.batch_size // algorithm.group_size,
-            step_generator(seed, "topics", update),
-        )
-        topics = [topic for topic in drawn for _ in range(algorithm.group_size)]
-        generator = step_generator(seed, "rollout", update, device)
-        rollout = collect(
-            models, [prompts[topic] for topic in topics], settings.max_new_tokens, generator
-        )
-
-        # Learn from their scores.
+        # Step 3: sample texts, score them and learn from the scores.
+        topics, batch = prompts.draw(update)
+        generator = step_generator(seed, "rollout", update, models.device)
+        rollout = collect(models, batch, settings.max_new_tokens, generator)
         metrics = algorithm.update(rollout, update)
 
         metrics["round"] = ratings.round_of(update)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-import torch
-
 from minirlhf.config import Config
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import without
@@ -18,6 +16,7 @@ from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Split
 from minirlhf.training.log import TrainLog
+from minirlhf.training.prompts import draw_topics
 from minirlhf.training.rollout import Models, in_turn
 from minirlhf.training.train_reward_model import ScoredTexts, refit_config, train_reward_model
 
@@ -59,8 +58,8 @@ class RatingRounds:
 
     def refit(self, number: int) -> None:
         """Train the reward model further, on all texts rated on the way and as many of the old feedback, drawn anew."""
-        settings, seed = self.config, self.config.seed
-        models, context = self.models, self.config.model.context
+        models, config, seed = self.models, self.config, self.config.seed
+        context = models.policy.config.context
         draw = random.Random(step_seed(seed, "old feedback", number))
         count = min(len(self.feedback.train), len(self.collected))
         triples = draw.sample(self.feedback.train, count) + self.new_feedback()
@@ -70,7 +69,7 @@ class RatingRounds:
                 ScoredTexts(models.tokenizer, triples, context),
                 ScoredTexts(models.tokenizer, self.feedback.heldout, context),
             ),
-            refit_config(settings.reward, settings.finetune.refit_steps),
+            refit_config(config.reward, config.finetune.refit_steps),
             seed,
             TrainLog(f"refit {number}", leave_bar=False),
         )
@@ -92,14 +91,6 @@ class RatingRounds:
 def triple_of(row: dict) -> Triple:
     """The inverse of `vars`, by way of JSON."""
     return Triple(**row | {"ratings": tuple(row["ratings"])})
-
-
-def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:
-    """`count` topics, each as often as any other but for the remainder."""
-    order: list[int] = []
-    while len(order) < count:
-        order += torch.randperm(len(topics), generator=generator).tolist()
-    return [topics[index] for index in order[:count]]
 
 
 def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:

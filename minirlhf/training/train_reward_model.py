@@ -4,7 +4,7 @@ for each step:
     for each member of the ensemble:
         draw a batch, take its loss         (reward_objectives.py: regression E7, or ranking E8)
     one step of Muon and AdamW
-    now and then: predict the held-out texts, remember the best weights, stop if they are old
+    now and then: predict the held-out texts, remember the best weights, stop if they stay the best for long
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def train_reward_model(
         {"model": model, "best": best.model}, optimizers, {"log": log, "best": best}
     )
     for step in log.steps(start, settings.steps):
-        if best.is_old:
+        if best.out_of_patience:
             break
         scale_learning_rates(optimizers, linear_schedule(step, settings.steps, settings.warmup))
         for number, member in enumerate(members):
             name = log.stage if number == 0 else f"{log.stage} member {number}"  # own batches
             batch, targets = objective.draw(seed, name, step, device)
-            batch = disturbed(batch, member, settings, (seed, name, step))
+            batch = augmented(batch, member, settings, (seed, name, step))
             with autocast(device):
                 loss = objective.loss(member, batch, targets)
             backward(loss, member)
@@ -108,7 +108,7 @@ class BestModel:
         self.patience, self.loss, self.worse = patience, math.inf, 0
 
     @property
-    def is_old(self) -> bool:
+    def out_of_patience(self) -> bool:
         return self.worse >= self.patience
 
     def offer(self, model: AnyReward, loss: float) -> None:
@@ -125,8 +125,8 @@ class BestModel:
         self.loss, self.worse = state["loss"], state["worse"]
 
 
-def disturbed(batch: Batch, member, settings: RewardConfig, place: tuple[int, str, int]) -> Batch:
-    """The batch as this member learns from it, with random numbers of its `place` (seed, name, step)."""
+def augmented(batch: Batch, member, settings: RewardConfig, place: tuple[int, str, int]) -> Batch:
+    """The batch with prefixes or tokens left out at random; `place` is (seed, name, step)."""
     seed, name, step = place
     if settings.target == "every-prefix" and not member.config.causal:
         batch = cut_at_random(batch, step_generator(seed, f"{name} prefixes", step))

@@ -18,7 +18,7 @@ from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
 from minirlhf.runs.pipeline import iterate
 from minirlhf.system.files import load_tensors
-from minirlhf.training.finetune import summarise
+from minirlhf.training.rollout_log import summarise
 
 CONFIG = dataclasses.replace(
     TINY,

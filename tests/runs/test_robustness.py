@@ -375,8 +375,8 @@ def half_done(tmp_path_factory, finished_run) -> Path:
         (folder / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
 
-        def stop(checkpoints, step, **header):
-            Checkpoints.save(checkpoints, step, **header)
+        def stop(checkpoints, step):
+            checkpoints.save(step)
             if step == 2:
                 raise KeyboardInterrupt
 
@@ -432,8 +432,8 @@ def test_a_read_only_folder(tmp_path, capsys):
 
 SCRIPT = """
 import sys
-from minirlhf.cli import main
-from minirlhf.run import Checkpoints
+from minirlhf.cli.main import main
+from minirlhf.runs.checkpoints import Checkpoints
 Checkpoints.every_seconds = 0.0
 if sys.argv[1] != "0":
     import resource
