@@ -1,4 +1,4 @@
-"""Before and after, by a judge (裁判) that the reward model never saw; with 95% intervals, KL, length and diversity."""
+"""Before and after, by a judge (裁判) that the reward model never saw: is the policy better?"""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sample_and_judge(
 
 
 def exact_kl(models: Models, rollout: Rollout) -> Tensor:
-    """KL(policy || reference) of the next-token distributions along each text, summed: (batch,), nats."""
+    """KL(policy || reference) of the next tokens, summed along each text: (batch,), nats."""
     kl = torch.zeros(rollout.mask.shape, device=rollout.mask.device)  # (batch, time)
     if models.policy is models.reference:
         return kl.sum(1)
@@ -74,8 +74,10 @@ def exact_kl(models: Models, rollout: Rollout) -> Tensor:
 
 
 def best_of_n(rows: list[dict], n: int) -> list[dict]:
-    """Of each n rows that stand together (texts on one topic), the one that the reward model likes best: better texts with no
-    training, at n times the price. How far that leads from the policy: `equations.best_of_n_kl_bound`."""
+    """Of each n rows that stand together (texts on one topic), the one that the reward model likes
+    best: better texts with no training, at n times the price. How far that leads from the policy:
+    `equations.best_of_n_kl_bound`.
+    """
     return [
         max(rows[start : start + n], key=lambda row: row["reward"])
         for start in range(0, len(rows) - n + 1, n)
@@ -97,7 +99,9 @@ def summarise(before: list[dict], after: list[dict]) -> dict:
 
 
 def change(before: dict[str, float], after: dict[str, float]) -> str:
-    """ "rose" or "fell" if the 95% interval of the difference of two `interval`s leaves out 0, else "did not clearly change"."""
+    """ "rose" or "fell" if the 95% interval of the difference of two `interval`s leaves out 0, else
+    "did not clearly change".
+    """
     half = math.hypot(before["mean"] - before["low"], after["mean"] - after["low"])
     difference = after["mean"] - before["mean"]
     return (
@@ -106,7 +110,8 @@ def change(before: dict[str, float], after: dict[str, float]) -> str:
 
 
 def is_reward_hacking(*splits: dict) -> bool:
-    """True if on any split the reward rose and the judge fell, both by more than chance (`change`)."""
+    """True if on any split the reward rose and the judge fell, both by more than chance (`change`).
+    """
     return any(
         change(split["reward_before"], split["reward_after"]) == "rose"
         and change(split["judge_before"], split["judge_after"]) == "fell"

@@ -9,7 +9,7 @@ from minirlhf.training.rollout import AnyReward
 
 
 def quality(model: AnyReward, train: ScoredTexts, heldout: ScoredTexts) -> dict:
-    """Errors, correlations and calibration on `heldout`, beside the error of the mean training score."""
+    """Errors, correlations and calibration on `heldout`; "mse_constant" predicts the mean score."""
     predicted, scores = predict(model, heldout), heldout.scores
     constant = train.scores.mean().expand_as(scores)
     return {

@@ -1,6 +1,7 @@
-"""The checkpoint of the stage at work: weights, optimizers and small state, replaced in one move, loaded by --resume.
+"""The checkpoint of the stage at work: weights, optimizers, small state; --resume loads it.
 
-Random numbers are a function of (seed, stage, step), so that a resumed stage goes on bit for bit as if it had not stopped.
+Random numbers are a function of (seed, stage, step), so that a resumed stage goes on bit for bit as
+if it had not stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ HEADER = {"stage", "step", "tensors", "states"}
 
 
 class Checkpoints:
-    """Saves the state of one stage to a file every few seconds. First comes `resume`, which says what that state is."""
+    """Saves the state of one stage every few seconds. `resume` comes first: it names the state."""
 
     every_seconds = 10.0
 
@@ -37,8 +38,9 @@ class Checkpoints:
     ) -> int:
         """Load this stage's checkpoint if there is one; return the number of steps done.
 
-        `modules` and `optimizers` are kept whole. `states` are objects with a `state_dict` of plain JSON and a
-        `load_state_dict`. Raises ValueError, one line, if the file is malformed or of an older version.
+        `modules` and `optimizers` are kept whole. `states` are objects with a `state_dict` of plain
+        JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed or of an
+        older version.
         """
         self.modules, self.optimizers, self.states = modules, list(optimizers), states
         if not self.path.exists():
@@ -46,8 +48,8 @@ class Checkpoints:
         tensors, header = load_tensors(self.path)
         if not isinstance(header, dict) or not HEADER <= header.keys():
             raise ValueError(
-                f"{self.path}: header: expected the stage, step, tensors and states of a checkpoint; "
-                "delete the file to begin this stage again"
+                f"{self.path}: header: expected the stage, step, tensors and states of a "
+                "checkpoint; delete the file to begin this stage again"
             )
         if header["stage"] != self.stage:
             return 0

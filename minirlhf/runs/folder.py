@@ -1,11 +1,12 @@
-"""A run is a folder, and this file keeps it whole: settings, metrics, checkpoints that resume bit for bit.
+"""A run is a folder, and this file keeps it whole: settings, metrics, weights.
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
 
-Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage is at work its state lies in
-checkpoint.safetensors (weights, Adam's moments and, in the header, the step), replaced in one move. Random numbers are a function
-of (seed, stage, step), so a resumed run draws what the uninterrupted one would have drawn.
+Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage
+is at work its state lies in checkpoint.safetensors (weights, Adam's moments and, in the header, the
+step), replaced in one move. Random numbers are a function of (seed, stage, step), so a resumed run
+draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ ANSWERS = (
 
 
 def run_path(runs: Path, name: str) -> Path:
-    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
+    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
     return runs / name
 
 
 class Run:
-    """A run folder. `device` is where its models live. To make or open one sets, for this process, the precision of
-    matrix products there and that freed memory is kept."""
+    """A run folder. `device` is where its models live. To make or open one sets, for this process,
+    the precision of matrix products there and that freed memory is kept.
+    """
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
@@ -54,8 +57,8 @@ class Run:
     def create(
         cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
     ) -> Run:
-        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is emptied first, but for what
-        people answered and for the feedback that `config` names.
+        """A new run; with `resume` an old one goes on under its own config, with `overwrite` it is
+        emptied first, but for what people answered and for the feedback that `config` names.
 
         Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
         """
@@ -68,7 +71,8 @@ class Run:
                 )
             if not overwrite:
                 raise ValueError(
-                    f"{path}: a run is there already; go on with --resume, or replace it with --overwrite"
+                    f"{path}: a run is there already; go on with --resume, or replace it with "
+                    "--overwrite"
                 )
             kept = {path.resolve() / name for name in ANSWERS} | (
                 {config.feedback.resolve()} if config.feedback else set()
@@ -88,7 +92,8 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run in this folder. Raises ValueError if there is none or its config.json is malformed."""
+        """The run in this folder. Raises ValueError if there is none or config.json is malformed.
+        """
         file = path / "config.json"
         try:
             content = read_json(file)
@@ -105,7 +110,7 @@ class Run:
     ) -> torch.Generator:
         return step_generator(self.config.seed, stage, step, device)
 
-    # One JSON object a line --------------------------------------------------------------------------------------
+    # One JSON object per line -----------------------------------------------------------------
 
     def append(self, name: str, rows: Iterable[dict]) -> None:
         if distributed.rank() > 0:
@@ -136,7 +141,7 @@ class Run:
         )
 
     def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
-        """Drop the other rows of a JSONL file, and half a last line too: the next row would be glued to it."""
+        """Drop the other rows of a JSONL file, and half a last line: the next would stick to it."""
         if (self.path / name).exists():
             self.rewrite(name, [row for row in self.read(name) if wanted(row)])
 
@@ -148,7 +153,7 @@ class Run:
         """Where a stage's training loop saves its state, and finds it again."""
         return Checkpoints(self.path / CHECKPOINT, stage)
 
-    # Progress and checkpoints --------------------------------------------------------------------------------------
+    # Progress and checkpoints -----------------------------------------------------------------
 
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and what stages want to pass on."""
@@ -161,8 +166,9 @@ class Run:
     def finish_stage(
         self, stage: str, seconds: float, models: dict[str, nn.Module], **facts
     ) -> None:
-        """Write down the facts, then the models, the last of which marks the stage done, and only then drop the checkpoint: a
-        crash in between repeats the end of the stage."""
+        """Write down the facts, then the models, the last of which marks the stage done, and only
+        then drop the checkpoint: a crash in between repeats the end of the stage.
+        """
         if distributed.rank() > 0:
             return
         progress = self.progress() | facts

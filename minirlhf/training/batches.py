@@ -1,4 +1,6 @@
-"""Token rows as padded batches: each is cut to its longest row, and rows of similar length are batched together."""
+"""Token rows as padded batches: each is cut to its longest row, and rows of similar length are
+batched together.
+"""
 
 from __future__ import annotations
 

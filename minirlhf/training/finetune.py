@@ -1,4 +1,5 @@
-"""Steps 3 and 4 of section 3.2: the loop that turns scores into a better writer (语言模型微调, 迭代优化).
+"""Steps 3 and 4 of section 3.2: the loop that turns scores into a better writer (语言模型微调,
+迭代优化).
 
 for each update:
     between rounds: have new texts rated, refit the reward model      (ratings.py)
@@ -33,8 +34,9 @@ def finetune(
 ) -> list[Triple]:
     """Fine-tune the policy in place, and refit the reward model where raters can be asked.
 
-    Returns what was rated on the way. `feedback`: the triples that the reward model was trained on, and its held-out ones. Without
-    `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
+    Returns what was rated on the way. `feedback`: the triples that the reward model was trained on,
+    and its held-out ones. Without `log` the rows stay in memory, without `checkpoints` an
+    interruption loses the work.
     """
     settings, seed = config.finetune, config.seed
     log, checkpoints = log or TrainLog("finetune"), checkpoints or NoCheckpoints()

@@ -1,6 +1,8 @@
-"""What a training loop reports: rows of numbers, samples, and a progress bar that says what they mean.
+"""What a training loop reports: rows of numbers, samples, and a progress bar that says what they
+mean.
 
-A loop needs no run folder: without one the rows stay in memory, and a checkpoint that keeps nothing stands in for the file.
+A loop needs no run folder: without one the rows stay in memory, and a checkpoint that keeps nothing
+stands in for the file.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
 class RowsInMemory:
-    """Tables of rows by name; the methods are those with which a run folder keeps its JSONL files."""
+    """Tables of rows by name; the methods are those with which a run folder keeps its JSONL files.
+    """
 
     def __init__(self):
         self.tables: dict[str, list[dict]] = {}
@@ -38,7 +41,8 @@ class RowsInMemory:
 class TrainLog:
     """The log of one stage. `tables` is a run folder, or nothing: then the rows stay in memory.
 
-    Use it as: `for step in log.steps(start, total)`, in it `log.add(loss=loss)`, and now and then `log.write(step + 1)`.
+    Use it as: `for step in log.steps(start, total)`, in it `log.add(loss=loss)`, and now and then
+    `log.write(step + 1)`.
     """
 
     def __init__(self, stage: str, tables=None, leave_bar: bool = True):
@@ -61,7 +65,9 @@ class TrainLog:
         self.started = time.perf_counter() - state["seconds"]
 
     def steps(self, start: int, total: int, unit: str = "step") -> Iterator[int]:
-        """The steps from `start` on, with a progress bar. Rows of later steps, which an interrupted run left, are dropped."""
+        """The steps from `start` on, with a progress bar. Rows of later steps, which an interrupted
+        run left, are dropped.
+        """
         for name in (METRICS, SAMPLES):
             self.tables.keep(
                 name, lambda row: row.get("stage") != self.stage or row["step"] <= start
@@ -84,7 +90,8 @@ class TrainLog:
             self.losses.setdefault(name, []).append(loss.detach())
 
     def write(self, step: int, meaning: str = "", **numbers) -> dict:
-        """A row of metrics: `step` steps are done. It holds the means of the losses since the last row, and `numbers`.
+        """A row of metrics: `step` steps are done. It holds the means of the losses since the last
+        row, and `numbers`.
 
         `meaning` says the same in words, beside the progress bar; its {names} are those of the row.
         """
@@ -105,7 +112,9 @@ class TrainLog:
 
 
 class NoCheckpoints:
-    """Keeps nothing: for a loop that may start over (`runs/checkpoints.py` has the one that resumes)."""
+    """Keeps nothing: for a loop that may start over (`runs/checkpoints.py` has the one that
+    resumes).
+    """
 
     def resume(
         self,

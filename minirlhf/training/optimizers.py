@@ -1,4 +1,6 @@
-"""The optimizers: AdamW for the policy gradient, Muon beside AdamW for learning from a fixed data set."""
+"""The optimizers: AdamW for the policy gradient, Muon beside AdamW for learning from a fixed data
+set.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,26 @@ from torch import Tensor, nn
 from minirlhf.system import distributed
 from minirlhf.system.devices import precision_of
 
-# Jordan et al. 2024: the quintic a x + b x^3 + c x^5 that lifts small singular values fastest. Repeated, it does not settle at 1
-# but keeps them within about 0.7 to 1.2, which is all that a step needs.
+# Jordan et al. 2024: the quintic a x + b x^3 + c x^5 that lifts small singular values fastest.
+# Repeated, it does not settle at 1 but keeps them within about 0.7 to 1.2, which is all that a step
+# needs.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
-# Of fine-tuning: Adam knows nothing of the gradient's size at first, and near the end small steps lose least.
+# Of fine-tuning: Adam knows nothing of the gradient's size at first, and near the end small steps
+# lose least.
 WARMUP_UPDATES = 5
 FINAL_SHARE = 0.1
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T; same shape (rows, columns), float32.
+    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T; same shape
+    (rows, columns), float32.
 
         X <- X / |X|_F,  then repeatedly  A <- X X^T,  X <- a X + (b A + c A A) X
 
-    This is Newton-Schulz iteration: matrix products only, no decomposition. The products are bfloat16 where the device multiplies
-    that quickly (`devices.precision_of`), and float32 elsewhere: a CPU without such instructions takes a hundred times as long.
+    This is Newton-Schulz iteration: matrix products only, no decomposition. The products are
+    bfloat16 where the device multiplies that quickly (`devices.precision_of`), and float32
+    elsewhere: a CPU without such instructions takes a hundred times as long.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
@@ -48,8 +54,9 @@ class Muon(torch.optim.Optimizer):
         U <- (1 - mu) G + mu M               Nesterov: look one step ahead
         W <- (1 - lr wd) W - lr sqrt(max(1, rows / columns)) orthogonalize(U)
 
-    A gradient is mostly a few large directions. With all singular values near 1, the rare ones are learned at the same pace.
-    The factor keeps the size of a layer's output change the same for a tall matrix as for a square one.
+    A gradient is mostly a few large directions. With all singular values near 1, the rare ones are
+    learned at the same pace. The factor keeps the size of a layer's output change the same for a
+    tall matrix as for a square one.
     """
 
     def __init__(
@@ -128,7 +135,8 @@ def load_optimizer(
 ) -> None:
     """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay.
 
-    Raises ValueError naming `where` and the first moment that is of another shape than its weight or not finite.
+    Raises ValueError naming `where` and the first moment that is of another shape than its weight
+    or not finite.
     """
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -152,9 +160,11 @@ def load_optimizer(
 def gradient_step(
     loss: Tensor, optimizer: torch.optim.Optimizer, modules: list[nn.Module], clip: float
 ) -> Tensor:
-    """One step of Adam down the loss, each module's gradient clipped to norm `clip`; returns the first one's norm before that.
+    """One step of Adam down the loss, each module's gradient clipped to norm `clip`; returns the
+    first one's norm before that.
 
-    A gradient that is not finite is not followed: it would turn every weight into NaN. diagnostics.py warns of it.
+    A gradient that is not finite is not followed: it would turn every weight into NaN.
+    diagnostics.py warns of it.
     """
     optimizer.zero_grad()
     loss.backward()
@@ -180,14 +190,18 @@ def step_all(optimizers: list[torch.optim.Optimizer], module: nn.Module) -> None
 
 
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight line."""
+    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight
+    line.
+    """
     return min(
         (step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup)
     )
 
 
 def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
-    """The learning rate of one update of fine-tuning: a short warm-up, then down to a tenth along a straight line."""
+    """The learning rate of one update of fine-tuning: a short warm-up, then down to a tenth along a
+    straight line.
+    """
     warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
     decay = 1 - (1 - FINAL_SHARE) * update / updates
     return learning_rate * warmup * decay

@@ -1,7 +1,9 @@
-"""Pretraining (预训练): the policy learns the language of its task by predicting the next token of unscored texts.
+"""Pretraining (预训练): the policy learns the language of its task by predicting the next token of
+unscored texts.
 
-Beside it goes a second task without scores, as BERT had one with its next sentences: is this topic the text's own, or another one
-put in its place? The next token hardly asks for that comparison; the reward model, which starts from this body, needs it most.
+Beside it goes a second task without scores, as BERT had one with its next sentences: is this topic
+the text's own, or another one put in its place? The next token hardly asks for that comparison; the
+reward model, which starts from this body, needs it most.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ def policy_config(model: ModelConfig, tokenizer: Tokenizer) -> TransformerConfig
 
 
 def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-    """Mean of -log p(y_t | x, y_<t) over all tokens of the batch's texts, in nats a token (E3's factors).
+    """Mean of -log p(y_t | x, y_<t) over all tokens of the batch's texts, in nats a token (E3's
+    factors).
 
-    `hidden` (batch, columns, width) are the body's states of the batch's rows, if they are known already.
+    `hidden` (batch, columns, width) are the body's states of the batch's rows, if they are known
+    already.
     """
     if hidden is None:
         hidden = policy.body(batch.rows[:, :-1])
@@ -57,7 +61,8 @@ def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = No
 
 
 def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
-    """Mean of -log p("own") or -log p("another") at every prefix of texts, all with their own or all with another topic; nats.
+    """Mean of -log p("own") or -log p("another") at every prefix of texts, all with their own or
+    all with another topic; nats.
 
     logits (batch, columns) of "own" at all columns of the batch's rows.
     """
@@ -70,7 +75,9 @@ def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
 
 
 def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    """The corpus, each text with some other topic put over it. Raises IndexError if there is but one topic."""
+    """The corpus, each text with some other topic put over it. Raises IndexError if there is but
+    one topic.
+    """
     rng = random.Random(seed)
     topics = list(dict.fromkeys(topic for topic, _ in corpus))
     places = {topic: place for place, topic in enumerate(topics)}
@@ -87,7 +94,8 @@ def pretrain(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> Policy:
-    """Train a fresh policy on the corpus; log the loss on its two parts, in nats per token; return the policy.
+    """Train a fresh policy on the corpus; log the loss on its two parts, in nats per token; return
+    the policy.
 
     Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
@@ -131,7 +139,8 @@ def pretrain(
 
 
 class TopicMatching:
-    """The second task: a linear classifier on the policy's states says whether the topic is the text's own.
+    """The second task: a linear classifier on the policy's states says whether the topic is the
+    text's own.
 
     Its weight falls to 0 along a straight line. It does nothing if a text does not tell its topic.
     """

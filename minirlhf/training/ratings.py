@@ -1,4 +1,6 @@
-"""Who is asked about what the policy writes: first ratings, and step 4 of section 3.2 (迭代优化), rating and refitting between rounds."""
+"""Who is asked about what the policy writes: first ratings, and step 4 of section 3.2 (迭代优化),
+rating and refitting between rounds.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ SAMPLED_AT_ONCE = 128  # texts
 
 
 class RatingRounds:
-    """Fine-tuning in rounds: between two of them new texts are rated and the reward model is refitted to all of these.
+    """Fine-tuning in rounds: between two of them new texts are rated and the reward model is
+    refitted to all of these.
 
     Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
     """
@@ -57,7 +60,9 @@ class RatingRounds:
         return True
 
     def refit(self, number: int) -> None:
-        """Train the reward model further, on all texts rated on the way and as many of the old feedback, drawn anew."""
+        """Train the reward model further, on all texts rated on the way and as many of the old
+        feedback, drawn anew.
+        """
         models, config, seed = self.models, self.config, self.config.seed
         context = models.policy.config.context
         draw = random.Random(step_seed(seed, "old feedback", number))
@@ -94,7 +99,8 @@ def triple_of(row: dict) -> Triple:
 
 
 def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:
-    """Step 4 of section 3.2: sample with the current policy, have the texts rated (also those that were cut off).
+    """Step 4 of section 3.2: sample with the current policy, have the texts rated (also those that
+    were cut off).
 
     `number` is that of the round that has ended, from 1.
     """
@@ -129,7 +135,9 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
 ) -> list[tuple[str, str, str]]:
-    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were cut off are left out."""
+    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were
+    cut off are left out.
+    """
     drawn = []
     for name, model in models.items():
         asked = in_turn(topics, count)

@@ -1,4 +1,6 @@
-"""A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to know of them."""
+"""A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to
+know of them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ AnyReward = RewardModel | EncoderReward | RewardEnsemble
 
 @dataclass
 class Models:
-    """The four that take part in a rollout: one writes, one is the reference of the KL, one scores, one spells."""
+    """The four that take part in a rollout: one writes, one is the reference of the KL, one scores,
+    one spells.
+    """
 
     policy: Policy
     reference: Policy  # frozen
@@ -34,7 +38,9 @@ class Models:
         return self.policy.head.weight.device
 
     def prompt(self, topic: str, max_new_tokens: int) -> list[int]:
-        """The topic as tokens. What leaves no room for the text in the policy's context loses its beginning."""
+        """The topic as tokens. What leaves no room for the text in the policy's context loses its
+        beginning.
+        """
         longest = self.policy.config.context - max_new_tokens
         return self.tokenizer.encode_prompt(topic)[-longest:]
 
@@ -77,7 +83,9 @@ class Rollout:
 def join_rows(
     prompts: list[list[int]], texts: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
+    """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths
+    (batch,).
+    """
     joined = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(len(row) for row in joined)
     rows = torch.tensor([row + [0] * (longest - len(row)) for row in joined], device=device)
@@ -97,14 +105,16 @@ def collect(
     generator: torch.Generator,
     **sampling,
 ) -> Rollout:
-    """Sample one text per prompt (`sampling`: options of `Policy.sample`) and score all its prefixes in one pass.
+    """Sample one text per prompt (`sampling`: options of `Policy.sample`) and score all its
+    prefixes in one pass.
 
     A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
     Where there are more processes, each samples and scores its share, and all return the whole.
     """
     policy, tokenizer, device = models.policy, models.tokenizer, models.device
     count = len(prompts)
-    # One number per token, drawn for the whole batch: a text does not depend on which process writes it.
+    # One number per token, drawn for the whole batch: a text does not depend on which process
+    # writes it.
     uniform = torch.rand(count, max_new_tokens, generator=generator, device=device)
     if distributed.world() > 1:
         mine = distributed.shares(count)

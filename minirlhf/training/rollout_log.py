@@ -1,4 +1,6 @@
-"""What fine-tuning writes down of each update: a row of metrics with its warnings, and now and then a sample."""
+"""What fine-tuning writes down of each update: a row of metrics with its warnings, and now and then
+a sample.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class RolloutLog:
         self.log, self.task, self.settings = log, task, settings
 
     def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
-        """`topics` are those of the rollout's texts; `metrics` what the algorithm says of the update."""
+        """`topics` are those of the rollout's texts; `metrics` what the algorithm says of the
+        update.
+        """
         numbers = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
         row = {"step": update + 1, **numbers}
@@ -65,7 +69,8 @@ def summarise(
     numbers = dict(zip(tensors, stacked.tolist()))
 
     judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
-    # How far the reward model is off on the policy's own texts, which is where it will be exploited.
+    # How far the reward model is off on the policy's own texts, which is where it will be
+    # exploited.
     reward, judge = rollout.reward.float().cpu(), torch.tensor(judged)
     numbers |= {
         "judge": statistics.fmean(judged),

@@ -1,4 +1,4 @@
-"""How much each token of a sampled text is to be pushed up: credit (E5), the cost of the KL, and a baseline."""
+"""How much to push each token of a sample: credit (E5), the cost of the KL, a baseline."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from minirlhf.training.rollout import Rollout
 def token_credit(rollout: Rollout, credit: str) -> Tensor:
     """The weight of each token (batch, time) before KL and baseline: one reading of E5 each.
 
-    sequence           r(x, y) on every token                      gradient of E[r(x, y)] (E2)
-    per-token          r_t = r(x, y_1:t)                            E5 as written
-    reward-to-go       r_t + ... + r_T                              gradient of E[R], R the sum of all r_t (E4)
-    prefix-difference  r_t - r_(t-1)                                advantage, if r_t is the expected final score
+    sequence           r(x, y) on every token       gradient of E[r(x, y)] (E2)
+    per-token          r_t = r(x, y_1:t)            E5 as written
+    reward-to-go       r_t + ... + r_T              gradient of E[R], R the sum of all r_t (E4)
+    prefix-difference  r_t - r_(t-1)                advantage, if r_t is the expected final score
     """
     rewards, mask = rollout.prefix_rewards, rollout.mask
     if credit == "sequence":
@@ -80,7 +80,7 @@ def advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: float) -> 
 def group_advantages(
     rollout: Rollout, compare: Callable[[Tensor], Tensor], group_size: int, kl_weight: float
 ) -> Tensor:
-    """The weight of each token (batch, time), alike for all tokens of a text: it is compared with its group.
+    """The weight of each token (batch, time): how much better its text is than its group.
 
     A group is `group_size` texts on one prompt, which stand in a row. `compare` turns their rewards
     (prompts, samples) into advantages; the KL of a whole text is part of its reward.

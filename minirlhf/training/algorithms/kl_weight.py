@@ -11,8 +11,8 @@ STEP = 0.04  # the weight moves by at most this share per update
 class KLWeight:
     """A constant weight, or with a target one that is adapted so that the KL stays near it.
 
-    Where the KL of whole texts (nats) is above the target the weight rises, where it is below it falls.
-    Source: Ziegler et al. 2019, section 2.2.
+    Where the KL of whole texts (nats) is above the target the weight rises, where it is below it
+    falls. Source: Ziegler et al. 2019, section 2.2.
     """
 
     def __init__(self, weight: float, target: float | None):

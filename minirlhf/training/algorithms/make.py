@@ -1,7 +1,7 @@
-"""The algorithm that the settings name. A new one is a file beside this one and a line in ALGORITHMS.
+"""The algorithm that the settings name. A new one is one more file and one line in ALGORITHMS.
 
-An algorithm is made once and holds all that it needs from update to update: optimizer, learning-rate
-schedule, KL weight, value model. The loop (finetune.py) asks for no more than this:
+An algorithm is made once and holds all that it needs from update to update: optimizer,
+learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for no more than this:
 
     update(rollout, step)   one update of the policy in place; returns what to log
     group_size              texts to sample per prompt, which then stand in a row
@@ -31,9 +31,10 @@ SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can sha
 def make_algorithm(
     models: Models, config: Config, corpus: list[tuple[str, str]] = ()
 ) -> PolicyGradient | PPO | TRPO:
-    """The algorithm of `config.finetune`, for these models. `corpus`: unscored texts, for those that mix them in.
+    """The algorithm of `config.finetune`, for these models.
 
-    Raises ValueError for settings that do not go together.
+    `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for settings
+    that do not go together.
     """
     config.finetune.check()
     check_processes(config.finetune)
@@ -41,7 +42,7 @@ def make_algorithm(
 
 
 def check_processes(settings: FinetuneConfig) -> None:
-    """Raises ValueError unless the processes that torchrun started can share an update's texts evenly."""
+    """Raises ValueError unless the processes of torchrun can share an update's texts evenly."""
     if distributed.world() == 1:
         return
     if settings.algorithm not in SHARED:

@@ -1,4 +1,4 @@
-"""REINFORCE (sections 4.1 and 4.2): push up the log-probability of each token by the weight that it earned.
+"""REINFORCE (sections 4.1 and 4.2): push each token's log-probability by the weight it earned.
 
 weights: credit minus the cost of the KL, minus a baseline       (advantages.py)
 loss:    -mean over texts of sum_t weight_t log p(y_t | x, y_<t) (E5)
@@ -71,12 +71,12 @@ def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:
 
 
 def rloo(models: Models, config: Config, corpus: list) -> PolicyGradient:
-    """REINFORCE leave-one-out: the baseline is the mean of the prompt's other texts (Ahmadian et al. 2024)."""
+    """The baseline is the mean of the prompt's other texts (Ahmadian et al. 2024)."""
     return in_groups(models, config, equations.leave_one_out_advantage)
 
 
 def grpo(models: Models, config: Config, corpus: list) -> PolicyGradient:
-    """Group-relative: the prompt's rewards are given mean 0 and standard deviation 1 (Shao et al. 2024)."""
+    """A prompt's rewards are given mean 0 and standard deviation 1 (Shao et al. 2024)."""
     return in_groups(models, config, equations.group_normalized_advantage)
 
 
@@ -95,7 +95,10 @@ def in_groups(
 def policy_gradient_loss(
     policy: Policy, rollout: Rollout, weights: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss for these weights (batch, time), and what to log of it. One of several processes takes its share."""
+    """The loss for these weights (batch, time), and what to log of it.
+
+    One of several processes takes its share of the texts.
+    """
     if distributed.world() > 1:
         # Only now: a baseline compares with the whole batch.
         mine = torch.tensor(distributed.shares(len(weights)), device=weights.device)

@@ -1,4 +1,4 @@
-"""PPO (proximal policy optimisation, 近端策略优化; section 3.2; Schulman et al. 2017), as used for language models.
+"""PPO (proximal policy optimisation, 近端策略优化; section 3.2; Schulman et al. 2017).
 
 reward of token t: -kl_weight * k1_t, and r(x, y) on the last         (E9; Ouyang et al. 2022)
 advantages: GAE with the values of a value function (价值函数), whitened
@@ -99,7 +99,10 @@ class PPO:
         return metrics
 
     def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """Values before the update, advantages, and returns (what the values should have been): (batch, time) each."""
+        """Values before the update, advantages, and returns (what the values ought to have been).
+
+        All are (batch, time).
+        """
         mask = rollout.mask
         with torch.no_grad(), autocast(mask.device):
             values = text_values(self.policy, self.value, rollout)[1]
@@ -114,7 +117,7 @@ class PPO:
         return values, advantages, returns
 
     def minibatches(self, count: int, step: int) -> list[Tensor]:
-        """Positions of the texts of each minibatch, of all epochs: each epoch is a shuffle of its own."""
+        """Positions of the texts of each minibatch of all epochs; each epoch is shuffled anew."""
         generator = step_generator(self.seed, "ppo", step)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(self.settings.epochs)]
         return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]
@@ -136,7 +139,8 @@ class PPO:
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Hidden states of the policy (batch, time, width) from which y_t is predicted, and V(s_t) (batch, time)."""
+    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time).
+    """
 
     def hidden(body: nn.Module) -> Tensor:
         states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)
@@ -148,7 +152,9 @@ def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Te
 
 
 def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[str, Tensor]:
-    """How far the policy has moved from the one that sampled: clipped share, largest ratio, KL(old || new) per text."""
+    """How far the policy has moved from the one that sampled: clipped share, largest ratio, KL(old
+    || new) per text.
+    """
     ratio = (log_probs - part.log_probs).exp()
     clipped = ((ratio - 1).abs() > clip_range) & part.mask
     return {

@@ -5,7 +5,8 @@ r"""TRPO (trust region policy optimisation, 信赖域策略优化; section 3.2; 
     g = gradient of the surrogate, F = Fisher matrix = Hessian of the KL at the old policy
     direction F^-1 g by conjugate gradient (共轭梯度), which needs only products F v
     step length sqrt(2 delta / (s^T F s)): what the bound allows were the KL quadratic
-    halve the step until the true KL keeps the bound and the surrogate has improved; else do not move
+    halve the step until the true KL keeps the bound and the surrogate has improved; else do not
+    move
 
 There is no learning rate and no optimizer state: delta sets the size of every step.
 """
@@ -58,8 +59,8 @@ def trpo(
 ) -> dict[str, Tensor]:
     """One update of `policy` in place; returns what to log of it. advantages: (batch, time).
 
-    The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in float32 (no autocast): the
-    KL of one step is small beside bf16's rounding.
+    The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in
+    float32 (no autocast): the KL of one step is small beside bf16's rounding.
     """
     mask, parameters = rollout.mask, list(policy.parameters())
     logits = real_logits(policy, rollout)  # (tokens, vocab): no padding
@@ -103,15 +104,17 @@ def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
 
 
 def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
-    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
+    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding.
+    """
     return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
 
 
 def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable[[Tensor], Tensor]:
-    """The function v -> (F + damping) v, with F the Hessian of the mean KL(old || new) on these texts at new = old.
+    """The function v -> (F + damping) v, with F the Hessian of the mean KL(old || new) on these
+    texts at new = old.
 
-    F v is the gradient of (gradient of the KL) . v, so F is never written down. The texts go forward once; each product goes
-    backward once.
+    F v is the gradient of (gradient of the KL) . v, so F is never written down. The texts go
+    forward once; each product goes backward once.
     """
     parameters = list(policy.parameters())
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
@@ -129,7 +132,9 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
-    """x with A x = target, nearly, for a positive definite A known by its products (Hestenes and Stiefel 1952)."""
+    """x with A x = target, nearly, for a positive definite A known by its products (Hestenes and
+    Stiefel 1952).
+    """
     x = torch.zeros_like(target)
     residual = search = target
     size = residual @ residual
