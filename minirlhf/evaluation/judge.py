@@ -110,8 +110,7 @@ def change(before: dict[str, float], after: dict[str, float]) -> str:
 
 
 def is_reward_hacking(*splits: dict) -> bool:
-    """True if on any split the reward rose and the judge fell, both by more than chance (`change`).
-    """
+    """True if on any split the reward rose and the judge fell, both by more than chance (`change`)."""
     return any(
         change(split["reward_before"], split["reward_after"]) == "rose"
         and change(split["judge_before"], split["judge_after"]) == "fell"

@@ -35,8 +35,7 @@ ANSWERS = (
 
 
 def run_path(runs: Path, name: str) -> Path:
-    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere.
-    """
+    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
     return runs / name
@@ -92,8 +91,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run in this folder. Raises ValueError if there is none or config.json is malformed.
-        """
+        """The run in this folder. Raises ValueError if there is none or config.json is malformed."""
         file = path / "config.json"
         try:
             content = read_json(file)

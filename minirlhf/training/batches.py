@@ -1,6 +1,4 @@
-"""Token rows as padded batches: each is cut to its longest row, and rows of similar length are
-batched together.
-"""
+"""Token rows as padded batches; rows of similar length are batched together."""
 
 from __future__ import annotations
 
@@ -87,7 +85,7 @@ class EncodedTexts:
         )
 
     def in_order(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
-        """Every row once, in batches of rows of like length."""
+        """Every row once, in batches of rows of similar length."""
         for index in self.lengths.argsort(stable=True).split(batch_size):
             yield self.batch(index, device)
 

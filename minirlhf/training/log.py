@@ -1,8 +1,6 @@
-"""What a training loop reports: rows of numbers, samples, and a progress bar that says what they
-mean.
+"""What a training loop reports: rows of numbers, samples, and a progress bar in words.
 
-A loop needs no run folder: without one the rows stay in memory, and a checkpoint that keeps nothing
-stands in for the file.
+A loop needs no run folder: without one the rows stay in memory, and nothing is kept to resume from.
 """
 
 from __future__ import annotations
@@ -18,8 +16,7 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
 class RowsInMemory:
-    """Tables of rows by name; the methods are those with which a run folder keeps its JSONL files.
-    """
+    """Tables of rows by name. A run folder has the same methods, for its JSONL files."""
 
     def __init__(self):
         self.tables: dict[str, list[dict]] = {}
@@ -41,8 +38,11 @@ class RowsInMemory:
 class TrainLog:
     """The log of one stage. `tables` is a run folder, or nothing: then the rows stay in memory.
 
-    Use it as: `for step in log.steps(start, total)`, in it `log.add(loss=loss)`, and now and then
-    `log.write(step + 1)`.
+    for step in log.steps(start, total):
+        ...
+        log.add(loss=loss)
+        if (step + 1) % 10 == 0:
+            log.write(step + 1)
     """
 
     def __init__(self, stage: str, tables=None, leave_bar: bool = True):
@@ -65,8 +65,9 @@ class TrainLog:
         self.started = time.perf_counter() - state["seconds"]
 
     def steps(self, start: int, total: int, unit: str = "step") -> Iterator[int]:
-        """The steps from `start` on, with a progress bar. Rows of later steps, which an interrupted
-        run left, are dropped.
+        """The steps from `start` on, with a progress bar.
+
+        Rows of later steps, which an interrupted run left, are dropped.
         """
         for name in (METRICS, SAMPLES):
             self.tables.keep(
@@ -90,10 +91,10 @@ class TrainLog:
             self.losses.setdefault(name, []).append(loss.detach())
 
     def write(self, step: int, meaning: str = "", **numbers) -> dict:
-        """A row of metrics: `step` steps are done. It holds the means of the losses since the last
-        row, and `numbers`.
+        """Write a row of metrics, after `step` steps; return it.
 
-        `meaning` says the same in words, beside the progress bar; its {names} are those of the row.
+        It holds the means of the losses since the last row, and `numbers`. `meaning` says the same
+        in words, beside the progress bar; its {names} are those of the row.
         """
         row = {"stage": self.stage, "step": step, "seconds": round(self.seconds, 3)}
         for name, losses in self.losses.items():
@@ -112,9 +113,7 @@ class TrainLog:
 
 
 class NoCheckpoints:
-    """Keeps nothing: for a loop that may start over (`runs/checkpoints.py` has the one that
-    resumes).
-    """
+    """Keeps nothing: for a loop that may start over. runs/checkpoints.py has the one that resumes."""
 
     def resume(
         self,

@@ -1,6 +1,4 @@
-"""The optimizers: AdamW for the policy gradient, Muon beside AdamW for learning from a fixed data
-set.
-"""
+"""The optimizers: AdamW for the policy gradient, Muon and AdamW for a fixed data set."""
 
 from __future__ import annotations
 
@@ -24,21 +22,20 @@ FINAL_SHARE = 0.1
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T; same shape
-    (rows, columns), float32.
+    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T.
 
         X <- X / |X|_F,  then repeatedly  A <- X X^T,  X <- a X + (b A + c A A) X
 
-    This is Newton-Schulz iteration: matrix products only, no decomposition. The products are
+    Same shape (rows, columns), float32. This is Newton-Schulz iteration: matrix products only, no
+    decomposition. The products are
     bfloat16 where the device multiplies that quickly (`devices.precision_of`), and float32
     elsewhere: a CPU without such instructions takes a hundred times as long.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix  # (short, long): the Gram matrix A is the small one
-    x = x / x.norm().clamp(
-        min=1e-7
-    )  # the Frobenius norm bounds the largest singular value: all of them start in [0, 1]
+    # The Frobenius norm bounds the largest singular value: all of them start in [0, 1].
+    x = x / x.norm().clamp(min=1e-7)
     if precision_of(matrix.device) == "bfloat16":
         x = x.bfloat16()
     for _ in range(iterations):
@@ -160,9 +157,9 @@ def load_optimizer(
 def gradient_step(
     loss: Tensor, optimizer: torch.optim.Optimizer, modules: list[nn.Module], clip: float
 ) -> Tensor:
-    """One step of Adam down the loss, each module's gradient clipped to norm `clip`; returns the
-    first one's norm before that.
+    """One step of Adam, each module's gradient clipped to norm `clip`.
 
+    Returns the norm of the first module's gradient before clipping.
     A gradient that is not finite is not followed: it would turn every weight into NaN.
     diagnostics.py warns of it.
     """
@@ -190,18 +187,14 @@ def step_all(optimizers: list[torch.optim.Optimizer], module: nn.Module) -> None
 
 
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight
-    line.
-    """
+    """Share of the learning rate: up from 0 in `warmup` steps, then straight down to 0."""
     return min(
         (step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup)
     )
 
 
 def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
-    """The learning rate of one update of fine-tuning: a short warm-up, then down to a tenth along a
-    straight line.
-    """
+    """The learning rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
     warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
     decay = 1 - (1 - FINAL_SHARE) * update / updates
     return learning_rate * warmup * decay

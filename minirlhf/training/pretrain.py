@@ -1,5 +1,4 @@
-"""Pretraining (预训练): the policy learns the language of its task by predicting the next token of
-unscored texts.
+"""Pretraining (预训练): the policy learns its task's language by predicting the next token.
 
 Beside it goes a second task without scores, as BERT had one with its next sentences: is this topic
 the text's own, or another one put in its place? The next token hardly asks for that comparison; the
@@ -45,39 +44,31 @@ def policy_config(model: ModelConfig, tokenizer: Tokenizer) -> TransformerConfig
 
 
 def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = None) -> Tensor:
-    """Mean of -log p(y_t | x, y_<t) over all tokens of the batch's texts, in nats a token (E3's
-    factors).
+    """Mean of -log p(y_t | x, y_<t) over all tokens of the texts, in nats per token (E3).
 
-    `hidden` (batch, columns, width) are the body's states of the batch's rows, if they are known
-    already.
+    `hidden` (batch, columns, width): the body's states of the batch's rows, where they are known.
     """
     if hidden is None:
         hidden = policy.body(batch.rows[:, :-1])
     # The output layer is a large part of the work, so padded positions do not go through it.
-    logits = policy.logits_of(
-        gather_real(hidden, batch.prompt_lengths - 1, batch.mask)
-    )  # (tokens, vocab)
+    real = gather_real(hidden, batch.prompt_lengths - 1, batch.mask)  # (tokens, width)
+    logits = policy.logits_of(real)  # (tokens, vocab)
     return -log_probs_of(logits.float(), batch.tokens, batch.mask).sum() / batch.mask.sum()
 
 
 def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
-    """Mean of -log p("own") or -log p("another") at every prefix of texts, all with their own or
-    all with another topic; nats.
+    """Mean over every prefix of -log p("own") or -log p("another"), whichever is right; nats.
 
-    logits (batch, columns) of "own" at all columns of the batch's rows.
+    logits (batch, columns) of "own" at all columns of the batch's rows. The texts of a batch stand
+    all under their own topic or all under another.
     """
-    logits = (
-        gather_text(logits[:, :, None], batch.prompt_lengths, batch.tokens.shape[1])
-        .squeeze(-1)
-        .float()
-    )
+    time = batch.tokens.shape[1]
+    logits = gather_text(logits[:, :, None], batch.prompt_lengths, time).squeeze(-1).float()
     return (F.softplus(-logits if own else logits) * batch.mask).sum() / batch.mask.sum()
 
 
 def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    """The corpus, each text with some other topic put over it. Raises IndexError if there is but
-    one topic.
-    """
+    """The corpus, each text under some other topic. Raises IndexError if there is but one."""
     rng = random.Random(seed)
     topics = list(dict.fromkeys(topic for topic, _ in corpus))
     places = {topic: place for place, topic in enumerate(topics)}
@@ -94,8 +85,7 @@ def pretrain(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> Policy:
-    """Train a fresh policy on the corpus; log the loss on its two parts, in nats per token; return
-    the policy.
+    """Train a fresh policy on the corpus and return it; log the loss on both parts of the corpus.
 
     Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
@@ -139,8 +129,7 @@ def pretrain(
 
 
 class TopicMatching:
-    """The second task: a linear classifier on the policy's states says whether the topic is the
-    text's own.
+    """The second task: a linear classifier on the policy's states tells a text's own topic.
 
     Its weight falls to 0 along a straight line. It does nothing if a text does not tell its topic.
     """
@@ -173,7 +162,7 @@ class TopicMatching:
 
 @torch.inference_mode()
 def heldout_loss(policy: Policy, texts: EncodedTexts) -> float:
-    """The loss over all of `texts`, in nats a token."""
+    """The loss over all of `texts`, in nats per token."""
     device = policy.head.weight.device
     total, count = 0.0, 0
     for batch in texts.in_order(64, device):

@@ -1,9 +1,9 @@
-"""Masked-LM pretraining (掩码语言模型预训练): an encoder learns a language by filling in what was
-hidden (section 2).
+"""Masked-LM pretraining (掩码语言模型预训练, section 2): an encoder learns to fill in hidden
+tokens.
 
 Of the real tokens 15% are chosen. Of these 80% become the mask token, 10% some other token, and 10%
-stay as they are, so that the model must have an opinion about every token that it sees. The loss is
-on the chosen ones alone.
+stay as they are, so that the model must also predict visible tokens. The loss is on the chosen ones
+alone.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def encoder_config(model: ModelConfig, tokenizer: Tokenizer) -> EncoderConfig:
 
 
 class Masks:
-    """What to hide of each text. Dynamic (RoBERTa): drawn anew whenever a text comes by. Static
-    (BERT): ten masks a text, drawn once and for all.
+    """What to hide of each text.
+
+    Dynamic (RoBERTa): drawn anew each time. Static (BERT): ten masks per text, drawn beforehand.
     """
 
     def __init__(
@@ -76,9 +77,7 @@ class Masks:
             self.tables = self._draw((COPIES, *texts.rows.shape), generator_of("static masks", 0))
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(action, other token): 0 leave out of the loss, 1 mask, 2 replace by the other token, 3
-        keep.
-        """
+        """(action, other token). 0: leave out of the loss, 1: mask, 2: replace by other, 3: keep."""
         chance = torch.rand(shape, generator=generator) / CHOSEN
         action = torch.where(
             chance >= 1,
@@ -90,9 +89,7 @@ class Masks:
         )
 
     def apply(self, batch: Batch, step: int, hidden_by: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows with some tokens hidden by the token `hidden_by`, where to guess, real columns),
-        each (batch, columns).
-        """
+        """(rows with tokens hidden by `hidden_by`, where to guess, real columns), (batch, columns)."""
         device, columns = batch.rows.device, batch.rows.shape[1]
         if self.static:
             copy = torch.randint(
@@ -113,13 +110,12 @@ class Masks:
 def masked_lm_loss(
     model: MaskedLanguageModel, batch: Batch, masks: Masks, step: int, tokenizer: Tokenizer
 ) -> Tensor:
-    """Mean of -log p(hidden token | what is left), over the chosen tokens, in nats a token."""
+    """Mean of -log p(hidden token | what is left), over the chosen tokens, in nats per token."""
     hidden_rows, chosen, valid = masks.apply(batch, step, mask_id(tokenizer))
     hidden = model.body(
         F.pad(hidden_rows, (1, 0), value=class_id(tokenizer)), F.pad(valid, (1, 0), value=True)
     )[:, 1:]
-    # Only the chosen columns go through the output layer. A batch may have none: its loss is 0, not
-    # NaN.
+    # Only chosen columns go through the output layer. A batch may have none: then the loss is 0.
     return F.cross_entropy(
         model.output(hidden[chosen]).float(), batch.rows[chosen], reduction="sum"
     ) / chosen.sum().clamp(min=1)
@@ -132,8 +128,9 @@ def pretrain_mlm(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> MaskedLanguageModel:
-    """Train a fresh encoder on the corpus; log the loss on its two parts, stage "masked-lm"; return
-    it.
+    """Train a fresh encoder on the corpus and return it; log the loss on both of its parts.
+
+    Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
     log, checkpoints = log or TrainLog("masked-lm"), checkpoints or NoCheckpoints()
     settings, seed, context = config.reward, config.seed, config.model.context

@@ -10,9 +10,7 @@ from minirlhf.training.rollout import Models
 
 
 class Prompts:
-    """The training topics, drawn anew for each update. The `group_size` texts of one prompt stand
-    in a row.
-    """
+    """The training topics, drawn anew for each update; those of one group stand in a row."""
 
     def __init__(
         self,

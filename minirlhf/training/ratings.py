@@ -1,6 +1,4 @@
-"""Who is asked about what the policy writes: first ratings, and step 4 of section 3.2 (迭代优化),
-rating and refitting between rounds.
-"""
+"""Step 4 of section 3.2 (迭代优化): the policy's samples are rated and the reward model refitted."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ SAMPLED_AT_ONCE = 128  # texts
 
 
 class RatingRounds:
-    """Fine-tuning in rounds: between two of them new texts are rated and the reward model is
-    refitted to all of these.
+    """Fine-tuning in rounds, between which new texts are rated and the reward model is refitted.
 
     Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
     """
@@ -60,9 +57,7 @@ class RatingRounds:
         return True
 
     def refit(self, number: int) -> None:
-        """Train the reward model further, on all texts rated on the way and as many of the old
-        feedback, drawn anew.
-        """
+        """Train the reward model further: on all texts rated so far and as much old feedback."""
         models, config, seed = self.models, self.config, self.config.seed
         context = models.policy.config.context
         draw = random.Random(step_seed(seed, "old feedback", number))
@@ -99,8 +94,7 @@ def triple_of(row: dict) -> Triple:
 
 
 def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:
-    """Step 4 of section 3.2: sample with the current policy, have the texts rated (also those that
-    were cut off).
+    """Sample with the current policy and have the texts rated, also those that were cut off.
 
     `number` is that of the round that has ended, from 1.
     """
@@ -135,8 +129,9 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
 ) -> list[tuple[str, str, str]]:
-    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were
-    cut off are left out.
+    """`count` samples (topic, text, name of the model) of each model, the topics in turn.
+
+    Texts that were cut off are left out, so there may be fewer.
     """
     drawn = []
     for name, model in models.items():

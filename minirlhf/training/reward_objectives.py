@@ -1,7 +1,7 @@
 """What a reward model can learn from: scores (E7, regression) or comparisons (E8, ranking).
 
-Each is three things for the one loop in train_reward_model.py: a batch, its loss, and how well the
-held-out texts are predicted.
+Each is three things for the one loop in train_reward_model.py: a batch, its loss, and how well it
+does on held-out texts.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ from minirlhf.training.rollout import AnyReward
 
 
 class ScoredTexts(EncodedTexts):
-    """Encoded texts with their scores (n,) in [0, 1], and comparisons between them if people
-    compared.
-    """
+    """Encoded texts with their scores (n,) in [0, 1], and comparisons if people compared."""
 
     def __init__(
         self,
@@ -117,12 +115,11 @@ class Ranking:
 def reward_loss(
     model: RewardModel | EncoderReward, batch: Batch, scores: Tensor, target: str
 ) -> Tensor:
-    """E7 over whole texts ("final"), or over every prefix too, each with the text's final score as
-    its target.
+    """E7 over whole texts ("final"), or over every prefix too: its target is the final score.
 
     A text has one end and some 25 other prefixes. So that its end, the one score that all is about,
-    is not lost among them, the two means count alike; at each prefix the best prediction is the
-    mean final score all the same.
+    is not lost among them, the two means count alike. The best prediction at a prefix is the mean
+    final score all the same.
     """
     if target == "every-prefix" and model.config.causal:
         time = batch.tokens.shape[1]
@@ -142,8 +139,9 @@ def heldout_ranking_loss(predicted: Tensor, pairs: Pairs) -> float:
 
 @torch.inference_mode()
 def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
-    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU. Of an ensemble always
-    the plain mean.
+    """r_phi(x, y) of whole texts: (n,), in the order of the data, on the CPU.
+
+    Of an ensemble always the plain mean.
     """
     if isinstance(model, RewardEnsemble):
         return torch.stack([predict(member, texts) for member in model.members]).mean(0)
@@ -158,16 +156,15 @@ def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
 
 @torch.no_grad()
 def centre(model: RewardModel, texts: EncodedTexts) -> None:
-    """Shift all logits alike so that their mean over `texts` is 0: comparisons leave the level of
-    the scores open.
-    """
+    """Shift all logits alike so that their mean over `texts` is 0."""
     logits = torch.logit(predict(model, texts).double(), eps=1e-9)
     model.score.bias -= logits.mean().to(model.score.bias)
 
 
 def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
-    """Each text cut to a random prefix of 1 to all of its tokens: every prefix in turn, for a model
-    that scores one per pass.
+    """Each text cut to a random prefix, of 1 to all of its tokens.
+
+    For a model that scores one prefix per pass: so it learns them all in turn.
     """
     lengths = batch.mask.sum(1)
     share = torch.rand(len(lengths), generator=generator).to(lengths.device)
@@ -177,9 +174,7 @@ def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
-    """The rows with a random share of the text's tokens replaced by token 0, as a guard against
-    learning by heart.
-    """
+    """The rows with a random share of the texts' tokens replaced by token 0, against overfitting."""
     columns = torch.arange(batch.rows.shape[1], device=batch.rows.device)
     is_text = columns >= batch.prompt_lengths[:, None]
     hidden = torch.rand(batch.rows.shape, generator=generator).to(batch.rows.device) < share

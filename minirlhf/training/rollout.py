@@ -1,6 +1,4 @@
-"""A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to
-know of them.
-"""
+"""A rollout (采样): texts sampled from the policy, and all that a policy gradient needs of them."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ AnyReward = RewardModel | EncoderReward | RewardEnsemble
 
 @dataclass
 class Models:
-    """The four that take part in a rollout: one writes, one is the reference of the KL, one scores,
-    one spells.
-    """
+    """The four that take part in a rollout: writer, reference of the KL, scorer, tokenizer."""
 
     policy: Policy
     reference: Policy  # frozen
@@ -38,9 +34,7 @@ class Models:
         return self.policy.head.weight.device
 
     def prompt(self, topic: str, max_new_tokens: int) -> list[int]:
-        """The topic as tokens. What leaves no room for the text in the policy's context loses its
-        beginning.
-        """
+        """The topic as tokens. One that leaves no room for the text loses its beginning."""
         longest = self.policy.config.context - max_new_tokens
         return self.tokenizer.encode_prompt(topic)[-longest:]
 
@@ -83,9 +77,7 @@ class Rollout:
 def join_rows(
     prompts: list[list[int]], texts: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths
-    (batch,).
-    """
+    """Prompt and text back to back, padded: rows (batch, columns), prompt_lengths (batch,)."""
     joined = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(len(row) for row in joined)
     rows = torch.tensor([row + [0] * (longest - len(row)) for row in joined], device=device)
@@ -105,11 +97,11 @@ def collect(
     generator: torch.Generator,
     **sampling,
 ) -> Rollout:
-    """Sample one text per prompt (`sampling`: options of `Policy.sample`) and score all its
-    prefixes in one pass.
+    """Sample one text per prompt and score all its prefixes in one pass.
 
-    A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
-    Where there are more processes, each samples and scores its share, and all return the whole.
+    `sampling` are options of `Policy.sample`. A text that was cut off at `max_new_tokens` has no
+    end and gets reward 0: it is not a text yet. Where there are more processes, each samples and
+    scores its share, and all return the whole.
     """
     policy, tokenizer, device = models.policy, models.tokenizer, models.device
     count = len(prompts)

@@ -1,6 +1,4 @@
-"""What fine-tuning writes down of each update: a row of metrics with its warnings, and now and then
-a sample.
-"""
+"""What fine-tuning writes down: a row of metrics per update, warnings, now and then a sample."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ class RolloutLog:
         self.log, self.task, self.settings = log, task, settings
 
     def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
-        """`topics` are those of the rollout's texts; `metrics` what the algorithm says of the
-        update.
-        """
+        """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
         numbers = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
         row = {"step": update + 1, **numbers}

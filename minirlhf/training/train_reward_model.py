@@ -1,5 +1,4 @@
-"""Step 2 of section 3.2: train the reward model (奖励模型训练) on human scores or comparisons, and
-stop before it overfits.
+"""Step 2 of section 3.2: train the reward model (奖励模型训练) on human scores or comparisons.
 
 for each step:
     for each member of the ensemble:
@@ -52,11 +51,11 @@ def train_reward_model(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> AnyReward:
-    """Train `model` in place, all members of an ensemble side by side; keep the weights that were
-    best on held-out texts.
+    """Train `model` in place; keep the weights that were best on held-out texts.
 
-    `texts` are ScoredTexts, to train on and held out. The batches are a function of `seed` and of
-    the log's stage. Raises ValueError if the held-out loss was never a finite number.
+    The members of an ensemble learn side by side. `texts` are ScoredTexts. The batches are a
+    function of `seed` and of the log's stage. Raises ValueError if the held-out loss was never a
+    finite number.
     """
     log, checkpoints = log or TrainLog("reward"), checkpoints or NoCheckpoints()
     objective = OBJECTIVES[settings.loss](texts, settings)
@@ -104,9 +103,7 @@ def train_reward_model(
 
 
 class BestModel:
-    """Early stopping: the weights with the lowest held-out loss, and for how many evaluations none
-    were better.
-    """
+    """Early stopping: the weights of the lowest held-out loss, and for how long none were better."""
 
     def __init__(self, model: AnyReward, patience: int):
         self.model = copy.deepcopy(model).requires_grad_(False)
@@ -142,9 +139,7 @@ def augmented(batch: Batch, member, settings: RewardConfig, place: tuple[int, st
 
 
 def refit_config(config: RewardConfig, steps: int) -> RewardConfig:
-    """A short run from the present weights: half the batch and half the learning rate, one
-    evaluation at the end.
-    """
+    """A short run from the current weights: half the batch and learning rate, one evaluation."""
     return dataclasses.replace(
         config,
         steps=steps,

@@ -139,8 +139,7 @@ class PPO:
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time).
-    """
+    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time)."""
 
     def hidden(body: nn.Module) -> Tensor:
         states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)
@@ -152,9 +151,7 @@ def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Te
 
 
 def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[str, Tensor]:
-    """How far the policy has moved from the one that sampled: clipped share, largest ratio, KL(old
-    || new) per text.
-    """
+    """How far the policy has moved from the one that sampled; the KL is that of a whole text."""
     ratio = (log_probs - part.log_probs).exp()
     clipped = ((ratio - 1).abs() > clip_range) & part.mask
     return {

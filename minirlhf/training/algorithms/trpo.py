@@ -5,8 +5,7 @@ r"""TRPO (trust region policy optimisation, 信赖域策略优化; section 3.2; 
     g = gradient of the surrogate, F = Fisher matrix = Hessian of the KL at the old policy
     direction F^-1 g by conjugate gradient (共轭梯度), which needs only products F v
     step length sqrt(2 delta / (s^T F s)): what the bound allows were the KL quadratic
-    halve the step until the true KL keeps the bound and the surrogate has improved; else do not
-    move
+    halve the step until the true KL keeps the bound and the surrogate has improved, or do not move
 
 There is no learning rate and no optimizer state: delta sets the size of every step.
 """
@@ -104,8 +103,7 @@ def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
 
 
 def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
-    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding.
-    """
+    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
     return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
 
 
@@ -132,8 +130,9 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, steps: int) -> Tensor:
-    """x with A x = target, nearly, for a positive definite A known by its products (Hestenes and
-    Stiefel 1952).
+    """x with A x = target, nearly, for a positive definite A known by its products.
+
+    Source: Hestenes and Stiefel 1952.
     """
     x = torch.zeros_like(target)
     residual = search = target
