@@ -47,12 +47,11 @@ class Checkpoints:
             return 0
         tensors, header = load_tensors(self.path)
         if not isinstance(header, dict) or not HEADER <= header.keys():
-            raise ValueError(
-                f"{self.path}: header: expected the stage, step, tensors and states of a "
-                "checkpoint; delete the file to begin this stage again"
-            )
+            raise self.not_ours()
         if header["stage"] != self.stage:
             return 0
+        if not states.keys() <= header["states"].keys():
+            raise self.not_ours()
         for name, module in modules.items():
             load_weights(module, under(f"{name}/", tensors), f"{self.path}: {name}")
         if len(tensors) != header["tensors"]:
@@ -64,6 +63,12 @@ class Checkpoints:
         for name, state in states.items():
             state.load_state_dict(header["states"][name])
         return header["step"]
+
+    def not_ours(self) -> ValueError:
+        return ValueError(
+            f"{self.path}: header: expected the stage, step, tensors and states of a checkpoint of "
+            "this version; delete the file to begin the stage again"
+        )
 
     def save(self, step: int) -> None:
         """Save now: `step` steps are done."""

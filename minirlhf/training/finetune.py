@@ -47,7 +47,7 @@ def finetune(
     start = checkpoints.resume(
         {"policy": models.policy, "reward_model": models.reward_model} | algorithm.modules,
         algorithm.optimizers,
-        {"log": log, "algorithm": algorithm, "ratings": ratings},
+        {"log": log, "ratings": ratings} | algorithm.states,
     )
 
     for update in log.steps(start, settings.updates, unit="update"):

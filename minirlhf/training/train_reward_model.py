@@ -59,7 +59,8 @@ def train_reward_model(
     """
     log, checkpoints = log or TrainLog("reward"), checkpoints or NoCheckpoints()
     objective = OBJECTIVES[settings.loss](texts, settings)
-    device, members = members_of(model)[0].score.weight.device, members_of(model)
+    members = members_of(model)
+    device = members[0].score.weight.device
     optimizers = muon_and_adamw(
         model, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay
     )

@@ -6,7 +6,7 @@ learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for 
     update(rollout, step)   one update of the policy in place; returns what to log
     group_size              texts to sample per prompt, which then stand in a row
     modules, optimizers     what a checkpoint must hold beside the policy
-    state_dict, load_state_dict     the rest of its state, as plain JSON
+    states                  the rest of its state: objects whose state_dict is plain JSON
 """
 
 from __future__ import annotations

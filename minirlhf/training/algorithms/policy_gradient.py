@@ -40,6 +40,7 @@ class PolicyGradient:
         self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
         self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
         self.modules, self.optimizers = {}, [self.optimizer]
+        self.states = {"kl_weight": self.kl_weight}
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
         """One update of the policy in place; returns what to log of it."""
@@ -53,12 +54,6 @@ class PolicyGradient:
         metrics["kl_weight"] = self.kl_weight.weight
         self.kl_weight.adapt(rollout)
         return metrics
-
-    def state_dict(self) -> dict:
-        return self.kl_weight.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.kl_weight.load_state_dict(state)
 
 
 def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:

@@ -45,6 +45,7 @@ class PPO:
         learners = nn.ModuleList([self.policy, self.value])
         self.optimizer = adamw(learners, self.settings.learning_rate, weight_decay=0.0)
         self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
+        self.states = {"kl_weight": self.kl_weight}
         self.unscored = None  # texts that are learned from beside the rollout (PPO-ptx)
         if self.settings.pretraining_weight != 0:
             self.unscored = EncodedTexts(models.tokenizer, corpus, self.policy.config.context)
@@ -130,12 +131,6 @@ class PPO:
         )
         with autocast(device):
             return language_model_loss(self.policy, batch)
-
-    def state_dict(self) -> dict:
-        return self.kl_weight.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.kl_weight.load_state_dict(state)
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ class TRPO:
         self.credit = dataclasses.replace(config.finetune, credit=self.settings.credit)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         self.modules, self.optimizers = {}, []
+        self.states = {"kl_weight": self.kl_weight}
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
         """One update of the policy in place; returns what to log of it."""
@@ -45,12 +46,6 @@ class TRPO:
         metrics["kl_weight"] = self.kl_weight.weight
         self.kl_weight.adapt(rollout)
         return metrics
-
-    def state_dict(self) -> dict:
-        return self.kl_weight.state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        self.kl_weight.load_state_dict(state)
 
 
 def trpo(
