@@ -38,11 +38,13 @@ class RowsInMemory:
 class TrainLog:
     """The log of one stage. `tables` is a run folder, or nothing: then the rows stay in memory.
 
-    for step in log.steps(start, total):
-        ...
-        log.add(loss=loss)
-        if (step + 1) % 10 == 0:
-            log.write(step + 1)
+    In a loop:
+
+        for step in log.steps(start, total):
+            ...
+            log.add(loss=loss)
+            if (step + 1) % 10 == 0:
+                log.write(step + 1)
     """
 
     def __init__(self, stage: str, tables=None, leave_bar: bool = True):
