@@ -1,10 +1,11 @@
-"""A causal or a bidirectional reward model: held-out r at equal training time, and what scoring every prefix costs.
+"""A causal or a bidirectional reward model: held-out r at equal training time, and what scoring
+every prefix costs.
 
     python -m minirlhf pretrain --run base && python -m benchmarks.encoders --run base --json FILE
 
-The causal head starts from the run's policy; the encoder is pretrained by masked-LM for as many seconds as the run's
-pretraining took. Both then learn from the same feedback for the same seconds, whatever number of steps that makes.
-Measure on a quiet machine.
+The causal head starts from the run's policy; the encoder is pretrained by masked-LM for as many
+seconds as the run's pretraining took. Both then learn from the same feedback for the same seconds,
+whatever number of steps that makes. Measure on a quiet machine.
 """
 
 from __future__ import annotations
