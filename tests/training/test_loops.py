@@ -59,8 +59,7 @@ def models(finished_run, tokenizer) -> Models:
     return Models(policy, policy.frozen_copy(), reward_model, tokenizer)
 
 
-# Without a folder
-# -----------------------------------------------------------------------------------------------------
+# Without a folder ---------------------------------------------------------------------------------
 
 
 def test_every_loop_runs_without_a_folder(tmp_path, monkeypatch, small_task, tokenizer):
@@ -111,8 +110,7 @@ def test_the_folder_changes_nothing(small_task, finished_run, tokenizer, models)
         assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
-# The log
-# --------------------------------------------------------------------------------------------------------------
+# The log ------------------------------------------------------------------------------------------
 
 
 def test_a_row_holds_the_mean_of_the_losses_since_the_last_one():
@@ -146,8 +144,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(told.value) and "delete the file" in str(told.value)
 
 
-# Each algorithm
-# -------------------------------------------------------------------------------------------------------
+# Each algorithm -----------------------------------------------------------------------------------
 
 
 SETTINGS = FinetuneConfig(
@@ -232,8 +229,7 @@ def test_the_price_of_kl_moves_by_a_step_at_most_and_not_without_a_target():
     assert price.weight == pytest.approx(0.104) and constant.weight == 0.1
 
 
-# Ratings between rounds
-# -----------------------------------------------------------------------------------------------
+# Ratings between rounds ---------------------------------------------------------------------------
 
 
 def rounds_of(models: Models, task, feedback: Split, **settings) -> RatingRounds:
