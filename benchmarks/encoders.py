@@ -1,10 +1,11 @@
-"""A causal or a bidirectional reward model: held-out r at equal training time, and what scoring every prefix costs.
+"""A causal or a bidirectional reward model: held-out r at equal training time, and what scoring
+every prefix costs.
 
     python -m minirlhf pretrain --run base && python -m benchmarks.encoders --run base --json FILE
 
-The causal head starts from the run's policy; the encoder is pretrained by masked-LM for as many seconds as the run's
-pretraining took. Both then learn from the same feedback for the same seconds, whatever number of steps that makes.
-Measure on a quiet machine.
+The causal head starts from the run's policy; the encoder is pretrained by masked-LM for as many
+seconds as the run's pretraining took. Both then learn from the same feedback for the same seconds,
+whatever number of steps that makes. Measure on a quiet machine.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import torch
 from minirlhf.evaluation.report_card import measures
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.runs import pipeline
-from minirlhf.runs.checkpoints import CHECKPOINT
 from minirlhf.runs.folder import Run, run_path
-from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.log import TrainLog
 from minirlhf.training.pretrain_mlm import pretrain_mlm
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 
 def seconds_of(work, repeats: int = 5) -> float:
@@ -62,8 +63,8 @@ def main() -> None:
     encoder_settings = dataclasses.replace(run.config.reward, body="encoder")
 
     def masked(config):
-        (run.path / CHECKPOINT).unlink(missing_ok=True)  # begin anew, whatever was measured before
-        return pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, config)
+        settings = dataclasses.replace(run.config, reward=config)
+        return pretrain_mlm(tokenizer, pipeline.corpus_of(task), settings, run.log("masked-lm"))
 
     available = options.pretrain_seconds or run.progress()["seconds"]["pretrain"]
     masked(dataclasses.replace(encoder_settings, mlm_steps=60))
@@ -87,7 +88,8 @@ def main() -> None:
         def fit(config):
             torch.manual_seed(run.config.seed)
             model = pipeline.new_reward_model(run, tokenizer, task)
-            return fit_reward(run, model, train, heldout, config, stage=f"{name} reward")
+            log = TrainLog(f"{name} reward", leave_bar=False)
+            return train_reward_model(model, Split(train, heldout), config, run.config.seed, log)
 
         fit(dataclasses.replace(config, steps=2))  # the first steps are slower
         started = time.perf_counter()

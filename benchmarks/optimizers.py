@@ -45,6 +45,7 @@ from minirlhf.evaluation.judge import best_of_n, sample_and_judge
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import atomic_write
+from minirlhf.training.rollout import Models, in_turn
 
 ALGORITHMS = {
     "reinforce": "REINFORCE",
@@ -164,13 +165,9 @@ def prepare(path: Path, config: Config) -> None:
             topic for topic in task.train_prompts for _ in range(most)
         ]  # those of one topic in a row
         rows = sample_and_judge(
-            policy,
-            policy,
-            reward_model,
-            tokenizer,
+            Models(policy, policy, reward_model, tokenizer),
             task,
-            topics,
-            most * groups,
+            in_turn(topics, most * groups),
             config.finetune.max_new_tokens,
             config.seed,
             "best of n",

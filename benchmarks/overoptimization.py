@@ -34,9 +34,11 @@ from minirlhf.runs.folder import Run, run_path
 from minirlhf.stats import correlation
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
+from minirlhf.training.batches import Split
 from minirlhf.training.finetune import finetune
-from minirlhf.training.rollout import collect
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.log import TrainLog
+from minirlhf.training.rollout import Models, collect
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 FIT_UP_TO = 8.0  # square root of nats: farther out the judge has nothing left to lose, and these forms cannot level off
 COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
@@ -52,10 +54,7 @@ def best_of_n(
         topic = task.train_prompts[row % len(task.train_prompts)]
         prompt = tokenizer.encode_prompt(topic)[-longest:]
         rollout = collect(
-            policy,
-            policy,
-            reward_model,
-            tokenizer,
+            Models(policy, policy, reward_model, tokenizer),
             [prompt] * texts,
             run.config.finetune.max_new_tokens,
             step_generator(run.config.seed, "best of n", row, run.device),
@@ -101,25 +100,22 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
         ScoredTexts(tokenizer, part, run.config.model.context) for part in (triples, heldout)
     )
     torch.manual_seed(seed)
-    reward_model = fit_reward(
-        run,
+    reward_model = train_reward_model(
         pipeline.new_reward_model(run, tokenizer, task),
-        texts,
-        test,
+        Split(texts, test),
         run.config.reward,
-        "reward fit",
+        seed,
+        TrainLog("reward fit", leave_bar=False),
     )
     pearson = correlation(predict(reward_model, test), test.scores)
     policy = pipeline.load_policy(run, "pretrained.safetensors", tokenizer)
     points = best_of_n(run, task, tokenizer, policy, reward_model, options.prompts, options.texts)
     finetune(
-        run,
+        Models(policy, policy.frozen_copy(), reward_model, tokenizer),
         dataclasses.replace(task, raters=None),
-        tokenizer,
-        policy,
-        reward_model,
-        triples,
-        heldout,
+        run.config,
+        Split(triples, heldout),
+        run.log("finetune"),
     )
     rows = [row for row in run.read("metrics.jsonl") if row["stage"] == "finetune"]
     climbed = [

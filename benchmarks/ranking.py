@@ -25,8 +25,10 @@ from minirlhf.feedback.splits import triples_of_comparisons
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run, run_path
 from minirlhf.tasks.task import Task
+from minirlhf.training.batches import Split
+from minirlhf.training.log import TrainLog
 from minirlhf.training.ranking import pairs_from_scores
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 
 def scored(task: Task, train: list[Triple], count: int, generator: random.Random) -> list[Triple]:
@@ -110,13 +112,12 @@ def main() -> None:
                 )
                 torch.manual_seed(seed)
                 texts = ScoredTexts(tokenizer, part, context, comparisons)
-                model = fit_reward(
-                    run,
+                model = train_reward_model(
                     pipeline.new_reward_model(run, tokenizer, task),
-                    texts,
-                    test,
+                    Split(texts, test),
                     config,
-                    stage=f"{loss} {size} judgments, seed {seed}",
+                    run.config.seed,
+                    TrainLog(f"{loss} {size} judgments, seed {seed}", leave_bar=False),
                 )
                 found = measures(predict(model, test).double().numpy(), scores, pairs)
                 results.append({"judgments": size, "loss": loss, "seed": seed, **found})

@@ -42,11 +42,12 @@ from minirlhf.system.devices import (
     precision_of,
     use_precision,
 )
-from minirlhf.training.algorithms.policy_gradient import reinforce
+from minirlhf.training.algorithms.advantages import advantages
+from minirlhf.training.algorithms.policy_gradient import policy_gradient_loss
 from minirlhf.training.batches import Batch
 from minirlhf.training.optimizers import adamw, gradient_step
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.rollout import collect, join_rows
+from minirlhf.training.rollout import Models, collect, join_rows
 
 H100_FLOPS = 989e12  # dense bf16, by its data sheet
 
@@ -133,16 +134,14 @@ class Ours:
     def step(self) -> None:
         started = self.clock()
         rollout = collect(
-            self.policy,
-            self.reference,
-            self.reward_model,
-            NoEnd(),
+            Models(self.policy, self.reference, self.reward_model, NoEnd()),
             self.prompts,
             self.shape.new,
             self.generator(),
         )
         scored = self.clock()
-        loss, _ = reinforce(self.policy, rollout, FinetuneConfig(), kl_weight=0.03)
+        weights = advantages(rollout, FinetuneConfig(), kl_weight=0.03)
+        loss, _ = policy_gradient_loss(self.policy, rollout, weights)
         gradient_step(loss, self.optimizer, [self.policy], clip=1.0)
         ended = self.clock()
         self.times["score"].append(scored - started - self.times["sample"][-1])

@@ -13,7 +13,7 @@ def sample(arguments: Sample) -> None:
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.system.seeds import step_generator
     from minirlhf.tokenizer import Tokenizer
-    from minirlhf.training.rollout import collect
+    from minirlhf.training.rollout import Models, collect
 
     if not 1 <= arguments.count <= 1000:
         raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
@@ -34,10 +34,7 @@ def sample(arguments: Sample) -> None:
     def texts(tuned: bool) -> list[str]:
         policy = pipeline.model_for_sampling(run, tokenizer, tuned)
         rollout = collect(
-            policy,
-            policy,
-            reward_model,
-            tokenizer,
+            Models(policy, policy, reward_model, tokenizer),
             [prompt] * (arguments.count * arguments.best_of),
             longest,
             step_generator(arguments.seed, "sample", 0, run.device),

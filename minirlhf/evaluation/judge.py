@@ -6,7 +6,9 @@ holds their means with 95% intervals, and says whether the reward was hacked.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,54 +16,40 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.models.policy import Policy
-from minirlhf.models.reward_model import RewardModel
 from minirlhf.stats import change, interval
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
-from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.rollout import Rollout, collect
+from minirlhf.training.rollout import Models, Rollout, collect
 
 BATCH = 128  # samples drawn at a time
 
 
 @torch.inference_mode()
 def sample_and_judge(
-    policy: Policy,
-    reference: Policy,
-    reward_model: RewardModel,
-    tokenizer: Tokenizer,
+    models: Models,
     task: Task,
-    topics: list[str],
-    count: int,
+    topics: Sequence[str],
     max_new_tokens: int,
     seed: int,
     label: str,
 ) -> list[dict]:
-    """`count` samples of the policy, the topics in turn; one row each.
+    """One sample of the policy per entry of `topics`; one row each.
 
     A row holds topic, text, judge and reward in [0, 1], kl_nats (to the reference, exact over the
     vocabulary at each sampled position), length_tokens (the end token included) and, if the task
     has such a judge, fluency_nats_per_word. The random numbers depend on `seed` and `label`, which
     also names the progress bar.
     """
-    device = policy.device
-    longest_prompt = policy.config.context - max_new_tokens
-    asked = [topics[index % len(topics)] for index in range(count)]
+    # The KL below is exact: the rollout needs no estimate, and no pass of the reference for one.
+    alone = dataclasses.replace(models, reference=models.policy)
     rows = []
-    for start in tqdm(range(0, count, BATCH), desc=label, unit="batch", leave=False):
-        part = asked[start : start + BATCH]
-        prompts = [tokenizer.encode_prompt(topic)[-longest_prompt:] for topic in part]
-        rollout = collect(
-            policy,
-            policy,  # the KL below is exact, so the estimate of a rollout is not needed
-            reward_model,
-            tokenizer,
-            prompts,
-            max_new_tokens,
-            step_generator(seed, label, start, device),
-        )
-        kl = sequence_kl(policy, reference, rollout).tolist()
+    for start in tqdm(range(0, len(topics), BATCH), desc=label, unit="batch", leave=False):
+        part = topics[start : start + BATCH]
+        prompts = [models.prompt(topic, max_new_tokens) for topic in part]
+        generator = step_generator(seed, label, start, models.device)
+        rollout = collect(alone, prompts, max_new_tokens, generator)
+        kl = sequence_kl(models.policy, models.reference, rollout).tolist()
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
         for index, (topic, text) in enumerate(zip(part, rollout.texts)):
             row = {

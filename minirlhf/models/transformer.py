@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 GROUP = 16  # rows of similar length that go through the body together on a CPU
 STRIDE = 8  # column counts are multiples of it: a CPU compiles and caches a kernel per shape
 

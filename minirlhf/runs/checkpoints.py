@@ -1,99 +1,104 @@
-"""TODO"""
+"""The checkpoint of the stage at work: weights, optimizers, small state; --resume loads it.
+
+Random numbers are a function of (seed, stage, step), so that a resumed stage goes on bit for bit as
+if it had not stopped.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minirlhf.runs.folder import CHECKPOINT, Run
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.optimizers import load_optimizer
 
+CHECKPOINT = "checkpoint.safetensors"
+HEADER = {"stage", "step", "tensors", "states"}
+
 
 class Checkpoints:
-    """State of the stage at work: saved every few seconds, loaded by --resume.
-
-    `modules` and the optimizers are saved whole; `header` (JSON) is the stage's own small state.
-    """
+    """Saves the state of one stage every few seconds. `resume` comes first: it names the state."""
 
     every_seconds = 10.0
 
-    def __init__(
+    def __init__(self, path: Path, stage: str):
+        self.path, self.stage = path, stage
+        self.saved = time.perf_counter()
+
+    def resume(
         self,
-        run: Run,
-        stage: str,
         modules: dict[str, nn.Module],
-        *optimizers: torch.optim.Optimizer,
-    ):
-        self.run, self.stage, self.modules, self.optimizers = run, stage, modules, optimizers
-        self.path = run.path / CHECKPOINT
-        self.started = self.saved = time.perf_counter()
+        optimizers: Iterable[torch.optim.Optimizer],
+        states: dict[str, object],
+    ) -> int:
+        """Load this stage's checkpoint if there is one; return the number of steps done.
 
-    @property
-    def seconds(self) -> float:
-        """Wall seconds that the stage has worked, those before an interruption included."""
-        return time.perf_counter() - self.started
-
-    def resume(self) -> dict | None:
-        """Load the checkpoint of this stage, if there is one; return its header. Forgets metrics of later steps."""
-        header = None
-        if self.path.exists():
-            tensors, found = load_tensors(self.path)
-            if not isinstance(found, dict) or not {"stage", "step", "seconds"} <= found.keys():
-                raise ValueError(
-                    f"{self.path}: header: expected the stage, step and seconds of a checkpoint"
-                )
-            if found["stage"] == self.stage:
-                header = found
-                for key, module in self.modules.items():
-                    part = {
-                        n.removeprefix(f"{key}/"): t
-                        for n, t in tensors.items()
-                        if n.startswith(f"{key}/")
-                    }
-                    load_weights(module, part, f"{self.path}: {key}")
-                if len(tensors) != found.get("tensors"):
-                    raise ValueError(
-                        f"{self.path}: expected {found.get('tensors')} tensors, found {len(tensors)}"
-                    )
-                for index, optimizer in enumerate(self.optimizers):
-                    load_optimizer(optimizer, tensors, f"optimizer{index}/", str(self.path))
-                self.started -= header["seconds"]
-        done = header["step"] if header else 0
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            rows = self.run.read(name)
-            kept = [row for row in rows if row.get("stage") != self.stage or row["step"] <= done]
-            if (self.run.path / name).exists():
-                self.run.rewrite(
-                    name, kept
-                )  # half a last line goes, too: the next row would be glued to it
-        return header
-
-    def save(self, step: int, **header) -> None:
-        """Save now: `step` steps are done."""
-        tensors = {
-            f"{key}/{name}": tensor
-            for key, module in self.modules.items()
-            for name, tensor in weights(module).items()
-        }
+        `modules` and `optimizers` are kept whole. `states` are objects with a `state_dict` of plain
+        JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed or of an
+        older version.
+        """
+        self.modules, self.optimizers, self.states = modules, list(optimizers), states
+        if not self.path.exists():
+            return 0
+        tensors, header = load_tensors(self.path)
+        if not isinstance(header, dict) or not HEADER <= header.keys():
+            raise self.not_ours()
+        if header["stage"] != self.stage:
+            return 0
+        if not states.keys() <= header["states"].keys():
+            raise self.not_ours()
+        for name, module in modules.items():
+            load_weights(module, under(f"{name}/", tensors), f"{self.path}: {name}")
+        if len(tensors) != header["tensors"]:
+            raise ValueError(
+                f"{self.path}: expected {header['tensors']} tensors, found {len(tensors)}"
+            )
         for number, optimizer in enumerate(self.optimizers):
-            for index, state in optimizer.state_dict()["state"].items():
+            load_optimizer(optimizer, tensors, f"optimizer{number}/", str(self.path))
+        for name, state in states.items():
+            state.load_state_dict(header["states"][name])
+        return header["step"]
+
+    def not_ours(self) -> ValueError:
+        return ValueError(
+            f"{self.path}: header: expected the stage, step, tensors and states of a checkpoint of "
+            "this version; delete the file to begin the stage again"
+        )
+
+    def save(self, step: int) -> None:
+        """Save now: `step` steps are done."""
+        tensors = {}
+        for name, module in self.modules.items():
+            tensors |= {f"{name}/{key}": tensor for key, tensor in weights(module).items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, moments in optimizer.state_dict()["state"].items():
                 tensors |= {
-                    f"optimizer{number}/{index}/{name}": value for name, value in state.items()
+                    f"optimizer{number}/{index}/{key}": tensor for key, tensor in moments.items()
                 }
-        header |= {
+        header = {
             "stage": self.stage,
             "step": step,
-            "seconds": self.seconds,
             "tensors": len(tensors),
+            "states": {name: state.state_dict() for name, state in self.states.items()},
         }
         save_tensors(self.path, tensors, header)
         self.saved = time.perf_counter()
 
-    def maybe_save(self, step: int, **header) -> None:
+    def maybe_save(self, step: int) -> None:
         """Save if the last time is long ago."""
         if time.perf_counter() - self.saved > self.every_seconds:
-            self.save(step, **header)
+            self.save(step)
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

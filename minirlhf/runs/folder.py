@@ -1,11 +1,12 @@
-"""A run is a folder, and this file keeps it whole: settings, metrics, checkpoints that resume bit for bit.
+"""A run is a folder, and this file keeps it whole: settings, metrics, weights.
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
 
-Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage is at work its state lies in
-checkpoint.safetensors (weights, Adam's moments and, in the header, the step), replaced in one move. Random numbers are a function
-of (seed, stage, step), so a resumed run draws what the uninterrupted one would have drawn.
+Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage
+is at work its state lies in checkpoint.safetensors (weights, Adam's moments and, in the header, the
+step), replaced in one move. Random numbers are a function of (seed, stage, step), so a resumed run
+draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from minirlhf.config import Config, from_json, to_json
+from minirlhf.runs.checkpoints import CHECKPOINT, Checkpoints
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.system.files import (
@@ -33,8 +35,8 @@ from minirlhf.system.files import (
 )
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
+from minirlhf.training.log import TrainLog
 
-CHECKPOINT = "checkpoint.safetensors"
 # What the stages make, config.json last: it is what makes a folder a run.
 PRODUCTS = (
     "tokenizer.json",
@@ -76,8 +78,9 @@ def run_words(path: Path) -> str:
 
 
 class Run:
-    """A run folder. `device` is where its models live. To make or open one sets, for this process, the precision of
-    matrix products there and that freed memory is kept."""
+    """A run folder. `device` is where its models live. To make or open one sets, for this process,
+    the precision of matrix products there and that freed memory is kept.
+    """
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
@@ -100,7 +103,8 @@ class Run:
                 )
             if not overwrite:
                 raise ValueError(
-                    f"{path}: a run is there already; go on with --resume, or replace it with --overwrite"
+                    f"{path}: a run is there already; go on with --resume, or replace it with "
+                    "--overwrite"
                 )
 
     @classmethod
@@ -129,7 +133,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run in this folder. Raises ValueError if there is none or its config.json is malformed."""
+        """The run in this folder. Raises ValueError if there is none or config.json is malformed."""
         file = path / "config.json"
         try:
             content = read_json(file)
@@ -146,7 +150,7 @@ class Run:
     ) -> torch.Generator:
         return step_generator(self.config.seed, stage, step, device)
 
-    # One JSON object a line --------------------------------------------------------------------------------------
+    # One JSON object per line -----------------------------------------------------------------
 
     def append(self, name: str, rows: Iterable[dict]) -> None:
         append_jsonl(self.path / name, rows)
@@ -158,7 +162,20 @@ class Run:
     def rewrite(self, name: str, rows: Iterable[dict]) -> None:
         write_jsonl(self.path / name, rows)
 
-    # Progress and checkpoints --------------------------------------------------------------------------------------
+    def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
+        """Drop the other rows of a JSONL file, and half a last line: the next would stick to it."""
+        if (self.path / name).exists():
+            self.rewrite(name, [row for row in self.read(name) if wanted(row)])
+
+    def log(self, stage: str) -> TrainLog:
+        """Where a stage's training loop writes: this run's metrics.jsonl and samples.jsonl."""
+        return TrainLog(stage, self)
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """Where a stage's training loop saves its state, and finds it again."""
+        return Checkpoints(self.path / CHECKPOINT, stage)
+
+    # Progress and checkpoints -----------------------------------------------------------------
 
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and what stages want to pass on."""
@@ -171,8 +188,9 @@ class Run:
     def finish_stage(
         self, stage: str, seconds: float, models: dict[str, nn.Module], **facts
     ) -> None:
-        """Write down the facts, then the models, the last of which marks the stage done, and only then drop the checkpoint: a
-        crash in between repeats the end of the stage."""
+        """Write down the facts, then the models, the last of which marks the stage done, and only
+        then drop the checkpoint: a crash in between repeats the end of the stage.
+        """
         if distributed.rank() > 0:
             return
         progress = self.progress() | facts

@@ -19,6 +19,7 @@ import torch
 
 from minirlhf.config import Config, to_json
 from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
+from minirlhf.evaluation.reward_quality import quality
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import Triple, read_triples, write_triples
@@ -37,16 +38,17 @@ from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.training.batches import Corpus, Split
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
 from minirlhf.training.pretrain_mlm import pretrain_mlm
 from minirlhf.training.ratings import sample_texts
+from minirlhf.training.rollout import Models, in_turn
 from minirlhf.training.train_reward_model import (
     AnyReward,
     ScoredTexts,
-    fit_reward,
     predict,
-    quality,
+    train_reward_model,
 )
 
 RESULT = {
@@ -159,7 +161,13 @@ def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedL
     if not (run.path / ENCODER).exists():
         run.save_model(
             ENCODER,
-            pretrain_mlm(run, tokenizer, task.corpus, task.corpus_heldout, run.config.reward),
+            pretrain_mlm(
+                tokenizer,
+                corpus_of(task),
+                run.config,
+                run.log("masked-lm"),
+                run.checkpoints("masked-lm"),
+            ),
         )
     return run.load_model(
         ENCODER, build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
@@ -222,6 +230,10 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
     return read_triples(path, task.rating_range) if path.stat().st_size else []
 
 
+def corpus_of(task: Task) -> Corpus:
+    return Corpus(task.corpus, task.corpus_heldout, task.match_topics)
+
+
 def pretrain_stage(run: Run, task: Task) -> None:
     """A pretrained policy: from the base, from random weights, or from the base and then trained on the task's corpus."""
     started = time.perf_counter()
@@ -235,7 +247,12 @@ def pretrain_stage(run: Run, task: Task) -> None:
     tokenizer = tokenizer_of(run, task)
     if policy is None or settings.steps > 0:
         policy = pretrain(
-            run, tokenizer, task.corpus, task.corpus_heldout, task.match_topics, policy
+            tokenizer,
+            corpus_of(task),
+            run.config,
+            run.log("pretrain"),
+            run.checkpoints("pretrain"),
+            policy,
         )
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
 
@@ -256,8 +273,13 @@ def reward_stage(run: Run, task: Task) -> None:
     torch.manual_seed(
         run.config.seed
     )  # here: whether the policy's texts are rated already must not matter to the weights
-    model = fit_reward(
-        run, new_reward_model(run, tokenizer, task), train, heldout, run.config.reward
+    model = train_reward_model(
+        new_reward_model(run, tokenizer, task),
+        Split(train, heldout),
+        run.config.reward,
+        run.config.seed,
+        run.log("reward"),
+        run.checkpoints("reward"),
     )
     facts = quality(model, train, heldout)
     if own_heldout := split_own_texts(run, task)[1]:
@@ -289,15 +311,20 @@ def finetune_stage(run: Run, task: Task) -> None:
     reward_model = load_reward_model(
         run, RESULT["reward"], tokenizer, run.config.finetune.conservatism
     )
-    train_triples, heldout_triples = split_feedback(run, task)
-    policy, reward_model, collected = finetune(
-        run, task, tokenizer, policy, reward_model, train_triples, heldout_triples
+    models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
+    collected = finetune(
+        models,
+        task,
+        run.config,
+        Split(*split_feedback(run, task)),
+        run.log("finetune"),
+        run.checkpoints("finetune"),
     )
     run.finish_stage(
         "finetune",
         _seconds(run, "finetune", started),
         {"reward_final.safetensors": reward_model, RESULT["finetune"]: policy},
-        collected=collected,
+        collected=len(collected),
     )
 
 
@@ -317,13 +344,9 @@ def evaluate_stage(run: Run, task: Task) -> dict:
         judged = {}
         for when, model in (("before", reference), ("after", policy)):
             judged[when] = sample_and_judge(
-                model,
-                reference,
-                reward_model,
-                tokenizer,
+                Models(model, reference, reward_model, tokenizer),
                 task,
-                topics,
-                config.evaluate.samples,
+                in_turn(topics, config.evaluate.samples),
                 config.finetune.max_new_tokens,
                 config.seed,
                 f"judge {split} {when}",

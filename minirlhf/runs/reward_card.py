@@ -13,7 +13,9 @@ from minirlhf.runs.folder import Run
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, fit_reward
+from minirlhf.training.batches import Split
+from minirlhf.training.log import TrainLog
+from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, train_reward_model
 
 
 def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
@@ -29,8 +31,8 @@ def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
     def fit(texts: ScoredTexts, test: ScoredTexts) -> AnyReward:
         torch.manual_seed(run.config.seed)
         new = pipeline.new_reward_model(run, tokenizer, task)
-        stage = f"curve: {len(texts)} triples"
-        return fit_reward(run, new, texts, test, run.config.reward, stage=stage)
+        log = TrainLog(f"curve: {len(texts)} triples", leave_bar=False)
+        return train_reward_model(new, Split(texts, test), run.config.reward, run.config.seed, log)
 
     card = report_card(
         model, tokenizer, task, train, heldout, run.config, fit=fit if curve else None

@@ -1,9 +1,10 @@
-"""Token rows as padded batches: each batch is cut to its longest row, and rows of like length go together."""
+"""Token rows as padded batches; rows of similar length are batched together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,23 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
 
 BUCKET = 16  # batches drawn at a time and sorted by length among themselves
-STRIDE = 8  # columns are a multiple of it: in bfloat16 a CPU prepares (and keeps) code for each new shape
+STRIDE = 8  # columns are a multiple of it: in bfloat16 a CPU prepares (and keeps) code per shape
+
+
+class Split(NamedTuple):
+    """The two parts of a data set: what is learned from, and what is kept out to measure on."""
+
+    train: list
+    heldout: list
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Unscored (topic, text) pairs to pretrain on."""
+
+    train: list[tuple[str, str]]
+    heldout: list[tuple[str, str]]
+    match_topics: bool = False  # whether a text tells its topic, so that this can be learned, too
 
 
 @dataclass
@@ -51,19 +68,24 @@ class EncodedTexts:
         return len(self.lengths)
 
     def batch(self, index: Tensor, device: torch.device) -> Batch:
-        """The rows at `index` (batch,), cut to the longest of them (up to STRIDE - 1 columns more)."""
+        """The rows at `index` (batch,), cut to the longest (up to STRIDE - 1 columns more)."""
         rows = self.rows[index, : rounded_up(int(self.lengths[index].max()), STRIDE)]
         prompts = self.prompt_lengths[index]
         lengths = self.lengths[index] - prompts  # of the texts
         columns = torch.arange(min(rounded_up(int(lengths.max()), STRIDE), rows.shape[1]))
         mask = columns < lengths[:, None]
-        tokens = rows.gather(
-            1, (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)
-        ).masked_fill(~mask, 0)
-        return Batch(*(tensor.to(device) for tensor in (rows, prompts, tokens, mask, index)))
+        places = (prompts[:, None] + columns).clamp(max=rows.shape[1] - 1)  # (batch, time)
+        tokens = rows.gather(1, places).masked_fill(~mask, 0)
+        return Batch(
+            rows=rows.to(device),
+            prompt_lengths=prompts.to(device),
+            tokens=tokens.to(device),
+            mask=mask.to(device),
+            index=index.to(device),
+        )
 
     def in_order(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
-        """Every row once, in batches of rows of like length."""
+        """Every row once, in batches of rows of similar length."""
         for index in self.lengths.argsort(stable=True).split(batch_size):
             yield self.batch(index, device)
 
@@ -72,7 +94,8 @@ class EncodedTexts:
     ) -> Batch:
         """The batch of one step: a function of (seed, stage, step) alone.
 
-        BUCKET batches are drawn with replacement, sorted by length, cut apart and shuffled; this step takes one of them.
+        BUCKET batches are drawn with replacement, sorted by length, cut apart and shuffled; this
+        step takes one of them.
         """
         generator = step_generator(seed, f"{stage} batch", step // BUCKET)
         drawn = torch.randint(len(self), (BUCKET * batch_size,), generator=generator)

@@ -1,4 +1,4 @@
-"""What goes wrong in reinforcement learning (section 3.3: it is not stable), noticed while it happens, with the knob to turn.
+"""What goes wrong in reinforcement learning (section 3.3), and the setting that helps.
 
 The README says how to read each number of metrics.jsonl.
 """
@@ -12,8 +12,11 @@ from minirlhf.config import FinetuneConfig
 
 
 def diagnose(rows: list[dict], config: FinetuneConfig) -> dict[str, str]:
-    """Faults that show in the last of `rows` (the fine-tuning part of metrics.jsonl) and have not been told of in an earlier
-    one's "warnings": kind of fault to one line that names a knob."""
+    """Faults that show in the last of `rows`: kind of fault to one line that names a setting.
+
+    `rows` are the fine-tuning part of metrics.jsonl. A fault is reported once: not if it stands in
+    an earlier row's "warnings".
+    """
     row, limits = rows[-1], config.warn
     slower = {"ppo": "--finetune.ppo.learning-rate", "trpo": "--finetune.trpo.delta"}.get(
         config.algorithm, "--finetune.learning-rate"
@@ -27,26 +30,31 @@ def diagnose(rows: list[dict], config: FinetuneConfig) -> dict[str, str]:
     if row["entropy_nats_per_token"] < limits.entropy_floor:
         bonus = " or --finetune.ppo.entropy-weight" if config.algorithm == "ppo" else ""
         found["entropy"] = (
-            f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below {limits.entropy_floor:g}: all "
-            f"texts become one; raise --finetune.kl-weight{bonus}"
+            f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below "
+            f"{limits.entropy_floor:g}: all texts become one; raise --finetune.kl-weight{bonus}"
         )
     if row["kl_nats"] > limits.kl_ceiling:
         found["kl"] = (
-            f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has left its reference; "
-            f"raise --finetune.kl-weight, set --finetune.kl-target or lower {slower}"
+            f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has "
+            "left its reference; raise --finetune.kl-weight, set --finetune.kl-target or lower "
+            f"{slower}"
         )
     if hacked := reward_hacking(rows, limits.window):
         found["hacking"] = (
-            f"{hacked}: the policy is learning what the reward model overrates; raise --finetune.kl-weight, "
-            "--finetune.rounds or --finetune.ratings-per-round, or end sooner (--finetune.updates)"
+            f"{hacked}: the policy is learning what the reward model overrates; raise "
+            "--finetune.kl-weight, --finetune.rounds or --finetune.ratings-per-round, or end sooner "
+            "(--finetune.updates)"
         )
     told = {kind for earlier in rows[:-1] for kind in earlier.get("warnings", {})}
     return {kind: message for kind, message in found.items() if kind not in told}
 
 
 def reward_hacking(rows: list[dict], window: int) -> str | None:
-    """In words, if the reward rose and the judge fell, both by more than 3 standard errors, from the window of updates that the
-    judge liked best to the one that ends now. Looked at each time a window is full."""
+    """In words, if the reward rose and the judge fell, both by more than 3 standard errors.
+
+    Compared are the window of updates that the judge liked best and the one that ends now, each
+    time that a window is full.
+    """
     if len(rows) % window or len(rows) < 2 * window:
         return None
     windows = [rows[start : start + window] for start in range(0, len(rows), window)]
@@ -66,7 +74,7 @@ def reward_hacking(rows: list[dict], window: int) -> str | None:
     )
     if reward_now - reward_then > 3 * reward_error and judge_then - judge_now > 3 * judge_error:
         return (
-            f"since update {best[-1]['step']} the reward rose from {reward_then:.2f} to {reward_now:.2f} and the judge fell "
-            f"from {judge_then:.2f} to {judge_now:.2f}"
+            f"since update {best[-1]['step']} the reward rose from {reward_then:.2f} to "
+            f"{reward_now:.2f} and the judge fell from {judge_then:.2f} to {judge_now:.2f}"
         )
     return None

@@ -1,4 +1,4 @@
-"""The optimizers: AdamW for the policy gradient, Muon beside AdamW for learning from a fixed data set."""
+"""The optimizers: AdamW for the policy gradient, Muon and AdamW for a fixed data set."""
 
 from __future__ import annotations
 
@@ -10,25 +10,32 @@ from torch import Tensor, nn
 from minirlhf.system import distributed
 from minirlhf.system.devices import precision_of
 
-# Jordan et al. 2024: the quintic a x + b x^3 + c x^5 that lifts small singular values fastest. Repeated, it does not settle at 1
-# but keeps them within about 0.7 to 1.2, which is all that a step needs.
+# Jordan et al. 2024: the quintic a x + b x^3 + c x^5 that lifts small singular values fastest.
+# Repeated, it does not settle at 1 but keeps them within about 0.7 to 1.2, which is all that a step
+# needs.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+# Of fine-tuning: Adam knows nothing of the gradient's size at first, and near the end small steps
+# lose least.
+WARMUP_UPDATES = 5
+FINAL_SHARE = 0.1
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T; same shape (rows, columns), float32.
+    """The nearest matrix whose singular values are all near 1: for U S V^T about U V^T.
 
         X <- X / |X|_F,  then repeatedly  A <- X X^T,  X <- a X + (b A + c A A) X
 
-    This is Newton-Schulz iteration: matrix products only, no decomposition. The products are bfloat16 where the device multiplies
-    that quickly (`devices.precision_of`), and float32 elsewhere: a CPU without such instructions takes a hundred times as long.
+    Same shape (rows, columns), float32. This is Newton-Schulz iteration: matrix products only, no
+    decomposition. The products are
+    bfloat16 where the device multiplies that quickly (`devices.precision_of`), and float32
+    elsewhere: a CPU without such instructions takes a hundred times as long.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix  # (short, long): the Gram matrix A is the small one
-    x = x / x.norm().clamp(
-        min=1e-7
-    )  # the Frobenius norm bounds the largest singular value: all of them start in [0, 1]
+    # The Frobenius norm bounds the largest singular value: all of them start in [0, 1].
+    x = x / x.norm().clamp(min=1e-7)
     if precision_of(matrix.device) == "bfloat16":
         x = x.bfloat16()
     for _ in range(iterations):
@@ -44,8 +51,9 @@ class Muon(torch.optim.Optimizer):
         U <- (1 - mu) G + mu M               Nesterov: look one step ahead
         W <- (1 - lr wd) W - lr sqrt(max(1, rows / columns)) orthogonalize(U)
 
-    A gradient is mostly a few large directions. With all singular values near 1, the rare ones are learned at the same pace.
-    The factor keeps the size of a layer's output change the same for a tall matrix as for a square one.
+    A gradient is mostly a few large directions. With all singular values near 1, the rare ones are
+    learned at the same pace. The factor keeps the size of a layer's output change the same for a
+    tall matrix as for a square one.
     """
 
     def __init__(
@@ -124,7 +132,8 @@ def load_optimizer(
 ) -> None:
     """Fill the optimizer's moments from tensors named PREFIX/index/name; its settings stay.
 
-    Raises ValueError naming `where` and the first moment that is of another shape than its weight or not finite.
+    Raises ValueError naming `where` and the first moment that is of another shape than its weight
+    or not finite.
     """
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -148,9 +157,11 @@ def load_optimizer(
 def gradient_step(
     loss: Tensor, optimizer: torch.optim.Optimizer, modules: list[nn.Module], clip: float
 ) -> Tensor:
-    """One step of Adam down the loss, each module's gradient clipped to norm `clip`; returns the first one's norm before that.
+    """One step of Adam, each module's gradient clipped to norm `clip`.
 
-    A gradient that is not finite is not followed: it would turn every weight into NaN. diagnostics.py warns of it.
+    Returns the norm of the first module's gradient before clipping.
+    A gradient that is not finite is not followed: it would turn every weight into NaN.
+    diagnostics.py warns of it.
     """
     optimizer.zero_grad()
     loss.backward()
@@ -162,11 +173,31 @@ def gradient_step(
     return norms[0]
 
 
+def backward(loss: Tensor, module: nn.Module, clip: float = 1.0) -> None:
+    """Gradients of the loss, those of `module` clipped to norm `clip`."""
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
+
+
+def step_all(optimizers: list[torch.optim.Optimizer], module: nn.Module) -> None:
+    """One step of each; then the gradients of `module` are cleared for the next."""
+    for optimizer in optimizers:
+        optimizer.step()
+    module.zero_grad()
+
+
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate: up from 0 in `warmup` steps, then down to 0 along a straight line."""
+    """Share of the learning rate: up from 0 in `warmup` steps, then straight down to 0."""
     return min(
         (step + 1) / warmup if step < warmup else 1.0, (steps - step) / max(1, steps - warmup)
     )
+
+
+def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
+    """The learning rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
+    warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
+    decay = 1 - (1 - FINAL_SHARE) * update / updates
+    return learning_rate * warmup * decay
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -1,7 +1,9 @@
-"""Masked-LM pretraining (掩码语言模型预训练): an encoder learns a language by filling in what was hidden (section 2).
+"""Masked-LM pretraining (掩码语言模型预训练, section 2): an encoder learns to fill in hidden
+tokens.
 
-Of the real tokens 15% are chosen. Of these 80% become the mask token, 10% some other token, and 10% stay as they are, so that the
-model must have an opinion about every token that it sees. The loss is on the chosen ones alone.
+Of the real tokens 15% are chosen. Of these 80% become the mask token, 10% some other token, and 10%
+stay as they are, so that the model must also predict visible tokens. The loss is on the chosen ones
+alone.
 """
 
 from __future__ import annotations
@@ -11,26 +13,35 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from minirlhf.config import RewardConfig
+from minirlhf.config import Config
 from minirlhf.models.build import class_id, mask_id, new_masked_language_model
 from minirlhf.models.encoder import MaskedLanguageModel
-from minirlhf.runs.checkpoints import Checkpoints
-from minirlhf.runs.folder import Run
-from minirlhf.system.devices import autocast
+from minirlhf.system.devices import autocast, pick_device
+from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Batch, EncodedTexts
-from minirlhf.training.optimizers import linear_schedule, muon_and_adamw, scale_learning_rates
+from minirlhf.training.batches import Batch, Corpus, EncodedTexts
+from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.optimizers import (
+    backward,
+    linear_schedule,
+    muon_and_adamw,
+    scale_learning_rates,
+    step_all,
+)
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 COPIES = 10  # different masks of each text under static masking, as BERT's data had
-WARMUP = 100
+WARMUP = 100  # steps
+BATCH_SIZE = 32  # texts
+WEIGHT_DECAY = 0.01
+LOG_EVERY, EVALUATE_EVERY = 10, 200  # steps
 
 
 class Masks:
-    """What to hide of each text. Dynamic (RoBERTa): drawn anew whenever a text comes by. Static (BERT): ten masks a text, drawn
-    once and for all.
+    """What to hide of each text.
+
+    Dynamic (RoBERTa): drawn anew each time. Static (BERT): ten masks per text, drawn beforehand.
     """
 
     def __init__(
@@ -46,7 +57,7 @@ class Masks:
             self.tables = self._draw((COPIES, *texts.rows.shape), generator_of("static masks", 0))
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(action, other token): 0 leave out of the loss, 1 mask, 2 replace by the other token, 3 keep."""
+        """(action, other token). 0: leave out of the loss, 1: mask, 2: replace by other, 3: keep."""
         chance = torch.rand(shape, generator=generator) / CHOSEN
         action = torch.where(
             chance >= 1,
@@ -58,7 +69,7 @@ class Masks:
         )
 
     def apply(self, batch: Batch, step: int, hidden_by: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows with some tokens hidden by the token `hidden_by`, where to guess, real columns), each (batch, columns)."""
+        """(rows with tokens hidden by `hidden_by`, where to guess, real columns), (batch, columns)."""
         device, columns = batch.rows.device, batch.rows.shape[1]
         if self.static:
             copy = torch.randint(
@@ -79,88 +90,78 @@ class Masks:
 def masked_lm_loss(
     model: MaskedLanguageModel, batch: Batch, masks: Masks, step: int, tokenizer: Tokenizer
 ) -> Tensor:
-    """Mean of -log p(hidden token | what is left), over the chosen tokens, in nats a token."""
+    """Mean of -log p(hidden token | what is left), over the chosen tokens, in nats per token."""
     hidden_rows, chosen, valid = masks.apply(batch, step, mask_id(tokenizer.vocab_size))
     hidden = model.body(
         F.pad(hidden_rows, (1, 0), value=class_id(tokenizer.vocab_size)),
         F.pad(valid, (1, 0), value=True),
     )[:, 1:]
-    # Only the chosen columns go through the output layer. A batch may have none: its loss is 0, not NaN.
+    # Only chosen columns go through the output layer. A batch may have none: then the loss is 0.
     return F.cross_entropy(
         model.output(hidden[chosen]).float(), batch.rows[chosen], reduction="sum"
     ) / chosen.sum().clamp(min=1)
 
 
 def pretrain_mlm(
-    run: Run, tokenizer: Tokenizer, corpus: list, corpus_heldout: list, config: RewardConfig
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    config: Config,
+    log: TrainLog | None = None,
+    checkpoints=None,
 ) -> MaskedLanguageModel:
-    """Train a fresh encoder on (topic, text) pairs; log the loss on both lists, stage "masked-lm"; return it."""
-    device, seed = run.device, run.config.seed
+    """Train a fresh encoder on the corpus and return it; log the loss on both of its parts.
+
+    Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
+    """
+    log, checkpoints = log or TrainLog("masked-lm"), checkpoints or NoCheckpoints()
+    settings, seed, context = config.reward, config.seed, config.model.context
+    device = pick_device(config.device)
     torch.manual_seed(seed)
-    model = new_masked_language_model(run.config.model, tokenizer.vocab_size).to(device)
+    model = new_masked_language_model(config.model, tokenizer.vocab_size).to(device)
     optimizers = muon_and_adamw(
-        model, config.mlm_learning_rate, config.mlm_muon_learning_rate, weight_decay=0.01
+        model, settings.mlm_learning_rate, settings.mlm_muon_learning_rate, WEIGHT_DECAY
     )
-    train, heldout = (
-        EncodedTexts(tokenizer, part, run.config.model.context) for part in (corpus, corpus_heldout)
-    )
-    masks = Masks(
-        train,
-        tokenizer.vocab_size,
-        lambda name, step: run.generator(f"masked-lm {name}", step),
-        config.masking == "static",
-    )
-    checkpoints = Checkpoints(run, "masked-lm", {"model": model}, *optimizers)
-    resumed = checkpoints.resume()
-    start, losses = resumed["step"] if resumed else 0, []
-    bar = tqdm(
-        range(start, config.mlm_steps),
-        desc="masked-lm",
-        unit="step",
-        initial=start,
-        total=config.mlm_steps,
-    )
-    for step in bar:
-        batch = train.random_batch(32, seed, "masked-lm", step, device)
-        scale_learning_rates(optimizers, linear_schedule(step, config.mlm_steps, WARMUP))
+    train = EncodedTexts(tokenizer, corpus.train, context)
+    heldout = EncodedTexts(tokenizer, corpus.heldout, context)
+
+    def generator_of(name: str, step: int) -> torch.Generator:
+        return step_generator(seed, f"masked-lm {name}", step)
+
+    masks = Masks(train, tokenizer.vocab_size, generator_of, settings.masking == "static")
+
+    start = checkpoints.resume({"model": model}, optimizers, {"log": log})
+    for step in log.steps(start, settings.mlm_steps):
+        batch = train.random_batch(BATCH_SIZE, seed, "masked-lm", step, device)
+        scale_learning_rates(optimizers, linear_schedule(step, settings.mlm_steps, WARMUP))
         with autocast(device):
             loss = masked_lm_loss(model, batch, masks, step, tokenizer)
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(loss.detach())
+        log.add(loss_nats_per_token=loss)
+        backward(loss, model)
+        step_all(optimizers, model)
 
-        done = step + 1
-        if done % 10 == 0 or done == config.mlm_steps:
-            mean = torch.stack(losses).mean().item()
-            losses.clear()
-            row = {
-                "stage": "masked-lm",
-                "step": done,
-                "seconds": round(checkpoints.seconds, 3),
-                "loss_nats_per_token": mean,
-            }
-            if done % 200 == 0 or done == config.mlm_steps:
-                row["heldout_loss_nats_per_token"] = heldout_loss(model, heldout, tokenizer, run)
-            run.append("metrics.jsonl", [row])
-            bar.set_postfix_str(f"loss {mean:.2f} nats a hidden token")
+        done, last = step + 1, step + 1 == settings.mlm_steps
+        if done % LOG_EVERY == 0 or last:
+            numbers = {}
+            if done % EVALUATE_EVERY == 0 or last:
+                numbers["heldout_loss_nats_per_token"] = heldout_loss(
+                    model, heldout, tokenizer, seed
+                )
+            log.write(done, "loss {loss_nats_per_token:.2f} nats per hidden token", **numbers)
             checkpoints.maybe_save(done)
     return model
 
 
 @torch.inference_mode()
 def heldout_loss(
-    model: MaskedLanguageModel, texts: EncodedTexts, tokenizer: Tokenizer, run: Run
+    model: MaskedLanguageModel, texts: EncodedTexts, tokenizer: Tokenizer, seed: int
 ) -> float:
-    """The loss on all of `texts`, hidden in the same places each time; in nats a hidden token."""
-    device = run.device
+    """The loss on all of `texts`, hidden in the same places each time; in nats per hidden token."""
+    device = next(model.parameters()).device
     masks = Masks(
         texts,
         tokenizer.vocab_size,
-        lambda name, step: run.generator(f"masked-lm heldout {name}", step),
-        False,
+        lambda name, step: step_generator(seed, f"masked-lm heldout {name}", step),
+        static=False,
     )
     total, count = 0.0, 0
     for number, batch in enumerate(texts.in_order(256, device)):

@@ -1,7 +1,8 @@
-"""The reward model as a ranker (排序器, section 3.2 step 2): it learns from "this text is better than that one" (E8).
+"""The reward model as a ranker (排序器, section 3.2 step 2): "this text is better than that" (E8).
 
-A comparison says nothing about how good either text is, only about the difference; so it is the logits f that are compared, not
-the scores sigmoid(f), whose differences shrink towards 0 and 1. sigmoid(f(y+) - f(y-)) is the probability that y+ is preferred.
+A comparison says nothing about how good either text is, only about the difference; so it is the
+logits f that are compared, not the scores sigmoid(f), whose differences shrink towards 0 and 1.
+sigmoid(f(y+) - f(y-)) is the probability that y+ is preferred.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ PARTNERS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Comparisons between rows of a data set: `better` and `worse` (n,) int64, `tie` (n,) bool (order then means nothing)."""
+    """Comparisons between rows of a data set. Where there is a tie the order means nothing."""
 
-    better: Tensor
-    worse: Tensor
-    tie: Tensor
+    better: Tensor  # (n,) int64
+    worse: Tensor  # (n,) int64
+    tie: Tensor  # (n,) bool
 
     def __len__(self) -> int:
         return len(self.tie)
@@ -43,10 +44,11 @@ class Pairs:
 
 
 def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
-    """All pairs of texts on one topic whose scores lie at least `min_gap` apart. With min_gap 0 equal scores are ties.
+    """All pairs of texts on one topic whose scores lie at least `min_gap` apart.
 
-    Of a topic with more than ALL_PAIRS_UP_TO texts, whose pairs would be millions: each text with the PARTNERS that follow it.
-    Raises ValueError if there is no such pair.
+    With min_gap 0 equal scores are ties. Of a topic with more than ALL_PAIRS_UP_TO texts, whose
+    pairs would be millions: each text with the PARTNERS that follow it. Raises ValueError if there
+    is no such pair.
     """
     scores = np.array([triple.score for triple in triples])
     _, texts = np.unique([triple.text for triple in triples], return_inverse=True)
@@ -68,14 +70,15 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     first, second, gap = first[kept], second[kept], gap[kept]
     if not len(gap):
         raise ValueError(
-            f"feedback: expected two texts on one topic with scores {min_gap} apart (--min-gap), found none"
+            f"feedback: expected two texts on one topic with scores {min_gap} apart (--min-gap), "
+            "found none"
         )
     better, worse = np.where(gap >= 0, first, second), np.where(gap >= 0, second, first)
     return Pairs(torch.from_numpy(better), torch.from_numpy(worse), torch.from_numpy(gap == 0))
 
 
 def pairs_as_given(triples: Sequence[Triple], comparisons: Sequence[Comparison]) -> Pairs:
-    """The comparisons, their texts looked up among the triples. Raises ValueError if a text is not there."""
+    """The comparisons as rows of the triples. Raises ValueError for a text that is not there."""
     rows = {(triple.topic, triple.text): index for index, triple in enumerate(triples)}
     try:
         better, worse = (
@@ -97,7 +100,7 @@ def pair_batch(texts: EncodedTexts, pairs: Pairs, device: torch.device) -> Batch
 
 
 def tied_ranking_loss(better: Tensor, worse: Tensor, tie: Tensor) -> Tensor:
-    """E8, a tie counted as half a win for either side (so it pulls the two logits together). All (n,)."""
+    """E8, all (n,). A tie is half a win for either side, so it pulls the two logits together."""
     turned_better, turned_worse = torch.where(tie, worse, better), torch.where(tie, better, worse)
     return (
         equations.ranking_loss(better, worse) + equations.ranking_loss(turned_better, turned_worse)
@@ -105,10 +108,11 @@ def tied_ranking_loss(better: Tensor, worse: Tensor, tie: Tensor) -> Tensor:
 
 
 def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: str) -> Tensor:
-    """E8 over a `pair_batch`: whole texts ("final"), or also their first t tokens for every t ("every-prefix").
+    """E8 over a `pair_batch`: whole texts ("final"), or all their prefixes ("every-prefix").
 
-    Then the difference at t learns the log-odds that the one text *will* be preferred, given the first t tokens of both. Past
-    the end of the shorter text, the whole of it is compared with the longer one's prefixes.
+    Then the difference at t learns the log-odds that the one text *will* be preferred, given the
+    first t tokens of both. Past the end of the shorter text, the whole of it is compared with the
+    longer one's prefixes.
     """
     if target != "every-prefix":
         better, worse = model.text_logits(
@@ -126,6 +130,9 @@ def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: s
 
 
 def pairwise_accuracy(predicted: Tensor, pairs: Pairs) -> float:
-    """Share of the pairs without tie in which the better text has the higher prediction (n_texts,); equal ones count half."""
+    """Share of the pairs, but for ties, whose better text is predicted (n_texts,) to be better.
+
+    Equal predictions count half.
+    """
     better, worse = predicted[pairs.better[~pairs.tie]], predicted[pairs.worse[~pairs.tie]]
     return ((better > worse).double() + 0.5 * (better == worse).double()).mean().item()

@@ -1,13 +1,126 @@
-"""TODO"""
+"""Step 4 of section 3.2 (迭代优化): the policy's samples are rated and the reward model refitted."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
+from minirlhf.config import Config
+from minirlhf.feedback.records import Triple
+from minirlhf.feedback.splits import without
 from minirlhf.models.policy import Policy
 from minirlhf.models.sampling import sample
-from minirlhf.system.seeds import step_generator
+from minirlhf.system import distributed
+from minirlhf.system.devices import autocast, release_freed_memory
+from minirlhf.system.seeds import step_generator, step_seed
+from minirlhf.tasks.task import Task, rated
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import Split
+from minirlhf.training.log import TrainLog
+from minirlhf.training.prompts import draw_topics
+from minirlhf.training.rollout import Models, in_turn
+from minirlhf.training.train_reward_model import ScoredTexts, refit_config, train_reward_model
+
+COLLECTED = "collected.jsonl"
+SAMPLED_AT_ONCE = 128  # texts
+
+
+class RatingRounds:
+    """Fine-tuning in rounds, between which new texts are rated and the reward model is refitted.
+
+    Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
+    """
+
+    def __init__(self, models: Models, task: Task, config: Config, feedback: Split, log: TrainLog):
+        """`feedback`: the triples that the reward model was trained on, and its held-out ones."""
+        self.models, self.task, self.config, self.feedback = models, task, config, feedback
+        self.tables = log.tables
+        self.collected: list[Triple] = []  # rated on the way
+        self.refits = 0
+        updates, rounds = config.finetune.updates, config.finetune.rounds if task.raters else 1
+        self.starts = [round(index * updates / rounds) for index in range(rounds)]  # first updates
+
+    def round_of(self, update: int) -> int:
+        """Which round an update belongs to, from 1."""
+        return sum(start <= update for start in self.starts)
+
+    def rate_and_refit_if_due(self, update: int) -> bool:
+        """Before the first update of each round but the first. Returns whether it was due."""
+        if update not in self.starts[1:]:
+            return False
+        number = self.starts.index(update)
+        if number <= self.refits:  # resumed right after it
+            return False
+        self.collected += ask_raters(self.models, self.task, self.config, number)
+        self.tables.rewrite(COLLECTED, [vars(triple) for triple in self.collected])
+        self.refit(number)
+        self.refits = number
+        return True
+
+    def refit(self, number: int) -> None:
+        """Train the reward model further: on all texts rated so far and as much old feedback."""
+        models, config, seed = self.models, self.config, self.config.seed
+        context = models.policy.config.context
+        draw = random.Random(step_seed(seed, "old feedback", number))
+        count = min(len(self.feedback.train), len(self.collected))
+        triples = draw.sample(self.feedback.train, count) + self.new_feedback()
+        train_reward_model(
+            models.reward_model,
+            Split(
+                ScoredTexts(models.tokenizer, triples, context),
+                ScoredTexts(models.tokenizer, self.feedback.heldout, context),
+            ),
+            refit_config(config.reward, config.finetune.refit_steps),
+            seed,
+            TrainLog(f"refit {number}", leave_bar=False),
+        )
+        distributed.broadcast_weights(models.reward_model)
+        release_freed_memory()
+
+    def new_feedback(self) -> list[Triple]:
+        """What was collected and may be trained on: the policy may write a held-out text again."""
+        return without(self.collected, self.feedback.heldout)
+
+    def state_dict(self) -> dict:
+        return {"refits": self.refits, "collected": [vars(triple) for triple in self.collected]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.refits = state["refits"]
+        self.collected = [triple_of(row) for row in state["collected"]]
+
+
+def triple_of(row: dict) -> Triple:
+    """The inverse of `vars`, by way of JSON."""
+    return Triple(**row | {"ratings": tuple(row["ratings"])})
+
+
+def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:
+    """Sample with the current policy and have the texts rated, also those that were cut off.
+
+    `number` is that of the round that has ended, from 1.
+    """
+    settings, seed = config.finetune, config.seed
+    topics = draw_topics(
+        task.train_prompts,
+        settings.ratings_per_round,
+        step_generator(seed, "rated topics", number),
+    )
+    generator = step_generator(seed, "rated texts", number, models.device)
+    triples = []
+    for start in range(0, len(topics), settings.batch_size):
+        part = topics[start : start + settings.batch_size]
+        prompts = [models.prompt(topic, settings.max_new_tokens) for topic in part]
+        with autocast(models.device):
+            samples = sample(
+                models.policy,
+                prompts,
+                settings.max_new_tokens,
+                models.tokenizer.end_id,
+                randomness=generator,
+            )
+        for topic, ids in zip(part, samples.ids()):
+            triples.append(rated(task, topic, models.tokenizer.decode_text(ids), seed))
+    return triples
 
 
 def sample_texts(
@@ -18,27 +131,24 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
 ) -> list[tuple[str, str, str]]:
-    """`count` (topic, text, name of the model) from each model, the topics in turn; texts that were cut off are left out."""
+    """`count` samples (topic, text, name of the model) of each model, the topics in turn.
+
+    Texts that were cut off are left out, so there may be fewer.
+    """
     drawn = []
     for name, model in models.items():
-        asked = [topics[index % len(topics)] for index in range(count)]
-        for start in range(0, count, 128):
-            part = asked[start : start + 128]
-            prompts = [
-                tokenizer.encode_prompt(topic)[-(model.config.context - max_new_tokens) :]
-                for topic in part
-            ]
+        asked = in_turn(topics, count)
+        longest = model.config.context - max_new_tokens
+        for start in range(0, count, SAMPLED_AT_ONCE):
+            part = asked[start : start + SAMPLED_AT_ONCE]
             samples = sample(
                 model,
-                prompts,
+                [tokenizer.encode_prompt(topic)[-longest:] for topic in part],
                 max_new_tokens,
                 tokenizer.end_id,
                 randomness=step_generator(seed, f"rate {name}", start, model.device),
             )
-            texts = [tokenizer.decode_text(ids) for ids in samples.ids()]
-            drawn += [
-                (topic, text, name)
-                for topic, text, ended in zip(part, texts, samples.ended.tolist())
-                if ended
-            ]
+            for topic, ids, ended in zip(part, samples.ids(), samples.ended.tolist()):
+                if ended:
+                    drawn.append((topic, tokenizer.decode_text(ids), name))
     return drawn

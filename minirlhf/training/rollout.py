@@ -1,20 +1,43 @@
-"""A rollout (采样): texts drawn from the policy, with everything that a policy gradient needs to know of them."""
+"""A rollout (采样): texts sampled from the policy, and all that a policy gradient needs of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
-from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.sampling import sample
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import STRIDE, rounded_up
+
+AnyReward = RewardModel | EncoderReward | RewardEnsemble
+
+
+@dataclass
+class Models:
+    """The four that take part in a rollout: writer, reference of the KL, scorer, tokenizer."""
+
+    policy: Policy
+    reference: Policy  # frozen
+    reward_model: AnyReward
+    tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def prompt(self, topic: str, max_new_tokens: int) -> list[int]:
+        """The topic as tokens. One that leaves no room for the text loses its beginning."""
+        longest = self.policy.config.context - max_new_tokens
+        return self.tokenizer.encode_prompt(topic)[-longest:]
 
 
 @dataclass
@@ -37,96 +60,96 @@ class Rollout:
         """The texts at `index` (batch,), cut to the longest of them."""
         lengths = self.mask[index].sum(1)
         time, columns = int(lengths.max()), int((self.prompt_lengths[index] + lengths).max())
-        token_columns = (
-            tensor[index, :time]
-            for tensor in (
-                self.tokens,
-                self.mask,
-                self.log_probs,
-                self.reference_log_probs,
-                self.prefix_rewards,
-            )
-        )
-        tokens, mask, log_probs, reference_log_probs, prefix_rewards = token_columns
         return Rollout(
-            self.rows[index, :columns],
-            self.prompt_lengths[index],
-            tokens,
-            mask,
-            self.ended[index],
-            log_probs,
-            reference_log_probs,
-            prefix_rewards,
-            self.initial_reward[index],
-            self.reward[index],
-            [self.texts[row] for row in index.tolist()],
+            rows=self.rows[index, :columns],
+            prompt_lengths=self.prompt_lengths[index],
+            tokens=self.tokens[index, :time],
+            mask=self.mask[index, :time],
+            ended=self.ended[index],
+            log_probs=self.log_probs[index, :time],
+            reference_log_probs=self.reference_log_probs[index, :time],
+            prefix_rewards=self.prefix_rewards[index, :time],
+            initial_reward=self.initial_reward[index],
+            reward=self.reward[index],
+            texts=[self.texts[row] for row in index.tolist()],
         )
 
 
 def join_rows(
     prompts: list[list[int]], texts: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Prompt and text back to back, padded behind: rows (batch, columns) and prompt_lengths (batch,)."""
+    """Prompt and text back to back, padded: rows (batch, columns), prompt_lengths (batch,)."""
     joined = [prompt + text for prompt, text in zip(prompts, texts)]
     longest = max(len(row) for row in joined)
     rows = torch.tensor([row + [0] * (longest - len(row)) for row in joined], device=device)
     return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
 
 
+def in_turn(topics: Sequence[str], count: int) -> list[str]:
+    """`count` topics: the given ones, over and over."""
+    return [topics[index % len(topics)] for index in range(count)]
+
+
 @torch.no_grad()
 def collect(
-    policy: Policy,
-    reference: Policy,
-    reward_model: RewardModel,
-    tokenizer: Tokenizer,
+    models: Models,
     prompts: list[list[int]],
     max_new_tokens: int,
     generator: torch.Generator,
     **sampling,
 ) -> Rollout:
-    """Sample one text a prompt (`sampling`: fields of SamplingOptions) and score all its prefixes in one pass.
+    """Sample one text per prompt and score all its prefixes in one pass.
 
-    A text that was cut off at `max_new_tokens` has no end and gets reward 0: it is not a text yet.
-    Where there are more processes, each samples and scores its share, and all return the whole.
+    `sampling` are fields of SamplingOptions. A text that was cut off at `max_new_tokens` has no
+    end and gets reward 0: it is not a text yet. Where there are more processes, each samples and
+    scores its share, and all return the whole.
     """
-    device, count = policy.device, len(prompts)
+    policy, tokenizer, device = models.policy, models.tokenizer, models.device
+    count = len(prompts)
+    # One number per token, drawn for the whole batch: a text does not depend on which process
+    # writes it.
     uniform = torch.rand(count, max_new_tokens, generator=generator, device=device)
     if distributed.world_size() > 1:
         mine = distributed.local_rows(count)
         prompts, uniform = [prompts[index] for index in mine], uniform[mine]
+
     with autocast(device):
         samples = sample(
             policy, prompts, max_new_tokens, tokenizer.end_id, SamplingOptions(**sampling), uniform
         )
+        tokens, mask, ended = samples.tokens, samples.mask, samples.ended  # (batch, time), (batch,)
         ids = samples.ids()
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
-        tokens, mask, ended = samples.tokens, samples.mask, samples.ended
-        if reference is policy:
+        if models.reference is policy:
             reference_log_probs = samples.log_probs
         else:
-            reference_log_probs = reference.text_log_probs(rows, prompt_lengths, tokens, mask)
-        lengths = prompt_lengths + mask.sum(1)
-        initial, prefix = reward_model.prefix_scores(rows, prompt_lengths, tokens.shape[1], lengths)
-    last = mask.sum(1, keepdim=True) - 1
-    prefix = torch.where(
-        ended[:, None] | (torch.arange(prefix.shape[1], device=device) < last), prefix, 0.0
-    )
-    reward = prefix.gather(1, last).squeeze(1)
-    tensors = (
-        rows,
-        prompt_lengths,
-        tokens,
-        mask,
-        ended,
-        samples.log_probs,
-        reference_log_probs * mask,
-        prefix,
-        initial,
-        reward,
-    )
+            reference_log_probs = models.reference.text_log_probs(
+                rows, prompt_lengths, tokens, mask
+            )
+        initial, prefix = models.reward_model.prefix_scores(
+            rows, prompt_lengths, tokens.shape[1], lengths=prompt_lengths + mask.sum(1)
+        )
+
+    # The last token of a text that was cut off is scored 0.
+    last = mask.sum(1, keepdim=True) - 1  # (batch, 1)
+    before_last = torch.arange(prefix.shape[1], device=device) < last  # (batch, time)
+    prefix = torch.where(ended[:, None] | before_last, prefix, 0.0)
+    tensors = {
+        "rows": rows,
+        "prompt_lengths": prompt_lengths,
+        "tokens": tokens,
+        "mask": mask,
+        "ended": ended,
+        "log_probs": samples.log_probs,
+        "reference_log_probs": reference_log_probs * mask,
+        "prefix_rewards": prefix,
+        "initial_reward": initial,
+        "reward": prefix.gather(1, last).squeeze(1),
+    }
     if distributed.world_size() > 1:
-        tensors = [distributed.gather_rows(tensor, count) for tensor in tensors]
-        ids = [row[:length] for row, length in zip(tensors[2].tolist(), tensors[3].sum(1).tolist())]
-    return Rollout(*tensors, [tokenizer.decode_text(row) for row in ids])
+        tensors = {name: distributed.gather_rows(tensor, count) for name, tensor in tensors.items()}
+        lengths = tensors["mask"].sum(1).tolist()
+        ids = [row[:length] for row, length in zip(tensors["tokens"].tolist(), lengths)]
+    return Rollout(**tensors, texts=[tokenizer.decode_text(row) for row in ids])

@@ -23,7 +23,7 @@ from minirlhf.system.files import load_tensors
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import pretrain_mlm as mlm
-from minirlhf.training import train_reward_model as fit_module
+from minirlhf.training import reward_objectives as fit_module
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.train_reward_model import cut_at_random
 

@@ -14,10 +14,10 @@ from minirlhf.cli.main import main
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.value_model import ValueModel
 from minirlhf.runs import pipeline
-from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
-from minirlhf.training.rollout import collect
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward, predict
+from minirlhf.training.batches import Split
+from minirlhf.training.rollout import Models, collect
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 
 def members(count: int = 3) -> list[RewardModel]:
@@ -63,10 +63,8 @@ def test_bad_ensembles_are_refused():
         RewardEnsemble(members(2), -1.0)
 
 
-def test_each_member_learns_as_it_would_alone(tmp_path, small_task, finished_run):
-    """The first member sees the batches of a single model; the second sees others, so that the two
-    differ."""
-    run = Run.create(tmp_path / "r", TINY)
+def test_each_member_learns_as_it_would_alone(small_task, finished_run):
+    """The first member sees the batches of a single model; the second sees others, so that the two differ."""
     tokenizer = pipeline.tokenizer_of(finished_run, small_task)
     train, heldout = (
         ScoredTexts(tokenizer, part, 96)
@@ -74,10 +72,10 @@ def test_each_member_learns_as_it_would_alone(tmp_path, small_task, finished_run
     )
     policy = pipeline.load_policy(finished_run, "pretrained.safetensors", tokenizer)
     config = dataclasses.replace(TINY.reward, steps=6, evaluate_every=6)
-    alone = fit_reward(run, RewardModel.from_policy(policy), train, heldout, config)
-    (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
+    texts = Split(train, heldout)
+    alone = train_reward_model(RewardModel.from_policy(policy), texts, config, TINY.seed)
     both = RewardEnsemble([RewardModel.from_policy(policy) for _ in range(2)], conservatism=2.0)
-    first, second = fit_reward(run, both, train, heldout, config).members
+    first, second = train_reward_model(both, texts, config, TINY.seed).members
     assert all(
         torch.equal(a, b) for a, b in zip(alone.state_dict().values(), first.state_dict().values())
     )
@@ -108,7 +106,7 @@ def test_a_run_with_an_ensemble(tmp_path, small_task):
     ]
     rewards = [
         collect(
-            policy, policy, model, tokenizer, prompts, 40, torch.Generator().manual_seed(0)
+            Models(policy, policy, model, tokenizer), prompts, 40, torch.Generator().manual_seed(0)
         ).prefix_rewards
         for model in models
     ]

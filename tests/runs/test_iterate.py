@@ -18,7 +18,7 @@ from minirlhf.runs import pipeline, plan
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
 from minirlhf.tasks.task import Task
-from minirlhf.training.finetune import summarise
+from minirlhf.training.rollout_log import summarise
 
 CONFIG = dataclasses.replace(
     TINY,

@@ -376,8 +376,8 @@ def half_done(tmp_path_factory, finished_run) -> Path:
         (folder / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
 
-        def stop(checkpoints, step, **header):
-            Checkpoints.save(checkpoints, step, **header)
+        def stop(checkpoints, step):
+            checkpoints.save(step)
             if step == 2:
                 raise KeyboardInterrupt
 

@@ -22,9 +22,10 @@ from minirlhf.runs.folder import Run
 from minirlhf.stats import change
 from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training import train_reward_model as fitting
+from minirlhf.training import reward_objectives as fitting
+from minirlhf.training.batches import Split
 from minirlhf.training.ranking import pairs_from_scores
-from minirlhf.training.train_reward_model import ScoredTexts, fit_reward
+from minirlhf.training.train_reward_model import ScoredTexts, train_reward_model
 
 
 @pytest.fixture
@@ -35,10 +36,13 @@ def run(tmp_path) -> Run:
 def test_half_a_line_does_not_spoil_what_comes_after(run):
     run.append("metrics.jsonl", [{"stage": "finetune", "step": step} for step in (1, 2)])
     model = torch.nn.Linear(1, 1)
-    Checkpoints(run, "finetune", {"model": model}).save(2)
+    checkpoints = run.checkpoints("finetune")
+    assert checkpoints.resume({"model": model}, [], {}) == 0
+    checkpoints.save(2)
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"stage": "finetune", "st')  # the disk was full
-    assert Checkpoints(run, "finetune", {"model": model}).resume()["step"] == 2
+    start = run.checkpoints("finetune").resume({"model": model}, [], {})
+    assert start == 2 and next(run.log("finetune").steps(start, 3)) == 2
     run.append("metrics.jsonl", [{"stage": "finetune", "step": 3}])
     assert [row["step"] for row in run.read("metrics.jsonl")] == [1, 2, 3]
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
@@ -109,7 +113,14 @@ def test_early_stopping_is_not_forgotten_by_resume(run, small_task, finished_run
         )
         torch.manual_seed(0)
         model = pipeline.empty_reward_model(run, tokenizer)
-        fit_reward(run, model, train, heldout, config)
+        train_reward_model(
+            model,
+            Split(train, heldout),
+            config,
+            TINY.seed,
+            run.log("reward"),
+            run.checkpoints("reward"),
+        )
         results.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     assert [row["step"] for row in run.read("metrics.jsonl")] == [2, 4, 6]
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -119,12 +130,11 @@ def test_a_fit_that_diverges_is_told_of(run, small_task, finished_run):
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
     texts = ScoredTexts(tokenizer, small_task.feedback[:50], 96)
     with pytest.raises(ValueError, match="never a finite number; lower --reward.learning-rate"):
-        fit_reward(
-            run,
+        train_reward_model(
             pipeline.empty_reward_model(run, tokenizer),
-            texts,
-            texts,
+            Split(texts, texts),
             dataclasses.replace(TINY.reward, learning_rate=1e38, steps=4, evaluate_every=2),
+            TINY.seed,
         )
 
 

@@ -26,13 +26,13 @@ from minirlhf.system import devices
 from minirlhf.system.devices import autocast, multiplies_bfloat16, precision_of, use_precision
 from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training import finetune as finetune_module
+from minirlhf.training.algorithms import policy_gradient
 from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.trpo import trpo
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.pretrain_mlm import Masks, masked_lm_loss
-from minirlhf.training.rollout import collect
+from minirlhf.training.rollout import Models, collect
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ROUNDING = (
@@ -204,10 +204,7 @@ def test_trpo_stays_float32(finished_run, policy_and_batch):
     prompts = [tokenizer.encode_prompt(topic) for topic in ("tea", "rain", "maps", "chess")]
     use_precision("bfloat16", CPU)
     rollout = collect(
-        start,
-        start.frozen_copy(),
-        reward_model,
-        tokenizer,
+        Models(start, start.frozen_copy(), reward_model, tokenizer),
         prompts,
         20,
         torch.Generator().manual_seed(0),
@@ -293,7 +290,7 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path, monkeypatch, small_task
     assert "bfloat16 matrix products" in (whole.path / "report.html").read_text(encoding="utf-8")
 
     monkeypatch.setattr(Checkpoints, "every_seconds", 0.0)
-    original, calls = finetune_module.reinforce, []
+    original, calls = policy_gradient.policy_gradient_loss, []
 
     def stopping(*arguments):
         calls.append(arguments)
@@ -302,11 +299,11 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path, monkeypatch, small_task
         return original(*arguments)
 
     run = Run.create(tmp_path / "stopped", config)
-    monkeypatch.setattr(finetune_module, "reinforce", stopping)
+    monkeypatch.setattr(policy_gradient, "policy_gradient_loss", stopping)
     with pytest.raises(KeyboardInterrupt):
         for stage in pipeline.STAGES:
             pipeline.STAGE_FUNCTIONS[stage](run, small_task)
-    monkeypatch.setattr(finetune_module, "reinforce", original)
+    monkeypatch.setattr(policy_gradient, "policy_gradient_loss", original)
     use_precision("float32", CPU)
     again = Run.create(run.path, Config(), resume=True)
     assert precision_of(CPU) == "bfloat16"

@@ -14,7 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
 from minirlhf.cli.main import main
-from minirlhf.config import FinetuneConfig, PPOConfig, TRPOConfig, WarnConfig, from_json, to_json
+from minirlhf.config import (
+    Config,
+    FinetuneConfig,
+    PPOConfig,
+    TRPOConfig,
+    WarnConfig,
+    from_json,
+    to_json,
+)
 from minirlhf.evaluation.judge import best_of_n
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
@@ -27,12 +35,12 @@ from minirlhf.system.files import load_tensors
 from minirlhf.training import finetune as finetune_module
 from minirlhf.training.algorithms import ppo as ppo_module
 from minirlhf.training.algorithms.advantages import advantages
-from minirlhf.training.algorithms.policy_gradient import reinforce
-from minirlhf.training.algorithms.ppo import ppo, text_values
+from minirlhf.training.algorithms.make import make_algorithm
+from minirlhf.training.algorithms.ppo import PPO, text_values
 from minirlhf.training.algorithms.trpo import conjugate_gradient, fisher_product, flat, trpo
 from minirlhf.training.diagnostics import diagnose
 from minirlhf.training.optimizers import adamw, gradient_step
-from minirlhf.training.rollout import Rollout, collect
+from minirlhf.training.rollout import Models, Rollout, collect
 
 WANTED, END = 3, 19  # the token whose share is the reward, and the end of a text
 
@@ -69,10 +77,7 @@ def roll(
     """Texts on two prompts, rewarded by the share of one token (a reward that a test can count)."""
     prompts = [[1, 2], [4, 5, 6]] * (count // 2)
     rollout = collect(
-        policy,
-        reference or policy.frozen_copy(),
-        reward_model,
-        Words(),
+        Models(policy, reference or policy.frozen_copy(), reward_model, Words()),
         prompts,
         8,
         torch.Generator().manual_seed(seed),
@@ -113,9 +118,10 @@ def test_select_cuts_to_the_longest_and_keeps_each_text(tiny):
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_group_advantages_compare_neighbours_with_the_kl_in_the_reward(tiny, algorithm):
-    _, _, rollout = tiny
-    config = FinetuneConfig(algorithm=algorithm, group_size=4)
-    weights = advantages(rollout, config, kl_weight=0.2)
+    policy, reward_model, rollout = tiny
+    config = Config(finetune=FinetuneConfig(algorithm=algorithm, group_size=4))
+    models = Models(policy, None, reward_model, None)
+    weights = make_algorithm(models, config).weigh(rollout, 0.2)
     for start in range(0, 32, 4):
         total = [
             float(
@@ -136,15 +142,25 @@ def test_group_advantages_compare_neighbours_with_the_kl_in_the_reward(tiny, alg
 # PPO --------------------------------------------------------------------------------------------------------------
 
 
-def ppo_setup(policy: Policy, reward_model: RewardModel, **settings):
-    settings = PPOConfig(**settings)
-    value = (
-        ValueModel(policy.config.width)
-        if settings.value == "shared"
-        else ValueModel.from_reward_model(reward_model)
+def make_ppo(
+    policy: Policy, reward_model: RewardModel, kl_weight=0.0, gradient_clip=1.0, **settings
+) -> PPO:
+    """Learning rates stay as they are given: the run is so long that its first updates are no decay."""
+    config = FinetuneConfig(
+        algorithm="ppo",
+        updates=10**6,
+        kl_weight=kl_weight,
+        gradient_clip=gradient_clip,
+        ppo=PPOConfig(**settings),
     )
-    optimizer = adamw(torch.nn.ModuleList([policy, value]), settings.learning_rate, 0.0)
-    return value, optimizer, FinetuneConfig(algorithm="ppo", ppo=settings)
+    algorithm = make_algorithm(
+        Models(policy, None, reward_model, None), Config(seed=0, finetune=config)
+    )
+    assert isinstance(algorithm, PPO)
+    return algorithm
+
+
+AFTER_WARMUP = 10  # an update whose learning rate is full
 
 
 def test_value_model_starts_as_the_reward_model_of_each_prefix(tiny):
@@ -165,9 +181,10 @@ def test_value_model_starts_as_the_reward_model_of_each_prefix(tiny):
 def test_first_step_of_ppo_is_the_policy_gradient_with_gae(tiny, value_kind):
     """One epoch of one minibatch, ratio 1: the policy's gradient is -mean sum A grad log p with A written out here."""
     policy, reward_model, rollout = tiny
-    value, optimizer, config = ppo_setup(
+    algorithm = make_ppo(
         policy,
         reward_model,
+        kl_weight=0.2,
         value=value_kind,
         epochs=1,
         minibatch_size=32,
@@ -175,9 +192,9 @@ def test_first_step_of_ppo_is_the_policy_gradient_with_gae(tiny, value_kind):
         gae_lambda=0.9,
         learning_rate=0.0,
     )
-    torch.nn.init.normal_(value.head.weight)
-    values = text_values(policy, value, rollout)[1].detach()
-    ppo(policy, value, optimizer, rollout, config, 0.2, torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(algorithm.value.head.weight)
+    values = text_values(policy, algorithm.value, rollout)[1].detach()
+    algorithm.update(rollout, AFTER_WARMUP)
     found = policy.head.weight.grad.clone()
 
     weights = torch.zeros_like(values)
@@ -205,21 +222,24 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
     """Entropy bonus and pretraining mix, each against its own gradient; gradients of a sum add up."""
     policy, reward_model, rollout = tiny
 
-    def gradient(pretraining_loss=None, **settings):
-        value, optimizer, config = ppo_setup(
-            policy, reward_model, epochs=1, minibatch_size=32, learning_rate=0.0, **settings
-        )
-        config = dataclasses.replace(config, gradient_clip=math.inf)
-        ppo(
+    def gradient(mixed_in=False, pretraining_weight=0.0, **settings):
+        algorithm = make_ppo(
             policy,
-            value,
-            optimizer,
-            rollout,
-            config,
-            0.2,
-            torch.Generator().manual_seed(0),
-            pretraining_loss,
+            reward_model,
+            kl_weight=0.2,
+            gradient_clip=math.inf,
+            epochs=1,
+            minibatch_size=32,
+            learning_rate=0.0,
+            **settings,
         )
+        if mixed_in:
+            algorithm.settings = dataclasses.replace(
+                algorithm.settings, pretraining_weight=pretraining_weight
+            )
+            algorithm.unscored = "texts"
+            algorithm.pretraining_loss = lambda step, number: pretraining_loss(number)
+        algorithm.update(rollout, AFTER_WARMUP)
         return flat([p.grad for p in policy.parameters()])
 
     def pretraining_loss(number):
@@ -233,7 +253,7 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
     )
     wanted = flat(torch.autograd.grad(pretraining_loss(0), list(policy.parameters())))
     torch.testing.assert_close(
-        gradient(pretraining_loss, pretraining_weight=3.0),
+        gradient(mixed_in=True, pretraining_weight=3.0),
         plain + 3.0 * wanted,
         atol=1e-4,
         rtol=1e-3,
@@ -249,9 +269,10 @@ def test_value_loss_reaches_the_body_only_if_it_is_shared(tiny):
     for kind in ("separate", "shared"):
         grads = []
         for weight in (0.0, 5.0):
-            value, optimizer, config = ppo_setup(
+            algorithm = make_ppo(
                 policy,
                 reward_model,
+                gradient_clip=math.inf,
                 value=kind,
                 epochs=1,
                 minibatch_size=32,
@@ -259,16 +280,9 @@ def test_value_loss_reaches_the_body_only_if_it_is_shared(tiny):
                 value_weight=weight,
             )
             torch.manual_seed(0)
-            torch.nn.init.normal_(value.head.weight)
-            ppo(
-                policy,
-                value,
-                optimizer,
-                rollout,
-                dataclasses.replace(config, gradient_clip=math.inf),
-                0.0,
-                torch.Generator().manual_seed(0),
-            )
+            torch.nn.init.normal_(algorithm.value.head.weight)
+            algorithm.update(rollout, AFTER_WARMUP)
+            value = algorithm.value
             grads.append(flat([p.grad for p in policy.parameters()]))
             assert (weight == 0) == (flat([p.grad for p in value.parameters()]).abs().max() == 0)
         found[kind] = (grads[1] - grads[0]).abs().max()
@@ -280,12 +294,10 @@ def test_ppo_stops_early_when_the_policy_has_moved(tiny):
     steps = {}
     for kl_stop in (1e-3, math.inf):
         student = policy.frozen_copy().requires_grad_(True)
-        value, optimizer, config = ppo_setup(
+        algorithm = make_ppo(
             student, reward_model, epochs=4, minibatch_size=8, kl_stop=kl_stop, learning_rate=3e-3
         )
-        metrics = ppo(
-            student, value, optimizer, rollout, config, 0.0, torch.Generator().manual_seed(0)
-        )
+        metrics = algorithm.update(rollout, AFTER_WARMUP)
         steps[kl_stop] = int(metrics["minibatches"])
         assert metrics["kl_step_nats"] > 1e-3 and metrics["ratio_max"] > 1
     assert 1 <= steps[1e-3] < steps[math.inf] == 16
@@ -294,17 +306,21 @@ def test_ppo_stops_early_when_the_policy_has_moved(tiny):
 def test_ppo_value_function_learns_what_it_is_asked(tiny):
     """Explained variance of a value function that starts at 0 rises; the policy stands still (learning only the value)."""
     policy, reward_model, _ = tiny
-    value, _, config = ppo_setup(
-        policy, reward_model, epochs=4, minibatch_size=8, gae_lambda=1.0, value="separate"
+    algorithm = make_ppo(
+        policy,
+        reward_model,
+        epochs=4,
+        minibatch_size=8,
+        gae_lambda=1.0,
+        value="separate",
+        learning_rate=3e-3,
     )
-    torch.nn.init.zeros_(value.head.weight)
-    optimizer = adamw(value, 3e-3, 0.0)
+    torch.nn.init.zeros_(algorithm.value.head.weight)
+    algorithm.optimizer = adamw(algorithm.value, 3e-3, 0.0)
     explained = []
     for update in range(15):
         rollout = roll(policy, reward_model, update, count=64)
-        metrics = ppo(
-            policy, value, optimizer, rollout, config, 0.0, torch.Generator().manual_seed(update)
-        )
+        metrics = algorithm.update(rollout, AFTER_WARMUP + update)
         explained.append(float(metrics["explained_variance"]))
     assert abs(explained[0]) < 1e-5 and sum(explained[-3:]) / 3 > 0.2
 
@@ -468,33 +484,21 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
     name, _, kind = algorithm.partition("-")
     config = FinetuneConfig(
         algorithm=name,
+        updates=10**6,
+        kl_weight=0.0,
+        learning_rate=1e-2,
         gae_lambda=1.0,
         ppo=PPOConfig(learning_rate=3e-3, value=kind or "separate"),
         trpo=TRPOConfig(delta=0.3, damping=0.1, credit="sequence"),
     )
-    value, optimizer, _ = ppo_setup(
-        policy, reward_model, value=config.ppo.value, learning_rate=3e-3 if name == "ppo" else 1e-2
-    )
+    made = make_algorithm(Models(policy, None, reward_model, None), Config(finetune=config))
     shares = []
     for update in range(30):
         rollout = roll(policy, reward_model, update, count=64)
         if name in ("rloo", "grpo"):  # the texts of one prompt in a row
             rollout = rollout.select(rollout.prompt_lengths.argsort(stable=True))
         shares.append(float(rollout.reward.mean()))
-        if name == "trpo":
-            trpo(policy, rollout, advantages(rollout, config, 0.0), config.trpo)
-        elif name == "ppo":
-            ppo(
-                policy,
-                value,
-                optimizer,
-                rollout,
-                config,
-                0.0,
-                torch.Generator().manual_seed(update),
-            )
-        else:
-            gradient_step(reinforce(policy, rollout, config, 0.0)[0], optimizer, [policy], 1.0)
+        made.update(rollout, AFTER_WARMUP + update)
     assert shares[0] < 0.1 and shares[-1] > 0.5
 
 
@@ -628,7 +632,7 @@ def test_groups_of_one_prompt_stand_in_a_row(tmp_path, monkeypatch, small_task, 
     monkeypatch.setattr(
         finetune_module,
         "collect",
-        lambda *a: (seen.append([tuple(p) for p in a[4]]), original(*a))[1],
+        lambda *a: (seen.append([tuple(p) for p in a[1]]), original(*a))[1],
     )
     pipeline.finetune_stage(prepared(tmp_path / "run", finished_run, "rloo"), small_task)
     for prompts in seen[:3]:

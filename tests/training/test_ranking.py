@@ -26,10 +26,11 @@ from minirlhf.feedback.splits import split_comparisons, triples_of_comparisons
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs.folder import Run
 from minirlhf.tasks import custom
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import ranking
+from minirlhf.training.batches import Split
+from minirlhf.training.log import METRICS, TrainLog
 from minirlhf.training.ranking import (
     Pairs,
     pair_batch,
@@ -39,13 +40,11 @@ from minirlhf.training.ranking import (
     ranking_reward_loss,
     tied_ranking_loss,
 )
-from minirlhf.training.train_reward_model import (
-    ScoredTexts,
+from minirlhf.training.reward_objectives import (
     centre,
-    fit_reward,
     heldout_ranking_loss,
-    predict,
 )
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 CPU = torch.device("cpu")
 GOOD = {"topic": "tea", "better": "Tea wakes people up.", "worse": "Tea is tea."}
@@ -329,7 +328,7 @@ def test_centre_moves_the_level_and_no_difference(tokenizer):
 
 
 @pytest.mark.parametrize("given_as", ["scores", "comparisons"])
-def test_a_reward_model_learns_to_rank(tmp_path, given_as):
+def test_a_reward_model_learns_to_rank(given_as):
     """Texts that name "gold" are better. After 60 steps on comparisons the order of texts never seen is right."""
     generator = random.Random(0)
 
@@ -361,16 +360,16 @@ def test_a_reward_model_learns_to_rank(tmp_path, given_as):
             tokenizer, [dataclasses.replace(one, score=0.5) for one in part], 64, compared
         )  # scores say nothing
 
-    run = Run.create(tmp_path / "r", TINY)
+    log = TrainLog("reward")
     model = model_of(tokenizer, 32)
     config = RewardConfig(
         loss="ranking", steps=60, batch_size=32, warmup=5, evaluate_every=4, patience=15
     )
-    fit_reward(run, model, texts(train), texts(heldout), config)
+    train_reward_model(model, Split(texts(train), texts(heldout)), config, TINY.seed, log)
     predicted = predict(model, texts(heldout))
     assert pairwise_accuracy(predicted, pairs_from_scores(heldout, 0.1)) > 0.95
     assert predicted.min() >= 0 and predicted.max() <= 1 and 0.3 < predicted.mean() < 0.7
-    rows = run.read("metrics.jsonl")
+    rows = log.tables.read(METRICS)
     assert (
         rows[-1]["heldout_ranking_nats"] < rows[0]["heldout_ranking_nats"]
         and "loss_ranking_nats" in rows[0]

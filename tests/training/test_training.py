@@ -19,14 +19,15 @@ from minirlhf.runs.folder import Run
 from minirlhf.stats import correlation, ranks
 from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer, train_bpe
-from minirlhf.training import finetune as finetune_module
 from minirlhf.training import pretrain as pretrain_module
+from minirlhf.training.algorithms import policy_gradient as gradient_module
 from minirlhf.training.algorithms.advantages import advantages, column_mean, token_credit
-from minirlhf.training.algorithms.policy_gradient import reinforce
+from minirlhf.training.algorithms.policy_gradient import policy_gradient_loss
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
-from minirlhf.training.rollout import Rollout, collect, join_rows
-from minirlhf.training.train_reward_model import ScoredTexts, predict, reward_loss
+from minirlhf.training.reward_objectives import reward_loss
+from minirlhf.training.rollout import Models, Rollout, collect, join_rows
+from minirlhf.training.train_reward_model import ScoredTexts, predict
 
 CPU = torch.device("cpu")
 PAIRS = [
@@ -149,17 +150,17 @@ def toy_rollout() -> Rollout:
     mask = torch.tensor([[True, True, True], [True, False, False]])
     prefix = torch.tensor([[0.2, 0.5, 0.9], [0.4, 0.0, 0.0]])
     return Rollout(
-        torch.zeros(2, 5, dtype=torch.long),
-        torch.tensor([2, 2]),
-        torch.tensor([[1, 2, 3], [1, 0, 0]]),
-        mask,
-        torch.tensor([True, True]),
-        torch.tensor([[-1.0, -2.0, -1.0], [-0.5, 0, 0]]),
-        torch.tensor([[-1.5, -1.0, -1.0], [-1.5, 0, 0]]),
-        prefix,
-        torch.tensor([0.1, 0.3]),
-        torch.tensor([0.9, 0.4]),
-        ["a", "b"],
+        rows=torch.zeros(2, 5, dtype=torch.long),
+        prompt_lengths=torch.tensor([2, 2]),
+        tokens=torch.tensor([[1, 2, 3], [1, 0, 0]]),
+        mask=mask,
+        ended=torch.tensor([True, True]),
+        log_probs=torch.tensor([[-1.0, -2.0, -1.0], [-0.5, 0, 0]]),
+        reference_log_probs=torch.tensor([[-1.5, -1.0, -1.0], [-1.5, 0, 0]]),
+        prefix_rewards=prefix,
+        initial_reward=torch.tensor([0.1, 0.3]),
+        reward=torch.tensor([0.9, 0.4]),
+        texts=["a", "b"],
     )
 
 
@@ -192,7 +193,8 @@ def test_reinforce_gradient_by_hand(policy):
     """Loss gradient = - mean over texts of sum_t (credit - kl_weight * KL to go - column mean) grad log p."""
     rollout = toy_rollout()
     config, kl_weight = FinetuneConfig(credit="per-token", baseline="batch-mean"), 0.1
-    loss, metrics = reinforce(policy, rollout, config, kl_weight)
+    weights = advantages(rollout, config, kl_weight)
+    loss, metrics = policy_gradient_loss(policy, rollout, weights)
     gradient = torch.autograd.grad(loss, policy.head.weight)[0]
     # k1 = [.5, -1, 0] and [1]; to go: [-.5, -1, 0] and [1]
     weights = torch.tensor([[0.2 + 0.05, 0.5 + 0.1, 0.9], [0.4 - 0.1, 0, 0]])
@@ -245,10 +247,7 @@ def test_rollout_rewards_are_those_of_the_reward_model(tokenizer, policy):
     torch.nn.init.normal_(reward_model.score.weight)
     prompts = [tokenizer.encode_prompt(topic) for topic, _ in PAIRS] * 3
     rollout = collect(
-        policy,
-        policy.frozen_copy(),
-        reward_model,
-        tokenizer,
+        Models(policy, policy.frozen_copy(), reward_model, tokenizer),
         prompts,
         12,
         torch.Generator().manual_seed(0),
@@ -285,10 +284,7 @@ def test_policy_learns_a_reward_it_can_reach(tokenizer):
     prompts, shares = [tokenizer.encode_prompt("tea")] * 64, []
     for update in range(60):
         rollout = collect(
-            policy,
-            reference,
-            reward_model,
-            tokenizer,
+            Models(policy, reference, reward_model, tokenizer),
             prompts,
             6,
             torch.Generator().manual_seed(update),
@@ -296,7 +292,8 @@ def test_policy_learns_a_reward_it_can_reach(tokenizer):
         hits = ((rollout.tokens == wanted) & rollout.mask).float()
         rollout.reward = hits.sum(1) / rollout.mask.sum(1)
         shares.append(float(rollout.reward.mean()))
-        loss, _ = reinforce(policy, rollout, FinetuneConfig(credit="sequence"), kl_weight=0.0)
+        weights = advantages(rollout, FinetuneConfig(credit="sequence"), kl_weight=0.0)
+        loss, _ = policy_gradient_loss(policy, rollout, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -347,15 +344,16 @@ class Stop(BaseException):
     [
         ("pretrain", pretrain_module, "language_model_loss", 17),
         ("reward", None, "reward_loss", 14),
-        ("finetune", finetune_module, "reinforce", 4),  # in the second round, right after the refit
-        ("finetune", finetune_module, "reinforce", 5),
+        # in the second round, right after the refit
+        ("finetune", gradient_module, "policy_gradient_loss", 4),
+        ("finetune", gradient_module, "policy_gradient_loss", 5),
     ],
 )
 def test_interrupted_run_resumes_bit_for_bit(
     tmp_path, monkeypatch, small_task, finished_run, stage, module, function, calls
 ):
     """Stop in the middle of a stage, resume: the same weights, metrics and samples as the run that was left alone."""
-    from minirlhf.training import train_reward_model as reward_module
+    from minirlhf.training import reward_objectives as reward_module
 
     module = module or reward_module
     monkeypatch.setattr(Checkpoints, "every_seconds", 0.0)

@@ -1,6 +1,8 @@
-"""TODO"""
+"""How much to push each token of a sample: credit (E5), the cost of the KL, a baseline."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,10 +15,10 @@ from minirlhf.training.rollout import Rollout
 def token_credit(rollout: Rollout, credit: str) -> Tensor:
     """The weight of each token (batch, time) before KL and baseline: one reading of E5 each.
 
-    sequence           r(x, y) on every token                      gradient of E[r(x, y)] (E2)
-    per-token          r_t = r(x, y_1:t)                            E5 as written
-    reward-to-go       r_t + ... + r_T                              gradient of E[R], R the sum of all r_t (E4)
-    prefix-difference  r_t - r_(t-1)                                advantage, if r_t is the expected final score
+    sequence           r(x, y) on every token       gradient of E[r(x, y)] (E2)
+    per-token          r_t = r(x, y_1:t)            E5 as written
+    reward-to-go       r_t + ... + r_T              gradient of E[R], R the sum of all r_t (E4)
+    prefix-difference  r_t - r_(t-1)                advantage, if r_t is the expected final score
     """
     rewards, mask = rollout.prefix_rewards, rollout.mask
     if credit == "sequence":
@@ -38,48 +40,55 @@ def column_mean(weights: Tensor, mask: Tensor) -> Tensor:
 
 
 def scores_before(rollout: Rollout) -> Tensor:
-    """r_0 .. r_(T-1) (batch, time): what the text was worth before each token, a baseline that needs no second network.
+    """r_0 .. r_(T-1) (batch, time): what the text was worth before each token, as a baseline.
 
-    It does not depend on the token, so subtracted from r(x, y) (gae_lambda 1) it leaves the mean gradient as it is, however wrong
-    it may be (proof: tests/test_exact_policy_gradient.py). With a smaller lambda its errors count.
+    It needs no second network and does not depend on the token. Subtracted from r(x, y)
+    (gae_lambda 1) it leaves the mean gradient as it is, however wrong it may be (proof:
+    tests/equations/test_exact_policy_gradient.py). With a smaller lambda its errors count.
     """
     return torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
 
 
-def advantages(rollout: Rollout, config: FinetuneConfig, kl_weight: float) -> Tensor:
+def advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: float) -> Tensor:
     """The weight of each token (batch, time): credit minus the cost of the KL, minus a baseline.
 
-    The objective is E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of the token
-    that led there, so it enters as a reward-to-go of the estimator k1 (unbiased; tests/test_exact_kl.py). With the baseline
-    "prefix-score" it is part of the GAE's rewards, so that with gae_lambda below 1 later KL counts less and less.
-    RLOO and GRPO compare whole texts of one prompt, which stand in a row, with the KL of the whole text as part of the reward.
-    (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another KL, and averages over the
-    tokens of each text, which is another objective: tests/test_exact_kl.py and test_exact_policy_gradient.py show both.)
+    `settings` have `credit`, `baseline` and `gae_lambda`. The objective is
+    E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of
+    the token that led there, so it enters as a reward-to-go of the estimator k1 (unbiased;
+    tests/equations/test_exact_kl.py). With the baseline "prefix-score" it is part of the GAE's
+    rewards, so that with gae_lambda below 1 later KL counts less and less.
     """
-    mask = rollout.mask
+    mask, credit, baseline = rollout.mask, settings.credit, settings.baseline
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)
-    if config.algorithm in ("rloo", "grpo"):
-        groups = (rollout.reward - kl_weight * kl.sum(1)).view(
-            -1, config.group_size
-        )  # (prompts, samples)
-        group_advantage = {
-            "rloo": equations.leave_one_out_advantage,
-            "grpo": equations.group_normalized_advantage,
-        }[config.algorithm]
-        return group_advantage(groups).view(-1, 1).expand(mask.shape)
-    credit = config.trpo.credit if config.algorithm == "trpo" else config.credit
-    if credit == "sequence" and config.baseline == "prefix-score":
-        # r_(t-1) + (r_t - r_(t-1)) + ... + (r_T - r_(T-1)) = r(x, y): of these steps, the later ones count less and less.
+    if credit == "sequence" and baseline == "prefix-score":
+        # r_(t-1) + (r_t - r_(t-1)) + ... + (r_T - r_(T-1)) = r(x, y): GAE lets the later ones of
+        # these steps count less and less.
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, kl_weight)
         weights = equations.generalized_advantage(
-            rewards, scores_before(rollout), mask, 1.0, config.gae_lambda
+            rewards, scores_before(rollout), mask, 1.0, settings.gae_lambda
         )
         return weights - column_mean(weights, mask)
     weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
-    if config.baseline == "none":
+    if baseline == "none":
         return weights
-    if (
-        config.baseline == "prefix-score" and credit != "prefix-difference"
-    ):  # which has subtracted r_(t-1) already
+    # The prefix difference has subtracted r_(t-1) already.
+    if baseline == "prefix-score" and credit != "prefix-difference":
         weights = weights - scores_before(rollout)
     return weights - column_mean(weights, mask)
+
+
+def group_advantages(
+    rollout: Rollout, compare: Callable[[Tensor], Tensor], group_size: int, kl_weight: float
+) -> Tensor:
+    """The weight of each token (batch, time): how much better its text is than its group.
+
+    A group is `group_size` texts on one prompt, which stand in a row. `compare` turns their rewards
+    (prompts, samples) into advantages; the KL of a whole text is part of its reward.
+    (GRPO's paper instead adds the estimator k3 as a loss, whose mean gradient is that of another
+    KL, and averages over the tokens of each text, which is another objective: test_exact_kl.py and
+    test_exact_policy_gradient.py in tests/equations show both.)
+    """
+    kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, rollout.mask)
+    rewards = rollout.reward - kl_weight * kl.sum(1)  # (batch,)
+    by_text = compare(rewards.view(-1, group_size)).view(-1, 1)  # (batch, 1)
+    return by_text.expand(rollout.mask.shape)

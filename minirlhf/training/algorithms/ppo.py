@@ -1,4 +1,4 @@
-"""PPO (proximal policy optimisation, 近端策略优化; section 3.2; Schulman et al. 2017), as used for language models.
+"""PPO (proximal policy optimisation, 近端策略优化; section 3.2; Schulman et al. 2017).
 
 reward of token t: -kl_weight * k1_t, and r(x, y) on the last         (E9; Ouyang et al. 2022)
 advantages: GAE with the values of a value function (价值函数), whitened
@@ -9,108 +9,148 @@ for several epochs, for each minibatch:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from minirlhf import equations
-from minirlhf.config import FinetuneConfig
+from minirlhf.config import Config
 from minirlhf.models.policy import Policy, gather_text, log_probs_of
 from minirlhf.models.value_model import ValueModel
 from minirlhf.system.devices import autocast
-from minirlhf.training.optimizers import gradient_step
-from minirlhf.training.rollout import Rollout
+from minirlhf.system.seeds import step_generator
+from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
+from minirlhf.training.pretrain import language_model_loss
+from minirlhf.training.rollout import Models, Rollout
+
+
+class PPO:
+    """Several clipped steps per rollout, with a value model that learns beside the policy."""
+
+    group_size = 1  # texts per prompt
+
+    def __init__(self, models: Models, config: Config, corpus: list[tuple[str, str]] = ()):
+        self.policy, self.finetune, self.settings = (
+            models.policy,
+            config.finetune,
+            config.finetune.ppo,
+        )
+        self.seed = config.seed
+        if self.settings.value == "shared":
+            self.value = ValueModel(self.policy.config.width).to(models.device)
+        else:
+            self.value = ValueModel.from_reward_model(models.reward_model)
+        self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
+        learners = nn.ModuleList([self.policy, self.value])
+        self.optimizer = adamw(learners, self.settings.learning_rate, weight_decay=0.0)
+        self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
+        self.states = {"kl_weight": self.kl_weight}
+        self.unscored = None  # texts that are learned from beside the rollout (PPO-ptx)
+        if self.settings.pretraining_weight != 0:
+            self.unscored = EncodedTexts(models.tokenizer, corpus, self.policy.config.context)
+
+    def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
+        """One update of the policy and the value model in place; returns what to log of it."""
+        old_values, advantages, returns = self.estimate(rollout)  # (batch, time) each
+        rate = finetuning_rate(self.settings.learning_rate, step, self.finetune.updates)
+        set_learning_rate(self.optimizer, rate)
+
+        steps: list[dict[str, Tensor]] = []  # what to log of each minibatch
+        for number, index in enumerate(self.minibatches(len(rollout.mask), step)):
+            index = index.to(rollout.mask.device)
+            part = rollout.select(index)
+            columns = (index, slice(part.mask.shape[1]))
+            with autocast(part.mask.device):
+                hidden, values = text_values(self.policy, self.value, part)
+                logits = self.policy.logits_of(hidden[part.mask]).float()  # (tokens, vocab)
+            log_probs = log_probs_of(logits, part.tokens, part.mask)  # (minibatch, time)
+
+            moved = step_metrics(log_probs.detach(), part, self.settings.clip_range)
+            if steps and moved["kl_step_nats"] > self.settings.kl_stop:
+                break
+            loss = equations.ppo_policy_loss(
+                log_probs, part.log_probs, advantages[columns], part.mask, self.settings.clip_range
+            )
+            loss = loss + self.settings.value_weight * equations.ppo_value_loss(
+                values, old_values[columns], returns[columns], part.mask, self.settings.value_clip
+            )
+            if self.settings.entropy_weight != 0:
+                entropy = equations.entropy(logits[None]).sum() / len(index)  # nats per text
+                loss = loss - self.settings.entropy_weight * entropy
+            if self.unscored is not None:
+                pretraining = self.pretraining_loss(step, number)  # nats per token
+                loss = loss + self.settings.pretraining_weight * pretraining
+            moved["gradient_norm"] = gradient_step(
+                loss, self.optimizer, [self.policy, self.value], self.finetune.gradient_clip
+            )
+            # On average; with the KL from the policy that sampled.
+            moved["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()
+            steps.append(moved)
+
+        metrics = {name: torch.stack([one[name] for one in steps]).mean() for name in steps[0]}
+        metrics["ratio_max"] = torch.stack([one["ratio_max"] for one in steps]).max()
+        metrics["kl_step_nats"] = moved["kl_step_nats"]  # at the last minibatch looked at
+        metrics["minibatches"] = torch.tensor(float(len(steps)), device=rollout.mask.device)
+        metrics["explained_variance"] = equations.explained_variance(
+            old_values, returns, rollout.mask
+        )
+        metrics["kl_weight"] = self.kl_weight.weight
+        self.kl_weight.adapt(rollout)
+        return metrics
+
+    def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        """Values before the update, advantages, and returns (what the values ought to have been).
+
+        All are (batch, time).
+        """
+        mask = rollout.mask
+        with torch.no_grad(), autocast(mask.device):
+            values = text_values(self.policy, self.value, rollout)[1]
+        kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
+        rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, self.kl_weight.weight)
+        advantages = equations.generalized_advantage(
+            rewards, values, mask, self.settings.discount, self.settings.gae_lambda
+        )
+        returns = advantages + values
+        if self.settings.whiten:
+            advantages = equations.whiten(advantages, mask)
+        return values, advantages, returns
+
+    def minibatches(self, count: int, step: int) -> list[Tensor]:
+        """Positions of the texts of each minibatch of all epochs; each epoch is shuffled anew."""
+        generator = step_generator(self.seed, "ppo", step)
+        shuffles = [torch.randperm(count, generator=generator) for _ in range(self.settings.epochs)]
+        return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]
+
+    def pretraining_loss(self, step: int, number: int) -> Tensor:
+        """Nats per token of the unscored texts that go with minibatch `number`."""
+        device, stage = self.policy.device, f"pretraining mix {step}"
+        batch = self.unscored.random_batch(
+            self.settings.minibatch_size, self.seed, stage, number, device
+        )
+        with autocast(device):
+            return language_model_loss(self.policy, batch)
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Hidden states of the policy (batch, time, width) from which y_t is predicted, and V(s_t) (batch, time)."""
+    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time)."""
 
     def hidden(body: nn.Module) -> Tensor:
-        return gather_text(
-            body(rollout.rows[:, :-1]), rollout.prompt_lengths - 1, rollout.mask.shape[1]
-        )
+        states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)
+        return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
 
     ours = hidden(policy.body)
-    return ours, value.head(ours if value.body is None else hidden(value.body)).squeeze(-1).float()
-
-
-def ppo(
-    policy: Policy,
-    value: ValueModel,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    config: FinetuneConfig,
-    kl_weight: float,
-    generator: torch.Generator,
-    pretraining_loss: Callable[[int], Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """One update of `policy` and `value` in place; returns what to log of it.
-
-    `optimizer` holds the parameters of both; `generator` (CPU) shuffles; `pretraining_loss(n)` is the loss, in nats a token, of
-    the unscored texts that go with minibatch n (PPO-ptx).
-    """
-    settings, mask = config.ppo, rollout.mask
-    with torch.no_grad(), autocast(mask.device):
-        old_values = text_values(policy, value, rollout)[1]  # (batch, time)
-    kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
-    rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, kl_weight)  # (batch, time)
-    advantages = equations.generalized_advantage(
-        rewards, old_values, mask, settings.discount, settings.gae_lambda
-    )
-    returns = advantages + old_values
-    if settings.whiten:
-        advantages = equations.whiten(advantages, mask)
-
-    order = [
-        index.to(mask.device)
-        for _ in range(settings.epochs)
-        for index in torch.randperm(len(mask), generator=generator).split(settings.minibatch_size)
-    ]
-    steps: list[dict[str, Tensor]] = []
-    for number, index in enumerate(order):
-        part = rollout.select(index)
-        columns = (index, slice(part.mask.shape[1]))
-        with autocast(mask.device):
-            hidden, values = text_values(policy, value, part)
-            logits = policy.logits_of(hidden[part.mask]).float()  # (tokens, vocab): no padding
-        log_probs = log_probs_of(logits, part.tokens, part.mask)  # (minibatch, time)
-        step = step_metrics(log_probs.detach(), part, settings.clip_range)
-        if steps and step["kl_step_nats"] > settings.kl_stop:
-            break
-        loss = equations.ppo_policy_loss(
-            log_probs, part.log_probs, advantages[columns], part.mask, settings.clip_range
-        )
-        loss = loss + settings.value_weight * equations.ppo_value_loss(
-            values, old_values[columns], returns[columns], part.mask, settings.value_clip
-        )
-        if settings.entropy_weight != 0:
-            loss = loss - settings.entropy_weight * equations.entropy(logits[None]).sum() / len(
-                index
-            )  # nats a text
-        if pretraining_loss is not None:
-            loss = loss + settings.pretraining_weight * pretraining_loss(number)
-        step["gradient_norm"] = gradient_step(
-            loss, optimizer, [policy, value], config.gradient_clip
-        )
-        step["entropy_nats_per_token"] = (
-            -log_probs.detach().sum() / part.mask.sum()
-        )  # with the KL from the one that sampled
-        steps.append(step)
-
-    metrics = {name: torch.stack([step[name] for step in steps]).mean() for name in steps[0]}
-    metrics["ratio_max"] = torch.stack([step["ratio_max"] for step in steps]).max()
-    metrics["kl_step_nats"] = step["kl_step_nats"]  # at the last minibatch looked at
-    metrics["minibatches"] = torch.tensor(float(len(steps)), device=mask.device)
-    metrics["explained_variance"] = equations.explained_variance(old_values, returns, mask)
-    return metrics
+    values = value.head(ours if value.body is None else hidden(value.body))
+    return ours, values.squeeze(-1).float()
 
 
 def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[str, Tensor]:
-    """How far the policy has moved from the one that sampled: share of clipped tokens, largest ratio, KL(old || new) a text."""
+    """How far the policy has moved from the one that sampled; the KL is that of a whole text."""
     ratio = (log_probs - part.log_probs).exp()
+    clipped = ((ratio - 1).abs() > clip_range) & part.mask
     return {
-        "clip_fraction": (((ratio - 1).abs() > clip_range) & part.mask).sum() / part.mask.sum(),
+        "clip_fraction": clipped.sum() / part.mask.sum(),
         "ratio_max": ratio.max(),
         "kl_step_nats": equations.kl_k3(part.log_probs, log_probs, part.mask).sum(1).mean(),
     }

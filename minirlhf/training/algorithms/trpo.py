@@ -5,13 +5,14 @@ r"""TRPO (trust region policy optimisation, 信赖域策略优化; section 3.2; 
     g = gradient of the surrogate, F = Fisher matrix = Hessian of the KL at the old policy
     direction F^-1 g by conjugate gradient (共轭梯度), which needs only products F v
     step length sqrt(2 delta / (s^T F s)): what the bound allows were the KL quadratic
-    halve the step until the true KL keeps the bound and the surrogate has improved; else do not move
+    halve the step until the true KL keeps the bound and the surrogate has improved, or do not move
 
 There is no learning rate and no optimizer state: delta sets the size of every step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -19,10 +20,33 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
-from minirlhf.config import TRPOConfig
+from minirlhf.config import Config, TRPOConfig
 from minirlhf.linear_algebra import conjugate_gradient
 from minirlhf.models.policy import Policy, log_probs_of
-from minirlhf.training.rollout import Rollout
+from minirlhf.training.algorithms.advantages import advantages
+from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.rollout import Models, Rollout
+
+
+class TRPO:
+    """One natural-gradient step per rollout."""
+
+    group_size = 1  # texts per prompt
+
+    def __init__(self, models: Models, config: Config, corpus: list = ()):
+        self.policy, self.settings = models.policy, config.finetune.trpo
+        self.credit = dataclasses.replace(config.finetune, credit=self.settings.credit)
+        self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
+        self.modules, self.optimizers = {}, []
+        self.states = {"kl_weight": self.kl_weight}
+
+    def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
+        """One update of the policy in place; returns what to log of it."""
+        weights = advantages(rollout, self.credit, self.kl_weight.weight)  # (batch, time)
+        metrics = trpo(self.policy, rollout, weights, self.settings)
+        metrics["kl_weight"] = self.kl_weight.weight
+        self.kl_weight.adapt(rollout)
+        return metrics
 
 
 def trpo(
@@ -30,8 +54,8 @@ def trpo(
 ) -> dict[str, Tensor]:
     """One update of `policy` in place; returns what to log of it. advantages: (batch, time).
 
-    The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in float32 (no autocast): the
-    KL of one step is small beside bf16's rounding.
+    The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in
+    float32 (no autocast): the KL of one step is small beside bf16's rounding.
     """
     mask, parameters = rollout.mask, list(policy.parameters())
     logits = real_logits(policy, rollout)  # (tokens, vocab): no padding
@@ -80,10 +104,11 @@ def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
 
 
 def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable[[Tensor], Tensor]:
-    """The function v -> (F + damping) v, with F the Hessian of the mean KL(old || new) on these texts at new = old.
+    """The function v -> (F + damping) v, with F the Hessian of the mean KL(old || new) on these
+    texts at new = old.
 
-    F v is the gradient of (gradient of the KL) . v, so F is never written down. The texts go forward once; each product goes
-    backward once.
+    F v is the gradient of (gradient of the KL) . v, so F is never written down. The texts go
+    forward once; each product goes backward once.
     """
     parameters = list(policy.parameters())
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative

@@ -1,0 +1,57 @@
+"""The algorithm that the settings name. A new one is one more file and one line in ALGORITHMS.
+
+An algorithm is made once and holds all that it needs from update to update: optimizer,
+learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for no more than this:
+
+    update(rollout, step)   one update of the policy in place; returns what to log
+    group_size              texts to sample per prompt, which then stand in a row
+    modules, optimizers     what a checkpoint must hold beside the policy
+    states                  the rest of its state: objects whose state_dict is plain JSON
+"""
+
+from __future__ import annotations
+
+from minirlhf.config import Config, FinetuneConfig
+from minirlhf.system import distributed
+from minirlhf.training.algorithms.policy_gradient import PolicyGradient, grpo, reinforce, rloo
+from minirlhf.training.algorithms.ppo import PPO
+from minirlhf.training.algorithms.trpo import TRPO
+from minirlhf.training.rollout import Models
+
+ALGORITHMS = {
+    "reinforce": reinforce,
+    "rloo": rloo,
+    "grpo": grpo,
+    "ppo": PPO,
+    "trpo": TRPO,
+}
+SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can share
+
+
+def make_algorithm(
+    models: Models, config: Config, corpus: list[tuple[str, str]] = ()
+) -> PolicyGradient | PPO | TRPO:
+    """The algorithm of `config.finetune`, for these models.
+
+    `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for settings
+    that do not go together.
+    """
+    config.finetune.check()
+    check_processes(config.finetune)
+    return ALGORITHMS[config.finetune.algorithm](models, config, corpus)
+
+
+def check_processes(settings: FinetuneConfig) -> None:
+    """Raises ValueError unless the processes of torchrun can share an update's texts evenly."""
+    if distributed.world_size() == 1:
+        return
+    if settings.algorithm not in SHARED:
+        raise ValueError(
+            "algorithm: expected reinforce, rloo or grpo with more than one process, "
+            f"found {settings.algorithm}"
+        )
+    if settings.batch_size % distributed.world_size():
+        raise ValueError(
+            f"batch_size: expected a multiple of the {distributed.world_size()} processes, "
+            f"found {settings.batch_size}"
+        )

@@ -1,0 +1,132 @@
+"""What a training loop reports: rows of numbers, samples, and a progress bar in words.
+
+A loop needs no run folder: without one the rows stay in memory, and nothing is kept to resume from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+
+
+class RowsInMemory:
+    """Tables of rows by name. A run folder has the same methods, for its JSONL files."""
+
+    def __init__(self):
+        self.tables: dict[str, list[dict]] = {}
+
+    def read(self, name: str) -> list[dict]:
+        return list(self.tables.get(name, []))
+
+    def append(self, name: str, rows: Iterable[dict]) -> None:
+        self.tables.setdefault(name, []).extend(rows)
+
+    def rewrite(self, name: str, rows: Iterable[dict]) -> None:
+        self.tables[name] = list(rows)
+
+    def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
+        if name in self.tables:
+            self.tables[name] = [row for row in self.tables[name] if wanted(row)]
+
+
+class TrainLog:
+    """The log of one stage. `tables` is a run folder, or nothing: then the rows stay in memory.
+
+    In a loop:
+
+        for step in log.steps(start, total):
+            ...
+            log.add(loss=loss)
+            if (step + 1) % 10 == 0:
+                log.write(step + 1)
+    """
+
+    def __init__(self, stage: str, tables=None, leave_bar: bool = True):
+        self.stage, self.leave_bar = stage, leave_bar
+        self.tables = RowsInMemory() if tables is None else tables
+        self.rows: list[dict] = []  # of this stage, from its first step on
+        self.losses: dict[str, list[Tensor]] = {}  # since the last row
+        self.started = time.perf_counter()
+        self.bar = tqdm(disable=True)  # until `steps` makes one
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of work on the stage, those before an interruption included."""
+        return time.perf_counter() - self.started
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.started = time.perf_counter() - state["seconds"]
+
+    def steps(self, start: int, total: int, unit: str = "step") -> Iterator[int]:
+        """The steps from `start` on, with a progress bar.
+
+        Rows of later steps, which an interrupted run left, are dropped.
+        """
+        for name in (METRICS, SAMPLES):
+            self.tables.keep(
+                name, lambda row: row.get("stage") != self.stage or row["step"] <= start
+            )
+        self.rows = [row for row in self.tables.read(METRICS) if row.get("stage") == self.stage]
+        self.bar = tqdm(
+            range(start, total),
+            desc=self.stage,
+            unit=unit,
+            initial=start,
+            total=total,
+            leave=self.leave_bar,
+        )
+        with self.bar:
+            yield from self.bar
+
+    def add(self, **losses: Tensor) -> None:
+        """Losses of one step, on any device: a row holds their means."""
+        for name, loss in losses.items():
+            self.losses.setdefault(name, []).append(loss.detach())
+
+    def write(self, step: int, meaning: str = "", **numbers) -> dict:
+        """Write a row of metrics, after `step` steps; return it.
+
+        It holds the means of the losses since the last row, and `numbers`. `meaning` says the same
+        in words, beside the progress bar; its {names} are those of the row.
+        """
+        row = {"stage": self.stage, "step": step, "seconds": round(self.seconds, 3)}
+        for name, losses in self.losses.items():
+            row[name] = torch.stack(losses).mean().item()  # the one wait for the device
+        self.losses.clear()
+        row |= numbers
+        self.rows.append(row)
+        self.tables.append(METRICS, [row])
+        self.bar.set_postfix_str(meaning.format(**row))
+        return row
+
+    def write_sample(self, step: int, **sample) -> None:
+        """One text of the policy as it writes at this step."""
+        row = {"stage": self.stage, "step": step, "when": f"step {step}", **sample}
+        self.tables.append(SAMPLES, [row])
+
+
+class NoCheckpoints:
+    """Keeps nothing: for a loop that may start over. runs/checkpoints.py has the one that resumes."""
+
+    def resume(
+        self,
+        modules: dict[str, nn.Module],
+        optimizers: Iterable[torch.optim.Optimizer],
+        states: dict[str, object],
+    ) -> int:
+        return 0
+
+    def save(self, step: int) -> None:
+        pass
+
+    def maybe_save(self, step: int) -> None:
+        pass

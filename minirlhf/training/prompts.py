@@ -1,0 +1,40 @@
+"""Which prompts an update samples texts for: a function of (seed, update) alone."""
+
+from __future__ import annotations
+
+import torch
+
+from minirlhf.config import FinetuneConfig
+from minirlhf.system.seeds import step_generator
+from minirlhf.training.rollout import Models
+
+
+class Prompts:
+    """The training topics, drawn anew for each update; those of one group stand in a row."""
+
+    def __init__(
+        self,
+        models: Models,
+        topics: list[str],
+        settings: FinetuneConfig,
+        group_size: int,
+        seed: int,
+    ):
+        self.topics, self.seed, self.group_size = topics, seed, group_size
+        self.count = settings.batch_size // group_size
+        self.tokens = {topic: models.prompt(topic, settings.max_new_tokens) for topic in topics}
+
+    def draw(self, update: int) -> tuple[list[str], list[list[int]]]:
+        """The topic of each text of this update, and the same as tokens."""
+        generator = step_generator(self.seed, "topics", update)
+        drawn = draw_topics(self.topics, self.count, generator)
+        topics = [topic for topic in drawn for _ in range(self.group_size)]
+        return topics, [self.tokens[topic] for topic in topics]
+
+
+def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:
+    """`count` topics, each as often as any other but for the remainder."""
+    order: list[int] = []
+    while len(order) < count:
+        order += torch.randperm(len(topics), generator=generator).tolist()
+    return [topics[index] for index in order[:count]]
