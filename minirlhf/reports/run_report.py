@@ -118,7 +118,7 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
         "Fine-tuning": _finetuning(finetune, metrics),
         "Samples": html.samples_tables(samples) + html.over_time_table(samples),
         "Reward model": _reward_model(stage_of(metrics, "reward"), summary),
-        "Pretraining": _pretraining(stage_of(metrics, "pretrain")),
+        "Pretraining": _pretraining(stage_of(metrics, "base"), stage_of(metrics, "pretrain")),
         "Time": html.stage_bars(summary["seconds"]) if summary.get("seconds") else "",
         "Hardware": _hardware(summary),
         "Configuration": _configuration(config, summary),
@@ -230,10 +230,17 @@ def _reward_model(reward: list[dict], summary: dict) -> str:
     return picture + html.reward_model_table(model)
 
 
-def _pretraining(pretrain: list[dict]) -> str:
-    if not pretrain:
-        return ""
-    return figures.svg(figures.pretrain_figure(pretrain), "Pretraining loss against steps")
+def _pretraining(base: list[dict], pretrain: list[dict]) -> str:
+    """The loss of the base that the run started from, and of what the run itself pretrained."""
+    parts = []
+    if base:
+        note = "<p>The run started from a model that was pretrained before; this is its loss.</p>"
+        picture = figures.svg(figures.pretrain_figure(base), "Loss of the base against steps")
+        parts += [note, picture]
+    if pretrain:
+        picture = figures.svg(figures.pretrain_figure(pretrain), "Pretraining loss against steps")
+        parts.append(picture)
+    return "".join(parts)
 
 
 def _hardware(summary: dict) -> str:

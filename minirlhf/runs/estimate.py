@@ -122,3 +122,27 @@ def in_words(number: float) -> str:
     if number < 90 * 60:
         return f"{round(number / 60)} min"
     return f"{number / 3600:.1f} h"
+
+
+def plan_lines(
+    config: Config, raters: bool, expected: dict[str, float], stages: list[str]
+) -> list[str]:
+    """What a run will do, a line per stage with its expected time, and the sum of them."""
+    tune, pretrain = config.finetune, config.pretrain
+    rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
+    rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
+    words = {
+        "pretrain": f"{pretrain.steps:,} steps" if pretrain.steps else "the base is loaded",
+        "reward": f"{rated}{config.reward.steps:,} steps",
+        "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
+        "evaluate": f"4 x {config.evaluate.samples} samples for the judge",
+    }
+    if pretrain.start == "base" and pretrain.steps:
+        words["pretrain"] = f"the base is loaded and trained {pretrain.steps:,} steps further"
+    lines = [f"  {name:9s} {words[name]:58s} {in_words(expected[name]):>7s}" for name in stages]
+    total = in_words(sum(expected[name] for name in stages))
+    return [
+        "Stages, and about how long they take on this machine:",
+        *lines,
+        f"  together  {total:>66s}",
+    ]

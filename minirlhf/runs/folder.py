@@ -84,6 +84,7 @@ class Run:
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
+        self.later_seconds: float | None = None  # of the stages after the one at work, if known
         self.device = pick_device(config.device)
         use_precision(config.precision, self.device)
         keep_freed_memory()
@@ -169,7 +170,7 @@ class Run:
 
     def log(self, stage: str) -> TrainLog:
         """Where a stage's training loop writes: this run's metrics.jsonl and samples.jsonl."""
-        return TrainLog(stage, self)
+        return TrainLog(stage, self, later_seconds=self.later_seconds)
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Where a stage's training loop saves its state, and finds it again."""

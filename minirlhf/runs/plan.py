@@ -6,11 +6,12 @@ Nothing is made or deleted before everything that can be checked has been.
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.config import Config, PretrainConfig, check_config
-from minirlhf.runs import pipeline
+from minirlhf.runs import estimate, pipeline
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import CHECKPOINT, Run
 from minirlhf.system import distributed
@@ -130,9 +131,23 @@ def clear(plan: Plan) -> Run:
 
 
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
-    """Do the stages that are not done yet. KeyboardInterrupt is left to the caller; --resume goes on where it struck."""
-    for stage in stages:
-        if not pipeline.is_done(run, stage):
-            pipeline.STAGE_FUNCTIONS[stage](run, task)
-            release_freed_memory()
+    """Do the stages that are not done yet, and say about how long each will take if there are several.
+
+    KeyboardInterrupt is left to the caller; --resume goes on where it struck.
+    """
+    todo = [stage for stage in stages if not pipeline.is_done(run, stage)]
+    expected = {}
+    if len(todo) > 1:
+        expected = estimate.seconds(run.config, run.device, raters=task.raters is not None)
+        print("\n".join(estimate.plan_lines(run.config, task.raters is not None, expected, todo)))
+    slower = 1.0  # than expected, in the stages that are done
+    for number, stage in enumerate(todo):
+        if expected:
+            run.later_seconds = slower * sum(expected[later] for later in todo[number + 1 :])
+        started = time.perf_counter()
+        pipeline.STAGE_FUNCTIONS[stage](run, task)
+        if expected and expected[stage] > 5:  # shorter stages are mostly loading
+            slower = (time.perf_counter() - started) / expected[stage]
+        release_freed_memory()
+    run.later_seconds = None
     distributed.stop()

@@ -38,6 +38,9 @@ class RowsInMemory:
 class TrainLog:
     """The log of one stage. `tables` is a run folder, or nothing: then the rows stay in memory.
 
+    `later_seconds`: about how long the stages after this one take; then the bar also shows the time
+    left for all of them.
+
     In a loop:
 
         for step in log.steps(start, total):
@@ -47,8 +50,14 @@ class TrainLog:
                 log.write(step + 1)
     """
 
-    def __init__(self, stage: str, tables=None, leave_bar: bool = True):
-        self.stage, self.leave_bar = stage, leave_bar
+    def __init__(
+        self,
+        stage: str,
+        tables=None,
+        leave_bar: bool = True,
+        later_seconds: float | None = None,
+    ):
+        self.stage, self.leave_bar, self.later_seconds = stage, leave_bar, later_seconds
         self.tables = RowsInMemory() if tables is None else tables
         self.rows: list[dict] = []  # of this stage, from its first step on
         self.losses: dict[str, list[Tensor]] = {}  # since the last row
@@ -105,8 +114,16 @@ class TrainLog:
         row |= numbers
         self.rows.append(row)
         self.tables.append(METRICS, [row])
-        self.bar.set_postfix_str(meaning.format(**row))
+        self.bar.set_postfix_str(meaning.format(**row) + self.time_left(step))
         return row
+
+    def time_left(self, step: int) -> str:
+        """In words, for this stage and those after it, once `step` steps are done."""
+        done = step - self.bar.initial
+        if self.later_seconds is None or done < 1:
+            return ""
+        remaining = (self.bar.total - step) * self.bar.format_dict["elapsed"] / done
+        return f", whole job: {tqdm.format_interval(remaining + self.later_seconds)} left"
 
     def write_sample(self, step: int, **sample) -> None:
         """One text of the policy as it writes at this step."""

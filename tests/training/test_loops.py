@@ -280,3 +280,21 @@ def test_nobody_is_asked_where_nobody_can_be(models, small_task, refits):
     ratings = rounds_of(models, task, Split(small_task.feedback[:50], []), updates=6, rounds=3)
     assert not any(ratings.rate_and_refit_if_due(update) for update in range(6))
     assert {ratings.round_of(update) for update in range(6)} == {1} and not refits
+
+
+def test_the_bar_says_how_long_the_whole_job_will_take(capsys):
+    log = TrainLog("reward", later_seconds=100.0)
+    for step in log.steps(0, 4):
+        if step == 1:
+            log.bar.start_t -= 20  # as if two steps had taken 20 s
+            row = log.write(2, "loss {loss:.1f}", loss=1.5)
+    assert row["loss"] == 1.5
+    # 2 of 4 steps in 20 s: 20 s more, and 100 s for the stages after this one.
+    assert "loss 1.5, whole job: 02:00 left" in capsys.readouterr().err
+
+
+def test_a_stage_on_its_own_says_nothing_of_a_whole_job(capsys):
+    log = TrainLog("reward")
+    for step in log.steps(0, 2):
+        log.write(step + 1)
+    assert "whole job" not in capsys.readouterr().err
