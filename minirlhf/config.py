@@ -76,7 +76,7 @@ class RewardConfig:
     """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
     steps: int = 250
     batch_size: int = 48
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Of AdamW, which has the embeddings, norms, biases and the head."""
     muon_learning_rate: float = 0.015
     """Of Muon, which has the matrices of the blocks."""
@@ -168,10 +168,10 @@ class FinetuneConfig:
     full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
     group_size: int = 4
     """Texts sampled for each prompt of an update, by RLOO and GRPO."""
-    updates: int = 32
+    updates: int = 20
     batch_size: int = 128
     """Texts sampled for an update."""
-    learning_rate: float = 7e-4
+    learning_rate: float = 2e-3
     """Of REINFORCE, RLOO and GRPO."""
     kl_weight: float = 0.02
     """Reward units that one nat of KL to the reference costs."""
@@ -266,7 +266,7 @@ SIZES = {
         model=ModelConfig(vocab_size=2048, width=128),
         pretrain=PretrainConfig(steps=400),
         reward=RewardConfig(own_texts=500, steps=150, evaluate_every=50),
-        finetune=FinetuneConfig(updates=24, batch_size=96, rounds=2, ratings_per_round=300),
+        finetune=FinetuneConfig(updates=16, batch_size=96, rounds=2, ratings_per_round=300),
         evaluate=EvaluateConfig(samples=128),
     ),
     "small": Config(pretrain=PretrainConfig(start="base", steps=0)),

@@ -60,6 +60,9 @@ RESULT = {
 STAGES = tuple(RESULT)
 ENCODER = "encoder.safetensors"
 FIRST_RATINGS = "first_ratings.jsonl"
+# What the authors wrote counts this often in training: there is little of it, and it is the only
+# feedback in words that no program composed.
+AUTHORS_COUNT = 2
 FEEDBACK = "feedback.jsonl"  # a copy of --feedback
 
 
@@ -185,7 +188,8 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
             task.feedback, run.config.reward.heldout_share, run.config.seed
         )
     own_train, own_heldout = split_own_texts(run, task)
-    return without(train + task.authors_feedback + own_train, heldout + own_heldout), heldout
+    train = train + AUTHORS_COUNT * task.authors_feedback + own_train
+    return without(train, heldout + own_heldout), heldout
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
