@@ -159,6 +159,8 @@ def small_config(**finetune) -> Config:
         ),
         reward=RewardConfig(
             steps=pick(300, 10),
+            batch_size=64,
+            learning_rate=3e-3,
             warmup=pick(30, 2),
             evaluate_every=pick(50, 5),
             own_texts=pick(400, 24),
@@ -168,6 +170,7 @@ def small_config(**finetune) -> Config:
         finetune=FinetuneConfig(
             **{
                 "updates": pick(60, 3),
+                "learning_rate": 7e-4,  # smaller steps than the demo's, for curves to watch
                 "batch_size": pick(96, 8),
                 "max_new_tokens": pick(56, 24),
                 "rounds": 1,

@@ -132,13 +132,14 @@ def plan_lines(
     rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
     rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
     words = {
-        "pretrain": f"{pretrain.steps:,} steps" if pretrain.steps else "the base is loaded",
+        "pretrain": f"from scratch, {pretrain.steps:,} steps",
         "reward": f"{rated}{config.reward.steps:,} steps",
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
         "evaluate": f"4 x {config.evaluate.samples} samples for the judge",
     }
-    if pretrain.start == "base" and pretrain.steps:
-        words["pretrain"] = f"the base is loaded and trained {pretrain.steps:,} steps further"
+    if pretrain.start == "base":
+        further = f" and trained {pretrain.steps:,} steps further" if pretrain.steps else ""
+        words["pretrain"] = f"the pretrained base is loaded{further}"
     lines = [f"  {name:9s} {words[name]:58s} {in_words(expected[name]):>7s}" for name in stages]
     total = in_words(sum(expected[name] for name in stages))
     return [

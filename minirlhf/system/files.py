@@ -142,8 +142,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     try:
         with replacing(path) as temporary:
             save_file(on_cpu, temporary, metadata={"minirlhf": json.dumps(header)})
+            os.chmod(temporary, _usual_mode())  # safetensors lets only the owner read its file
     except SafetensorError as error:  # a full disk, for example
         raise OSError(None, str(error)[:100], str(path)) from None
+
+
+def _usual_mode() -> int:
+    """The permissions that the umask gives a new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -64,3 +64,15 @@ def test_seconds_and_words():
         "10 min",
         "2.5 h",
     ]
+
+
+def test_the_plan_says_where_the_model_comes_from():
+    def first_line(config):
+        expected = dict.fromkeys(("pretrain", "reward"), 60.0)
+        return estimate.plan_lines(config, True, expected, list(expected))[1]
+
+    assert "the pretrained base is loaded " in first_line(SIZES["small"])
+    assert "from scratch, 3,000 steps" in first_line(SIZES["gpu"])
+    further = dataclasses.replace(SIZES["small"].pretrain, steps=300)
+    line = first_line(dataclasses.replace(SIZES["small"], pretrain=further))
+    assert "loaded and trained 300 steps further" in line and line.endswith("60 s")

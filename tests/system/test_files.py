@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-from minirlhf.system.files import append_jsonl, read_jsonl, write_jsonl
+import pytest
+import torch
+
+from minirlhf.system.files import append_jsonl, read_jsonl, save_tensors, write_jsonl
 
 ROWS = [
     {"step": 1, "text": "a\u2028b"},
@@ -46,3 +49,13 @@ def test_file_and_line_are_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_jsonl(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {})
+        assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(umask)
