@@ -43,9 +43,12 @@ def pretrain(arguments: Pretrain) -> None:
     }
     if arguments.export is not None:
         check_export(arguments.export)
-    todo = plan.plan_new(
-        folder.path, Config(**shared), ("pretrain",), folder.resume, folder.overwrite
-    )
+
+    def todo():
+        return plan.plan_new(
+            folder.path, Config(**shared), ("pretrain",), folder.resume, folder.overwrite
+        )
+
     run(todo, f"pretrain {folder.words}")
     report_done(folder.path, "pretrain")
     if arguments.export is not None:

@@ -122,11 +122,11 @@ class Run:
         cls.check_free(path, overwrite)
         run = cls(path, config)
         kept = None if config.feedback is None else config.feedback.resolve()
-        for name in PRODUCTS:
-            if (path / name).resolve() != kept:
-                (path / name).unlink(missing_ok=True)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for name in PRODUCTS:
+                if (path / name).resolve() != kept:
+                    (path / name).unlink(missing_ok=True)
             atomic_write(path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
         except OSError as error:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None

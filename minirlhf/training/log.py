@@ -63,6 +63,8 @@ class TrainLog:
         self.losses: dict[str, list[Tensor]] = {}  # since the last row
         self.started = time.perf_counter()
         self.bar = tqdm(disable=True)  # until `steps` makes one
+        self.first = self.total = 0  # steps of the loop at work
+        self.loop_started = self.started
 
     @property
     def seconds(self) -> float:
@@ -85,6 +87,7 @@ class TrainLog:
                 name, lambda row: row.get("stage") != self.stage or row["step"] <= start
             )
         self.rows = [row for row in self.tables.read(METRICS) if row.get("stage") == self.stage]
+        self.first, self.total, self.loop_started = start, total, time.perf_counter()
         self.bar = tqdm(
             range(start, total),
             desc=self.stage,
@@ -119,10 +122,10 @@ class TrainLog:
 
     def time_left(self, step: int) -> str:
         """In words, for this stage and those after it, once `step` steps are done."""
-        done = step - self.bar.initial
+        done = step - self.first
         if self.later_seconds is None or done < 1:
             return ""
-        remaining = (self.bar.total - step) * self.bar.format_dict["elapsed"] / done
+        remaining = (self.total - step) * (time.perf_counter() - self.loop_started) / done
         return f", whole job: {tqdm.format_interval(remaining + self.later_seconds)} left"
 
     def write_sample(self, step: int, **sample) -> None:

@@ -15,7 +15,7 @@ def my_reward_to_go(rewards: list[float]) -> list[float]:
 # %% exercise 3
 # The second moment is sum_y p(y) (r(y) - b)^2 |g(y)|^2, with g(y) the gradient of log p(y); the mean does not depend on b.
 # Its derivative in b is 0 at the mean of r weighted with p |g|^2.
-scores_of_log_p = exact.per_text_gradients(
+scores_of_log_p = enumeration.per_text_gradients(
     world, logits, equations.reinforce_loss, torch.ones_like(final)
 )
 weight = by_product * scores_of_log_p.square().sum(dim=1)

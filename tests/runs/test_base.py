@@ -14,6 +14,7 @@ from minirlhf.config import PretrainConfig
 from minirlhf.runs import pipeline, plan
 from minirlhf.runs.base import SHIPPED, export_base, read_base
 from minirlhf.runs.folder import Run
+from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import heldout_loss
 
 
@@ -135,7 +136,7 @@ def test_the_shipped_base(small_task):
     assert size <= 5_000_000
     card = (base.folder / "README.md").read_text(encoding="utf-8")
     assert base.facts["command"] in card
-    texts = pipeline.EncodedTexts(base.tokenizer(), small_task.corpus_heldout, base.model.context)
+    texts = EncodedTexts(base.tokenizer(), small_task.corpus_heldout, base.model.context)
     loss = heldout_loss(base.policy(), texts)
     # 50 of the task's held-out texts, of which the base may have seen some: its own held-out loss within sampling error.
     assert abs(loss - base.facts["heldout_loss_nats_per_token"]) < 0.1

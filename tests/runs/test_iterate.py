@@ -94,7 +94,7 @@ def test_held_out_texts_are_those_of_the_task(pretrained, small_task):
     iterate(pretrained, small_task)
     train, heldout = pipeline.split_feedback(pretrained, small_task)
     first = read_triples(pretrained.path / "first_ratings.jsonl")
-    assert train[-12:] == first and len(train) == 360 + len(small_task.authors_feedback) + 12
+    assert train[-12:] == first and len(train) == 360 + 2 * len(small_task.authors_feedback) + 12
     assert len(heldout) == 40 and not set(heldout) & set(train)
 
 

@@ -286,7 +286,7 @@ def test_the_bar_says_how_long_the_whole_job_will_take(capsys):
     log = TrainLog("reward", later_seconds=100.0)
     for step in log.steps(0, 4):
         if step == 1:
-            log.bar.start_t -= 20  # as if two steps had taken 20 s
+            log.loop_started -= 20  # as if two steps had taken 20 s
             row = log.write(2, "loss {loss:.1f}", loss=1.5)
     assert row["loss"] == 1.5
     # 2 of 4 steps in 20 s: 20 s more, and 100 s for the stages after this one.
