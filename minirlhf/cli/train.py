@@ -108,6 +108,7 @@ def finetune(arguments: Finetune) -> None:
     run(todo, f"finetune {folder.words}")
     if distributed.rank() == 0:
         report_done(folder.path, "finetune")
+    distributed.stop()
 
 
 def evaluate(arguments: Evaluate) -> None:

@@ -14,7 +14,6 @@ from minirlhf.config import Config, PretrainConfig, check_config
 from minirlhf.runs import estimate, pipeline
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import CHECKPOINT, Run
-from minirlhf.system import distributed
 from minirlhf.system.devices import pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
@@ -150,4 +149,3 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
             slower = (time.perf_counter() - started) / expected[stage]
         release_freed_memory()
     run.later_seconds = None
-    distributed.stop()
