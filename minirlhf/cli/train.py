@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from minirlhf.cli.options import Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
-from minirlhf.config import Config
+from minirlhf.config import SIZES, Config
 
 
 def demo(arguments: Demo) -> None:
@@ -41,13 +41,12 @@ def pretrain(arguments: Pretrain) -> None:
         for field in dataclasses.fields(Config)
         if hasattr(arguments, field.name)
     }
+    config = dataclasses.replace(SIZES[arguments.size], **shared)
     if arguments.export is not None:
         check_export(arguments.export)
 
     def todo():
-        return plan.plan_new(
-            folder.path, Config(**shared), ("pretrain",), folder.resume, folder.overwrite
-        )
+        return plan.plan_new(folder.path, config, ("pretrain",), folder.resume, folder.overwrite)
 
     run(todo, f"pretrain {folder.words}")
     report_done(folder.path, "pretrain")
