@@ -276,14 +276,14 @@ class Transformer(nn.Module):
         batch, columns = rows.shape
         if rows.device.type != "cpu" or batch < 2 * GROUP:
             return self(rows)
-        hidden = torch.zeros(batch, columns, self.config.width)
-        for group in lengths.argsort(stable=True).split(GROUP):
+        order = lengths.argsort(stable=True)
+        parts = []
+        for group in order.split(GROUP):
             longest = int(lengths[group].max())
             longest = min(columns, -(-longest // STRIDE) * STRIDE)
             states = self(rows[group, :longest])  # (group, longest, width)
-            padded = F.pad(states.float(), (0, 0, 0, columns - longest))
-            hidden = hidden.index_copy(0, group, padded)
-        return hidden
+            parts.append(F.pad(states, (0, 0, 0, columns - longest)))
+        return torch.cat(parts)[order.argsort()]  # as the rows came
 
     def layers(
         self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None

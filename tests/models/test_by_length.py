@@ -35,12 +35,10 @@ def test_states_and_gradients_are_those_of_one_pass(count):
         body.zero_grad()
         (hidden * weight * real[:, :, None]).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in body.parameters()])
-    # `by_length` keeps float32 states: a CPU trains in float32.
-    torch.testing.assert_close(
-        body(rows)[real].float(), body.by_length(rows, lengths)[real].float(), rtol=1e-5, atol=1e-5
-    )
+    states = body(rows)[real]
+    torch.testing.assert_close(states, body.by_length(rows, lengths)[real], rtol=1e-10, atol=1e-10)
     for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
 def test_padded_columns_are_left_out():
