@@ -39,8 +39,8 @@ class Checkpoints:
         """Load this stage's checkpoint if there is one; return the number of steps done.
 
         `modules` and `optimizers` are saved in full. `states` are objects with a `state_dict` of
-        plain JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed or of an
-        older version.
+        plain JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed
+        or was written by an older version.
         """
         self.modules, self.optimizers, self.states = modules, list(optimizers), states
         if not self.path.exists():
