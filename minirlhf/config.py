@@ -190,8 +190,8 @@ class FinetuneConfig:
     """For REINFORCE and TRPO: subtract nothing, the batch mean, or r_(t-1) and then that mean."""
     gae_lambda: float = 0.9
     """For credit sequence with baseline prefix-score: how much the differences r_k - r_(k-1) after
-    token t count in its weight. 1: fully, so that their sum is r(x,y) - r_(t-1) (no bias); 0: r_t -
-    r_(t-1) alone (lowest variance, but only as accurate as the prefix scores)."""
+    token t count in its weight. 1: fully, so that their sum is r(x,y) - r_(t-1) (no bias); 0: only
+    r_t - r_(t-1) (lowest variance, but only as accurate as the prefix scores)."""
     group_size: int = 4
     """For RLOO and GRPO: samples per prompt in an update."""
     updates: int = 20
