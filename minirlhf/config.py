@@ -2,6 +2,7 @@
 
 The command line (by tyro) and config.json are both derived from them, and the strings below the
 settings are the texts of --help.
+(--help keeps the line breaks of these strings, so break them where a sentence ends.)
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ class PretrainConfig:
     warmup: int = 50
     """Steps over which the learning rate rises from 0; afterwards it decays linearly to 0."""
     match_weight: float = 4.0
-    """Initial weight of the auxiliary topic-matching loss (does this text belong to this topic?); 0
-    disables it."""
+    """Initial weight of the auxiliary topic-matching loss; 0 disables it."""
     match_share: float = 0.6
     """Fraction of training over which match_weight decays linearly to 0."""
     evaluate_every: int = 300
@@ -62,28 +62,26 @@ class RewardConfig:
     loss: Literal["mse", "ranking"] = "mse"
     """mse: learn the scores; ranking: learn which of two texts on a topic is better."""
     min_gap: float = 0.125
-    """For ranking by scores: how far apart two scores (0 to 1) must lie to form a comparison. With
-    0, equal scores count as ties."""
+    """For ranking by scores: how far apart two scores (0 to 1) must lie to form a comparison.
+    With 0, equal scores count as ties."""
     target: Literal["every-prefix", "final"] = "every-prefix"
     """Predict the score at every prefix of a text, or for whole texts only."""
     ensemble: int = 1
-    """Number of reward models, each fitted on different batches; the score is their mean (see
-    finetune.conservatism)."""
+    """Number of reward models; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
-    """pretrained: the body is copied from the pretrained policy (an encoder is pretrained as a
-    masked language model); fresh: random weights."""
+    """pretrained: copied from the policy (an encoder: trained to fill in masked tokens first).
+    fresh: random weights."""
     body: Literal["causal", "encoder"] = "causal"
     """Causal like the policy, or bidirectional like BERT (one forward pass per prefix)."""
     masking: Literal["dynamic", "static"] = "dynamic"
-    """For the encoder: mask different tokens each time (RoBERTa), or always use one of ten masks
-    drawn in advance (BERT)."""
+    """For the encoder. dynamic: different masked tokens each time (RoBERTa).
+    static: one of ten masks drawn in advance (BERT)."""
     mlm_steps: int = 1500
     mlm_learning_rate: float = 3e-3
     """Learning rate of AdamW when pretraining the encoder."""
     mlm_muon_learning_rate: float = 0.02
     own_texts: int = 1000
-    """Samples from the pretrained policy that are rated first, in addition to the task's feedback,
-    if the task has raters."""
+    """Samples from the pretrained policy that are rated first, if the task has raters."""
     steps: int = 250
     batch_size: int = 48
     learning_rate: float = 5e-3
@@ -95,8 +93,8 @@ class RewardConfig:
     dropout: float = 0.0
     """Fraction of the text's tokens hidden at random during training, to reduce overfitting."""
     heldout_share: float = 0.05
-    """Fraction of the feedback kept out of training. It decides when to stop, and the reported
-    correlation and MSE are measured on it."""
+    """Fraction of the feedback kept out of training.
+    It decides when to stop; the reported correlation and MSE are measured on it."""
     evaluate_every: int = 50
     patience: int = 2
     """Stop after this many evaluations without an improvement of the held-out loss."""
@@ -115,11 +113,10 @@ class PPOConfig:
     clip_range: float = 0.2
     """How far the probability ratio new/old of a token may move from 1 until it is clipped."""
     kl_stop: float = 1.0
-    """KL(old || new) in nats per text at which the remaining steps of an update are skipped; inf:
-    never skip."""
+    """KL(old || new), in nats per text, at which an update stops early; inf: never."""
     value: Literal["separate", "shared"] = "separate"
-    """Value function: a separate body that starts as a copy of the reward model's, or a linear
-    layer on the policy's body."""
+    """separate: the value function has its own body, which starts as the reward model's.
+    shared: it is a linear layer on the policy's body."""
     value_weight: float = 0.5
     """Weight of the value loss; matters most when policy and value share a body."""
     value_clip: float = float("inf")
@@ -132,8 +129,7 @@ class PPOConfig:
     entropy_weight: float = 0.0
     """Bonus per nat of entropy of the next-token distributions of a text."""
     pretraining_weight: float = 0.0
-    """PPO-ptx: weight of the pretraining loss (nats per token), on equally many unscored texts, in
-    each step."""
+    """PPO-ptx: weight of the pretraining loss (nats per token), on equally many unscored texts."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +140,12 @@ class TRPOConfig:
     """
 
     delta: float = 0.3
-    """Bound on the mean KL(old || new) of one update, in nats per text; it replaces the learning
-    rate."""
+    """Bound on the mean KL(old || new) of an update, nats per text; replaces the learning rate."""
     cg_steps: int = 5
     """Conjugate gradient steps: how accurately the Fisher matrix is inverted."""
     damping: float = 10.0
-    """Added to the diagonal of the Fisher matrix; regularizes directions whose curvature the sample
-    estimates poorly."""
+    """Added to the diagonal of the Fisher matrix.
+    Regularizes directions whose curvature the sample estimates poorly."""
     fisher_texts: int = 32
     """Texts used to estimate the Fisher matrix (the bound is checked on the whole batch)."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
@@ -168,8 +163,8 @@ class WarnConfig:
     kl_ceiling: float = 30.0
     """Nats per text; a KL above it means that the policy has drifted far from its reference."""
     window: int = 10
-    """Updates per window; means of windows are compared to detect a reward that rises while the
-    judge's score falls."""
+    """Updates per window. The means of windows are compared to detect reward hacking:
+    a reward that rises while the judge's score falls."""
 
 
 @dataclass(frozen=True)
@@ -180,18 +175,19 @@ class FinetuneConfig:
     """
 
     algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo"] = "reinforce"
-    """PPO and TRPO are those of section 3.2 of the article; RLOO and GRPO compare the samples of
-    one prompt with each other."""
+    """PPO and TRPO are those of section 3.2 of the article.
+    RLOO and GRPO compare the samples of one prompt with each other."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
-    """Weight of token t. sequence: r(x,y) for all tokens; per-token: r_t (E5 as written);
-    reward-to-go: the sum of r_k from t on; prefix-difference: r_t - r_(t-1). For REINFORCE; TRPO
-    has its own."""
+    """Weight of token t, for REINFORCE (TRPO has its own setting).
+    sequence: r(x,y) for all tokens. per-token: r_t (E5 as written).
+    reward-to-go: the sum of r_k from t on. prefix-difference: r_t - r_(t-1)."""
     baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
     """For REINFORCE and TRPO: subtract nothing, the batch mean, or r_(t-1) and then that mean."""
     gae_lambda: float = 0.9
-    """For credit sequence with baseline prefix-score: how much the differences r_k - r_(k-1) after
-    token t count in its weight. 1: fully, so that their sum is r(x,y) - r_(t-1) (no bias); 0: only
-    r_t - r_(t-1) (lowest variance, but only as accurate as the prefix scores)."""
+    """For credit sequence with baseline prefix-score:
+    how much the differences r_k - r_(k-1) after token t count in its weight.
+    1: fully, so that their sum is r(x,y) - r_(t-1) (no bias).
+    0: only r_t - r_(t-1) (lowest variance, but only as accurate as the prefix scores)."""
     group_size: int = 4
     """For RLOO and GRPO: samples per prompt in an update."""
     updates: int = 20
@@ -204,18 +200,16 @@ class FinetuneConfig:
     kl_target: float | None = None
     """If given, the KL weight is adapted to keep the KL near this many nats per text."""
     conservatism: float = 0.0
-    """With an ensemble: the reward is the mean minus this many standard deviations of its members'
-    scores."""
+    """With an ensemble: the reward is the mean score minus this many standard deviations."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
     rounds: int = 3
-    """Between rounds, samples from the current policy are rated and the reward model is refitted,
-    if the task has raters."""
+    """Between rounds, samples from the current policy are rated and the reward model is refitted.
+    Without raters there is only one round."""
     ratings_per_round: int = 750
     """Samples rated between two rounds."""
     refit_steps: int = 36
-    """Steps per refit, on all samples rated so far and equally many texts of the task's feedback,
-    which are drawn again for each refit."""
+    """Steps per refit, on all samples rated so far and as many texts of the task's feedback."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
@@ -274,13 +268,12 @@ class Config:
 
     task: Literal["openings", "reviews"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Preset that the other settings default to: `small` for any CPU, `tiny` for a quick look,
-    `gpu` for one large GPU."""
+    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products; weights are always float32. auto: bfloat16 on CUDA and on CPUs
-    with instructions for it (AVX-512 BF16, AMX)."""
+    """Precision of matrix products; weights are always float32.
+    auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
     """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)

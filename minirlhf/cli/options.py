@@ -65,17 +65,15 @@ class Pretrain:
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     export: Path | None = None
-    """Also write the pretrained model to this folder, for other runs to start from (demo --base
-    FOLDER)."""
+    """Also write the pretrained model to this folder, for other runs (demo --base FOLDER)."""
     task: Literal["openings", "reviews"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Preset that the other settings default to: `small` for any CPU, `tiny` for a quick look,
-    `gpu` for one large GPU."""
+    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products; weights are always float32. auto: bfloat16 on CUDA and on CPUs
-    with instructions for it (AVX-512 BF16, AMX)."""
+    """Precision of matrix products; weights are always float32.
+    auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
     """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)
@@ -93,8 +91,8 @@ class Reward:
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     reward: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
     report: bool = False
-    """Write the report card: is the reward model good enough to train on? An already trained model
-    is kept as it is."""
+    """Write the report card: is the reward model good enough to train on?
+    An already trained model is kept as it is."""
     curve: bool = True
     """Draw the card's learning curve, which trains three more reward models."""
 
@@ -115,8 +113,7 @@ class Iterate:
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     person: str | None = None
-    """Your name, to give the ratings yourself with one key each; otherwise the task's simulated
-    raters give them."""
+    """Your name, to give the ratings yourself; otherwise the task's simulated raters do."""
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
@@ -172,8 +169,8 @@ class Rate:
     mode: Literal["single", "pair"] = "single"
     """single: score one text from 1 to 5; pair: choose the better of two."""
     output: Path | None = None
-    """JSONL file that the answers are appended to (default: ratings.jsonl or comparisons.jsonl in
-    the run folder)."""
+    """JSONL file that the answers are appended to.
+    Default: ratings.jsonl or comparisons.jsonl in the run folder."""
     rater: str = "me"
     """Your name, stored with each answer."""
     count: int = 50
