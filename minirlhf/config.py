@@ -1,4 +1,9 @@
-"""Every setting of a run, as plain dataclasses; the command line (tyro) and config.json are both read off them."""
+"""Every setting of a run, as plain dataclasses.
+
+The command line (by tyro) and config.json are both derived from them, and the strings below the
+settings are the texts of --help.
+(--help keeps the line breaks of these strings, so break them where a sentence ends.)
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,12 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the policy and of the reward model, which share one shape."""
+    """Size of the policy and of the reward model, which have the same shape."""
 
     vocab_size: int = 4096
-    """Tokens that byte-pair encoding may learn, the 256 bytes included."""
+    """Size of the byte-pair vocabulary, including the 256 single bytes."""
     context: int = 96
-    """Longest row, topic and text together, in tokens."""
+    """Maximum length of topic and text together, in tokens."""
     width: int = 192
     layers: int = 2
     heads: int = 4
@@ -27,172 +32,190 @@ class PretrainConfig:
     """Autoregressive pretraining of the policy."""
 
     start: Literal["base", "scratch"] = "scratch"
-    """base: begin with a pretrained model (the shipped one, or `base`); scratch: with random weights."""
+    """base: a pretrained model (the shipped one, or `base`); scratch: random weights."""
     base: Path | None = None
-    """Folder of a pretrained model (made by `pretrain --export`) in place of the shipped one."""
+    """Folder of another pretrained model, made by `pretrain --export`, to start from."""
     corpus_texts: int = 20_000
-    """Texts that the task `openings` composes to pretrain on."""
+    """Texts that the task `openings` composes for pretraining."""
     steps: int = 1500
     """From a base: further steps on the task's corpus (0: as many as the task needs)."""
     batch_size: int = 32
-    """Texts a step."""
+    """Texts per step."""
     learning_rate: float = 1.4e-2
-    """Of AdamW, which has the embeddings, norms and biases."""
+    """Learning rate of AdamW, which updates the embeddings, norms and biases."""
     muon_learning_rate: float = 0.02
-    """Of Muon, which has the matrices of the blocks."""
+    """Learning rate of Muon, which updates the matrices of the blocks."""
     weight_decay: float = 0.01
     warmup: int = 50
-    """Steps in which the learning rate rises from 0; it then falls to 0 along a straight line."""
+    """Steps over which the learning rate rises from 0; afterwards it decays linearly to 0."""
     match_weight: float = 4.0
-    """Beside the loss of the next token: how much "is this topic the text's own?" counts at first (in nats); 0 leaves it out."""
+    """Initial weight of the auxiliary topic-matching loss; 0 disables it."""
     match_share: float = 0.6
-    """Share of the steps in which that weight falls to 0."""
+    """Fraction of training over which match_weight decays linearly to 0."""
     evaluate_every: int = 300
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Reward model: regression of human scores (E7), or ranking of texts by them (E8)."""
+    """Reward model: regression on human scores (E7), or ranking of texts by them (E8)."""
 
     loss: Literal["mse", "ranking"] = "mse"
-    """Learn scores, or which of two texts on a topic is better."""
+    """mse: learn the scores; ranking: learn which of two texts on a topic is better."""
     min_gap: float = 0.125
-    """For ranking by scores: how far apart (0 to 1) two scores must lie to make a comparison; with 0, equal scores are ties."""
+    """For ranking by scores: how far apart two scores (0 to 1) must lie to form a comparison.
+    With 0, equal scores count as ties."""
     target: Literal["every-prefix", "final"] = "every-prefix"
-    """Learn the score at every prefix of a text, or for whole texts only."""
+    """Predict the score at every prefix of a text, or for whole texts only."""
     ensemble: int = 1
-    """Reward models to fit, each on batches of its own; the score is their mean (see finetune.conservatism)."""
+    """Number of reward models; the score is their mean (see finetune.conservatism)."""
     start: Literal["pretrained", "fresh"] = "pretrained"
-    """Body copied from the pretrained policy (an encoder: pretrained by filling in hidden tokens), or with random weights."""
+    """pretrained: copied from the policy (an encoder: trained to fill in masked tokens first).
+    fresh: random weights."""
     body: Literal["causal", "encoder"] = "causal"
-    """Causal as the policy's, or bidirectional as BERT's, which needs a pass for each prefix that it scores."""
+    """Causal like the policy, or bidirectional like BERT (one forward pass per prefix)."""
     masking: Literal["dynamic", "static"] = "dynamic"
-    """Encoder: hide other tokens each time (RoBERTa), or always one of ten choices made beforehand (BERT)."""
+    """For the encoder. dynamic: different masked tokens each time (RoBERTa).
+    static: one of ten masks drawn in advance (BERT)."""
     mlm_steps: int = 1500
     mlm_learning_rate: float = 3e-3
-    """Of AdamW, as `learning_rate` below."""
+    """Learning rate of AdamW when pretraining the encoder."""
     mlm_muon_learning_rate: float = 0.02
     own_texts: int = 1000
-    """Texts of the pretrained policy that are rated first, beside the task's feedback (if raters can be asked)."""
+    """Samples from the pretrained policy that are rated first, if the task has raters."""
     steps: int = 250
     batch_size: int = 48
     learning_rate: float = 5e-3
-    """Of AdamW, which has the embeddings, norms, biases and the head."""
+    """Learning rate of AdamW, which updates the embeddings, norms, biases and the head."""
     muon_learning_rate: float = 0.015
-    """Of Muon, which has the matrices of the blocks."""
+    """Learning rate of Muon, which updates the matrices of the blocks."""
     weight_decay: float = 0.05
     warmup: int = 30
     dropout: float = 0.0
-    """Share of the text's tokens hidden at random in training (against learning by heart)."""
+    """Fraction of the text's tokens hidden at random during training, to reduce overfitting."""
     heldout_share: float = 0.05
-    """Share of the feedback kept out of training; it decides when to stop and is what r and MSE are reported on."""
+    """Fraction of the feedback kept out of training.
+    It decides when to stop; the reported correlation and MSE are measured on it."""
     evaluate_every: int = 50
     patience: int = 2
-    """Stop after this many evaluations without a better held-out loss."""
+    """Stop after this many evaluations without an improvement of the held-out loss."""
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Proximal policy optimisation (PPO, 近端策略优化): several clipped steps for each batch of texts."""
+    """Proximal policy optimisation (PPO, 近端策略优化): several clipped steps per batch."""
 
     learning_rate: float = 2e-4
-    """Of the policy and the value function."""
+    """Learning rate of the policy and of the value function."""
     epochs: int = 2
-    """Times that each sampled text is learned from."""
+    """Passes over each batch of samples."""
     minibatch_size: int = 32
-    """Texts a step."""
+    """Texts per step."""
     clip_range: float = 0.2
-    """How far a token's probability ratio new/old may leave 1 before its gradient is cut."""
+    """How far the probability ratio new/old of a token may move from 1 until it is clipped."""
     kl_stop: float = 1.0
-    """Nats of KL(old || new) per text at which the remaining steps of an update are dropped; inf: never."""
+    """KL(old || new), in nats per text, at which an update stops early; inf: never."""
     value: Literal["separate", "shared"] = "separate"
-    """Value function: a body of its own that starts as the reward model's, or a linear layer on the policy's body."""
+    """separate: the value function has its own body, which starts as the reward model's.
+    shared: it is a linear layer on the policy's body."""
     value_weight: float = 0.5
-    """Of the value loss beside the policy loss; matters most where the body is shared."""
+    """Weight of the value loss; matters most when policy and value share a body."""
     value_clip: float = float("inf")
-    """How far a value may move in one update, in reward units; inf: as far as it likes."""
+    """How far a value may move in one update, in reward units; inf disables value clipping."""
     discount: float = 1.0
     gae_lambda: float = 0.95
-    """1: reward-to-go minus value (no bias); 0: the value function's word alone (least variance)."""
+    """1: reward-to-go minus value (no bias); 0: one-step TD error (least variance, most bias)."""
     whiten: bool = True
-    """Give the advantages of a batch mean 0 and standard deviation 1."""
+    """Normalize the advantages of a batch to mean 0 and standard deviation 1."""
     entropy_weight: float = 0.0
-    """Bonus for each nat of entropy of the next-token distributions of a text."""
+    """Bonus per nat of entropy of the next-token distributions of a text."""
     pretraining_weight: float = 0.0
-    """PPO-ptx: weight of the pretraining loss (nats a token), on as many unscored texts, in each step."""
+    """PPO-ptx: weight of the pretraining loss (nats per token), on equally many unscored texts."""
 
 
 @dataclass(frozen=True)
 class TRPOConfig:
-    """Trust region policy optimisation (TRPO, 信赖域策略优化): the natural gradient, as far as a KL bound allows."""
+    """Trust region policy optimisation (TRPO, 信赖域策略优化).
+
+    A step along the natural gradient, as long as a KL bound allows.
+    """
 
     delta: float = 0.3
-    """Bound of the mean KL(old || new) of one update, nats per text: it takes the place of a learning rate."""
+    """Bound on the mean KL(old || new) of an update, nats per text; replaces the learning rate."""
     cg_steps: int = 5
-    """Steps of conjugate gradient: how well the Fisher matrix is inverted."""
+    """Conjugate gradient steps: how accurately the Fisher matrix is inverted."""
     damping: float = 10.0
-    """Added to the diagonal of the Fisher matrix: distrust of directions in which few texts show any curvature."""
+    """Added to the diagonal of the Fisher matrix.
+    Regularizes directions whose curvature the sample estimates poorly."""
     fisher_texts: int = 32
-    """Texts of the batch from which the Fisher matrix is taken (the bound itself is checked on all)."""
+    """Texts used to estimate the Fisher matrix (the bound is checked on the whole batch)."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
-    """As `credit` of REINFORCE (and like it with `baseline` and `gae_lambda`)."""
+    """As `credit` of REINFORCE (`baseline` and `gae_lambda` apply as well)."""
     backtracks: int = 10
-    """Steps tried, each half of the one before, until an update is given up."""
+    """Step lengths tried, each half of the previous one, before an update is given up."""
 
 
 @dataclass(frozen=True)
 class WarnConfig:
-    """When fine-tuning says, once for each kind, that something goes wrong and which knob to turn."""
+    """Thresholds for training warnings; each is issued once and names the setting to change."""
 
     entropy_floor: float = 0.2
-    """Nats per token: below, all texts are becoming one."""
+    """Nats per token; an entropy below it means that all samples are becoming alike."""
     kl_ceiling: float = 30.0
-    """Nats per text: above, the policy has left the language of its reference."""
+    """Nats per text; a KL above it means that the policy has drifted far from its reference."""
     window: int = 10
-    """Updates whose mean is compared when looking for a reward that rises while the judge falls."""
+    """Updates per window. The means of windows are compared to detect reward hacking:
+    a reward that rises while the judge's score falls."""
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Policy gradient on the reward model's scores (sections 4.1 to 4.3), repeated in rounds (step 4 of section 3.2)."""
+    """Policy gradient on the reward model's scores, repeated in rounds.
+
+    Sections 4.1 to 4.3 of the article; the rounds are step 4 of its section 3.2.
+    """
 
     algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo"] = "reinforce"
-    """PPO and TRPO are those of section 3.2; RLOO and GRPO compare the texts of one prompt with each other."""
+    """PPO and TRPO are those of section 3.2 of the article.
+    RLOO and GRPO compare the samples of one prompt with each other."""
     credit: Literal["sequence", "per-token", "reward-to-go", "prefix-difference"] = "sequence"
-    """Weight of token t: r(x,y) for all tokens; r_t (E5 as written); the sum of r_k from t on; r_t - r_(t-1).
-    For REINFORCE; TRPO has its own."""
+    """Weight of token t, for REINFORCE (TRPO has its own setting).
+    sequence: r(x,y) for all tokens. per-token: r_t (E5 as written).
+    reward-to-go: the sum of r_k from t on. prefix-difference: r_t - r_(t-1)."""
     baseline: Literal["none", "batch-mean", "prefix-score"] = "prefix-score"
-    """For REINFORCE and TRPO: subtract nothing, the batch's mean, or r_(t-1) and then the mean."""
+    """For REINFORCE and TRPO: subtract nothing, the batch mean, or r_(t-1) and then that mean."""
     gae_lambda: float = 0.9
-    """For credit sequence with baseline prefix-score: how much the steps r_k - r_(k-1) after token t count in its weight. 1: in
-    full, their sum is r(x,y) - r_(t-1) (no bias); 0: r_t - r_(t-1) alone (least variance, as true as the scores of prefixes)."""
+    """For credit sequence with baseline prefix-score:
+    how much the differences r_k - r_(k-1) after token t count in its weight.
+    1: fully, so that their sum is r(x,y) - r_(t-1) (no bias).
+    0: only r_t - r_(t-1) (lowest variance, but only as accurate as the prefix scores)."""
     group_size: int = 4
-    """Texts sampled for each prompt of an update, by RLOO and GRPO."""
+    """For RLOO and GRPO: samples per prompt in an update."""
     updates: int = 20
     batch_size: int = 128
-    """Texts sampled for an update."""
+    """Samples per update."""
     learning_rate: float = 2e-3
-    """Of REINFORCE, RLOO and GRPO."""
+    """For REINFORCE, RLOO and GRPO."""
     kl_weight: float = 0.02
-    """Reward units that one nat of KL to the reference costs."""
+    """Penalty, in reward units, per nat of KL to the reference."""
     kl_target: float | None = None
-    """If given, the KL weight is adapted so that the KL of whole texts stays near this many nats."""
+    """If given, the KL weight is adapted to keep the KL near this many nats per text."""
     conservatism: float = 0.0
-    """With an ensemble: the reward is its mean minus this many standard deviations between its members."""
+    """With an ensemble: the reward is the mean score minus this many standard deviations."""
     max_new_tokens: int = 64
     gradient_clip: float = 1.0
     rounds: int = 3
-    """Between rounds new texts of the present policy are rated and the reward model is refitted (if raters can be asked)."""
+    """Between rounds, samples from the current policy are rated and the reward model is refitted.
+    Without raters there is only one round."""
     ratings_per_round: int = 750
-    """Texts rated between two rounds."""
+    """Samples rated between two rounds."""
     refit_steps: int = 36
-    """On all texts rated on the way and as many of the task's own feedback, drawn anew for each refit."""
+    """Steps per refit, on all samples rated so far and as many texts of the task's feedback."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
 
     def check(self) -> None:
-        """Raises ValueError naming the setting and what was expected."""
+        """Raise ValueError naming the setting and what was expected."""
         if self.algorithm in ("rloo", "grpo") and (
             self.group_size < 2 or self.batch_size % self.group_size
         ):
@@ -204,7 +227,8 @@ class FinetuneConfig:
             raise ValueError(f"gae_lambda: expected a number in [0, 1], found {self.gae_lambda}")
         if self.kl_target is not None and not self.kl_weight > 0:
             raise ValueError(
-                f"kl_weight: expected a number above 0 where kl_target is to turn it up, found {self.kl_weight}"
+                "kl_weight: expected a number above 0 where kl_target is to turn it up, "
+                f"found {self.kl_weight}"
             )
         for name in ("epochs", "minibatch_size"):
             if getattr(self.ppo, name) < 1:
@@ -232,25 +256,26 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Independent judgement before and after."""
+    """Independent judgement before and after fine-tuning."""
 
     samples: int = 512
-    """Texts for each of: before and after, training and held-out topics."""
+    """Samples for each combination of before and after, training and held-out topics."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """All settings of a run."""
 
     task: Literal["openings", "reviews"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Where the settings start from: `small` for any CPU, `tiny` for a quick look, `gpu` for one large GPU."""
+    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights are float32 always. auto: bfloat16 on CUDA and on CPUs that multiply it (AVX-512 BF16, AMX)."""
+    """Precision of matrix products; weights are always float32.
+    auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
-    """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
+    """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)
     """Lowest and highest score in that file."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -282,7 +307,7 @@ SIZES = {
         finetune=FinetuneConfig(updates=80, learning_rate=3e-4, rounds=4),
     ),
 }
-"""What `--size` stands for; each single setting can still be given."""
+"""The presets of `--size`; each setting can still be given on its own."""
 
 
 def check_config(config: Config) -> None:
@@ -305,11 +330,13 @@ def check_config(config: Config) -> None:
         and config.finetune.ppo.value == "separate"
     ):
         raise ValueError(
-            "--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; found separate"
+            "--finetune.ppo.value: expected shared with an encoder, which sees the tokens to come; "
+            "found separate"
         )
     if config.reward.ensemble == 1 and config.finetune.conservatism:
         raise ValueError(
-            "--finetune.conservatism: expected an ensemble to disagree (--reward.ensemble 2 or more), found 1 model"
+            "--finetune.conservatism: expected an ensemble (--reward.ensemble 2 or more), "
+            "found 1 model"
         )
 
 
@@ -323,7 +350,10 @@ def to_json(config: Config) -> dict:
 
 
 def from_json(content: object, where: str) -> Config:
-    """The inverse of `to_json`. Raises ValueError naming `where` and the field that is unknown or of the wrong type."""
+    """The inverse of `to_json`.
+
+    Raises ValueError naming `where` and the field that is unknown or of the wrong type.
+    """
     config = _fill(Config, content, where)
     feedback = None if config.feedback is None else Path(config.feedback)
     base = None if config.pretrain.base is None else Path(config.pretrain.base)
@@ -336,9 +366,10 @@ def from_json(content: object, where: str) -> Config:
 
 
 def _check_type(hint: object, value: object, where: str) -> None:
-    """Raises ValueError unless a JSON value is of the type that a setting is annotated with."""
+    """Raise ValueError unless a JSON value has the type that the setting is annotated with."""
     if get_origin(hint) is Literal:
-        good, words = value in get_args(hint), "one of " + ", ".join(map(str, get_args(hint)))
+        good = value in get_args(hint)
+        words = "one of " + ", ".join(map(str, get_args(hint)))
     elif get_origin(hint) is tuple:
         good = (
             isinstance(value, list)
@@ -348,15 +379,14 @@ def _check_type(hint: object, value: object, where: str) -> None:
         words = f"a list of {len(get_args(hint))} numbers"
     else:  # T or T | None; JSON writes whole floats as int, and paths as str
         kinds = {str if kind is Path else kind for kind in get_args(hint) or (hint,)}
-        good, words = (
-            type(value) in kinds | ({int} if float in kinds else set()),
-            " or ".join(sorted(k.__name__ for k in kinds)),
-        )
+        words = " or ".join(sorted(kind.__name__ for kind in kinds))
+        good = type(value) in (kinds | {int} if float in kinds else kinds)
     if not good:
         raise ValueError(f"{where}: expected {words}, found {value!r}")
 
 
 def _fill(kind: type, content: object, where: str):
+    """A dataclass of type `kind` filled from a JSON object; missing fields get their defaults."""
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(content).__name__}")
     default, hints = kind(), get_type_hints(kind)

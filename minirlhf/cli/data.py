@@ -1,4 +1,4 @@
-"""minirlhf data: fetch or rebuild what a task learns from."""
+"""minirlhf data: download or rebuild the data of a task."""
 
 from __future__ import annotations
 

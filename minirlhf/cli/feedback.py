@@ -1,4 +1,4 @@
-"""minirlhf feedback: what is in a file of scores or comparisons."""
+"""minirlhf feedback: summarize a file of scores or comparisons."""
 
 from __future__ import annotations
 

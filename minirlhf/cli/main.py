@@ -1,4 +1,4 @@
-"""The command line: parse, run one command, end with one line where something is wrong."""
+"""The command line: parse, run one command, and report an error in one line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ DESCRIPTION = (
 
 
 def join_processes(command) -> None:
-    """Meet the other processes that torchrun started. Only fine-tuning knows how to share its work."""
+    """Join the other processes that torchrun started. Only fine-tuning can share its work."""
     if not isinstance(command, Finetune):
         print(
-            "error: torchrun: expected the command finetune, which alone can use more than one process",
+            "error: torchrun: expected the command finetune, which alone can use more than one "
+            "process",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -45,7 +46,8 @@ def join_processes(command) -> None:
     distributed.start()
 
 
-# Settings that the article argues about have a short name in `demo` too, where all others carry their stage's name.
+# In `demo` the names of settings begin with their stage. The ones that matter most to the article
+# have a short name as well.
 SHORT = {
     "--algorithm": "--finetune.algorithm",
     "--credit": "--finetune.credit",
@@ -56,7 +58,7 @@ SHORT = {
     "--ensemble": "--reward.ensemble",
     "--base": "--pretrain.base",
 }
-NEED_WORDS = ("data", "sample", "feedback")  # commands that make no sense without an argument
+NEED_WORDS = ("data", "sample", "feedback")  # commands that require an argument
 COMMANDS = {  # name: (its options, what it does)
     "demo": (Demo, train.demo),
     "data": (Data, data.data),
@@ -72,12 +74,14 @@ COMMANDS = {  # name: (its options, what it does)
 
 
 def spelled_out(arguments: list[str]) -> list[str]:
-    """Names as tyro knows them: the short ones of `demo` made long, and elsewhere a stage's own prefix taken off.
+    """Option names as tyro knows them.
 
-    So `--finetune.kl-weight`, the name that warnings give, is understood by demo, finetune and iterate.
+    In `demo`, short names are replaced by the long ones; in other commands the stage's own prefix
+    is removed. So `--finetune.kl-weight`, as warnings call it, works in demo, finetune and iterate.
     """
     command, found = "".join(arguments[:1]), []
-    prefix = f"--{ {'iterate': 'finetune'}.get(command, command) }."
+    stage = "finetune" if command == "iterate" else command
+    prefix = f"--{stage}."
     for word in arguments:
         name, equals, value = word.partition("=")
         if command == "demo":
@@ -89,7 +93,7 @@ def spelled_out(arguments: list[str]) -> list[str]:
 
 
 def option(arguments: list[str], name: str, default: str) -> str:
-    """The value of an option before the line is parsed, or the default."""
+    """The value of an option, read before the whole command line is parsed; or the default."""
     for index, word in enumerate(arguments):
         if word.startswith(name + "="):
             return word.partition("=")[2]
@@ -99,7 +103,10 @@ def option(arguments: list[str], name: str, default: str) -> str:
 
 
 def defaults(arguments: list[str]) -> dict[str, object]:
-    """The options of each command as --size has them, by default those of the run that the command goes on with."""
+    """Each command's options with the defaults of --size.
+
+    Commands that continue a run take the size of that run unless --size is given.
+    """
     command = "".join(arguments[:1])
     size = "small"
     if command in ("reward", "finetune", "iterate", "evaluate"):
@@ -108,9 +115,9 @@ def defaults(arguments: list[str]) -> dict[str, object]:
             content = json.loads((Path(runs) / run / "config.json").read_text(encoding="utf-8"))
             size = content["size"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # the command itself says what is wrong with the run
+            pass  # the command itself reports what is wrong with the run
     size = option(arguments, "--size", size)
-    config = SIZES.get(size, SIZES["small"])  # tyro refuses a size that there is not
+    config = SIZES.get(size, SIZES["small"])  # tyro rejects an unknown size
     found: dict[str, object] = {
         name: kind() for name, (kind, _) in COMMANDS.items() if name not in NEED_WORDS
     }
@@ -125,7 +132,10 @@ def defaults(arguments: list[str]) -> dict[str, object]:
 
 
 def parse(arguments: list[str]) -> object:
-    """The command's options, filled from the command line. Ends the program for --help and for words that are off."""
+    """The command's options, filled from the command line.
+
+    Exits for --help and for invalid options.
+    """
     arguments = spelled_out(arguments)
     filled = defaults(arguments)
     kinds = []
@@ -143,7 +153,7 @@ def parse(arguments: list[str]) -> object:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run. Bad input: one line on standard error (or one a fault), exit code 2."""
+    """Parse and run. Bad input: one line per fault on standard error, exit code 2."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
     functions = dict(COMMANDS.values())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun

@@ -1,6 +1,6 @@
 """The commands and their options, as dataclasses that tyro turns into a command line.
 
-torch is imported only when a command runs, so that --help answers at once.
+torch is imported only when a command runs, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from minirlhf.config import (
 @dataclass(frozen=True)
 class RunFolder:
     run: str = "demo"
-    """Name of the run: a folder of that name is made under --runs."""
+    """Name of the run, which is also the name of its folder under --runs."""
     runs: Path = Path("runs")
-    """Where runs are kept."""
+    """Folder that holds the runs."""
     resume: bool = False
-    """Go on with an interrupted run, under the settings that it was started with."""
+    """Continue an interrupted run with the settings that it was started with."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace existing results."""
 
     @property
     def path(self) -> Path:
@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def words(self) -> str:
-        """The options that lead to this run, for a command line that is proposed."""
+        """The options that select this run, for a command line suggested to the user."""
         from minirlhf.runs.folder import run_words
 
         return run_words(self.path)
@@ -49,11 +49,11 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole main job: take the shipped pretrained model, fit the reward model, fine-tune, let the judge decide."""
+    """Run all stages: load the shipped model, train the reward model, fine-tune, judge."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     from_scratch: bool = False
-    """Pretrain a model first instead of starting from the shipped one."""
+    """Pretrain a model instead of starting from the shipped one."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(
         default_factory=lambda: SIZES["small"]
     )
@@ -65,16 +65,17 @@ class Pretrain:
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     export: Path | None = None
-    """Folder to which the pretrained model is written as well, for other runs to start from (demo --base FOLDER)."""
+    """Also write the pretrained model to this folder, for other runs (demo --base FOLDER)."""
     task: Literal["openings", "reviews"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Where the settings start from: `small` for any CPU, `tiny` for a quick look, `gpu` for one large GPU."""
+    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights are float32 always. auto: bfloat16 on CUDA and on CPUs that multiply it (AVX-512 BF16, AMX)."""
+    """Precision of matrix products; weights are always float32.
+    auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
-    """Your own scored texts (JSONL: topic, text, score) in place of the task's."""
+    """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
     score_range: tuple[float, float] = (1.0, 5.0)
     """Lowest and highest score in that file."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -85,19 +86,20 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Reward:
-    """Fit the reward model of a run that is pretrained."""
+    """Train the reward model of a pretrained run."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     reward: Annotated[RewardConfig, tyro.conf.arg(name="")] = field(default_factory=RewardConfig)
     report: bool = False
-    """Write the report card: is the reward model good enough to train on? One that is fitted already stays as it is."""
+    """Write the report card: is the reward model good enough to train on?
+    An already trained model is kept as it is."""
     curve: bool = True
-    """Draw the card's learning curve, which fits three more reward models."""
+    """Draw the card's learning curve, which trains three more reward models."""
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Push the policy of a run up its reward model."""
+    """Fine-tune the policy of a run on its reward model's scores."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
@@ -107,11 +109,11 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Iterate:
-    """Fine-tune in rounds: each time the present policy's texts are rated and the reward model is refitted."""
+    """Iterated RLHF: rate current samples, refit the reward model, fine-tune, repeat."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     person: str | None = None
-    """Your name, if you give the ratings yourself, one key each; otherwise the task's (simulated) raters do."""
+    """Your name, to give the ratings yourself; otherwise the task's simulated raters do."""
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
@@ -119,7 +121,7 @@ class Iterate:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge a run before and after; write summary.json and report.html."""
+    """Judge samples from before and after fine-tuning; write summary.json and report.html."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     evaluate: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(
@@ -129,7 +131,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Sample:
-    """Ask the tuned model for a text on a topic."""
+    """Sample texts on a topic from the fine-tuned model."""
 
     topic: tyro.conf.Positional[str]
     """For example "The benefits of exercise"."""
@@ -137,7 +139,7 @@ class Sample:
     runs: Path = Path("runs")
     count: int = 3
     best_of: int = 1
-    """Write this many for each text shown, and show the one that the reward model likes best."""
+    """Sample this many per text shown, and show the one that the reward model scores highest."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
     temperature: float = 1.0
@@ -148,7 +150,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Data:
-    """Prepare data: `reviews` downloads real people's scores, `openings` rebuilds the shipped simulated feedback."""
+    """Prepare data.
+
+    `reviews` downloads scores by real people; `openings` rebuilds the shipped simulated feedback.
+    """
 
     what: tyro.conf.Positional[Literal["reviews", "openings"]]
     output: Path | None = None
@@ -157,27 +162,28 @@ class Data:
 
 @dataclass(frozen=True)
 class Rate:
-    """Give feedback yourself: score texts of a run, or compare them, one key each."""
+    """Give feedback yourself: score or compare texts of a run, with one key each."""
 
     run: str = "demo"
     runs: Path = Path("runs")
     mode: Literal["single", "pair"] = "single"
-    """Score one text from 1 to 5, or say which of two is better."""
+    """single: score one text from 1 to 5; pair: choose the better of two."""
     output: Path | None = None
-    """JSONL file that the answers are added to (default: ratings.jsonl or comparisons.jsonl in the run folder)."""
+    """JSONL file that the answers are appended to.
+    Default: ratings.jsonl or comparisons.jsonl in the run folder."""
     rater: str = "me"
-    """Your name in the file."""
+    """Your name, stored with each answer."""
     count: int = 50
-    """Questions."""
+    """Number of questions."""
     repeats: float = 0.1
-    """Share of the questions asked twice, to measure your own consistency."""
+    """Fraction of the questions asked twice, to measure your consistency."""
     seed: int = 0
-    """Raters with the same seed get the same texts, each in an order of their own."""
+    """Raters with the same seed get the same texts, each in a different order."""
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What is in a file of scores or comparisons: counts, agreement between raters, noise ceiling."""
+    """Summarize a file of scores or comparisons: counts, rater agreement, noise ceiling."""
 
     what: tyro.conf.Positional[Literal["summary"]]
     file: tyro.conf.Positional[Path]

@@ -1,4 +1,4 @@
-"""minirlhf demo | pretrain | reward | finetune | iterate | evaluate: the commands that train, and what they print."""
+"""The commands that run stages: demo, pretrain, reward, finetune, iterate, evaluate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def demo(arguments: Demo) -> None:
 
 
 def pretrain(arguments: Pretrain) -> None:
-    """The first stage of a new run; with --export the model is also written as a base."""
+    """The first stage of a new run; --export also writes the model as a base."""
     from minirlhf.runs import plan
     from minirlhf.runs.base import check_export, export_base
     from minirlhf.runs.folder import Run
@@ -57,13 +57,16 @@ def pretrain(arguments: Pretrain) -> None:
 
 
 def reward(arguments: Reward) -> None:
-    """The reward model of a run; with --report its report card, for which one that is fitted already stays as it is."""
+    """Train the reward model of a run; with --report write its report card.
+
+    For a report, a reward model that is already trained is kept.
+    """
     from minirlhf.runs import pipeline, plan
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
     if not (folder.path / "config.json").exists():
-        Run.open(folder.path)  # says that there is no run here
+        Run.open(folder.path)  # raises: there is no run here
     keep = arguments.report and pipeline.is_done(Run.open(folder.path), "reward")
 
     def todo():
@@ -89,7 +92,7 @@ def reward(arguments: Reward) -> None:
 
 
 def finetune(arguments: Finetune) -> None:
-    """The policy of a run up its reward model; several processes may share the work."""
+    """Fine-tune the policy of a run; several processes may share the work."""
     from minirlhf.runs import plan
     from minirlhf.system import distributed
 
@@ -111,7 +114,7 @@ def finetune(arguments: Finetune) -> None:
 
 
 def evaluate(arguments: Evaluate) -> None:
-    """The judge's word before and after."""
+    """Let the judge score samples from before and after fine-tuning."""
     from minirlhf.runs import plan
 
     folder = arguments.folder
@@ -139,7 +142,7 @@ def iterate(arguments: Iterate) -> None:
     if settings.rounds < 1 or settings.ratings_per_round < 1:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     opened = Run.open(folder.path)
-    # The pretrained policy's texts are rated as many times as those of each later round.
+    # As many samples of the pretrained policy are rated as in each later round.
     reward = dataclasses.replace(opened.config.reward, own_texts=settings.ratings_per_round)
 
     def todo():
@@ -156,17 +159,18 @@ def iterate(arguments: Iterate) -> None:
     run(todo, words, ask=lambda task: pipeline.with_raters(opened, task, arguments.person))
     for row in rounds_of(opened.read("metrics.jsonl")):
         print(
-            f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; reward model against "
-            f"the judge on the policy's own texts: MSE {row['reward_judge_mse']:.4f}, "
-            f"r {row['reward_judge_pearson']:.2f}"
+            f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; "
+            "reward model against the judge on the policy's own texts: "
+            f"MSE {row['reward_judge_mse']:.4f}, r {row['reward_judge_pearson']:.2f}"
         )
     print_summary(folder.path)
 
 
 def run(make_plan, words: str, ask=lambda task: task) -> None:
-    """Make a plan, check it, clear what it replaces and carry it out. Ctrl-C: one line that says how to go on, exit code 130.
+    """Make a plan, check it, delete what it replaces and carry it out.
 
-    `ask` may put other raters into the task. Of several processes the first prepares the folder for all.
+    Ctrl-C prints one line that says how to continue, and exits with code 130. `ask` may put other
+    raters into the task. Of several processes, the first prepares the folder for all.
     """
     from minirlhf.runs import plan
     from minirlhf.system import distributed
@@ -178,18 +182,19 @@ def run(make_plan, words: str, ask=lambda task: task) -> None:
     try:
         plan.carry_out(opened, task, todo.stages)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with: python -m minirlhf {words} --resume", file=sys.stderr)
+        print(f"\nInterrupted. Go on with: python -m minirlhf {words} --resume", file=sys.stderr)
         sys.exit(130)
 
 
 def report_done(path: Path, stage: str) -> None:
+    """Print which file the stage has written."""
     from minirlhf.runs.pipeline import RESULT
 
     print(f"done: {stage} -> {path / RESULT[stage]}")
 
 
 def print_summary(path: Path) -> None:
-    """The verdict, in words."""
+    """Print the results of a run in words."""
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
     def show(value: dict) -> str:
@@ -197,36 +202,37 @@ def print_summary(path: Path) -> None:
 
     quality, raters = summary["reward_model"], summary["ratings"]
     print(
-        f"\nJudge: {summary['judge_name']} (0 to 1; it trained nothing). "
-        f"Scores: {raters['shipped']} texts rated by {raters['raters']} raters, {raters['collected']} more on the way."
+        f"\nJudge: {summary['judge_name']} (0 to 1; not used in training). "
+        f"Scores: {raters['shipped']} texts rated by {raters['raters']} raters, "
+        f"{raters['collected']} more during training."
     )
+    handwritten = ""
+    if quality["handwritten_spearman"] is not None:
+        handwritten = f"; on handwritten texts: Spearman {quality['handwritten_spearman']:.2f}"
     print(
-        f"Reward model on held-out feedback: Pearson r {quality['pearson']:.3f}, MSE {quality['mse']:.4f} "
-        f"(constant {quality['mse_constant']:.4f})"
-        + (
-            f"; on handwritten texts: Spearman {quality['handwritten_spearman']:.2f}"
-            if quality["handwritten_spearman"] is not None
-            else ""
-        )
+        f"Reward model on held-out feedback: Pearson r {quality['pearson']:.3f}, "
+        f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
     )
     for split, words in (("train", "training topics"), ("heldout", "held-out topics")):
         part = summary[split]
         print(
             f"  {words:16s} judge  {show(part['judge_before'])} -> {show(part['judge_after'])}    "
-            f"KL {part['kl_after']:.1f} nats, length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
+            f"KL {part['kl_after']:.1f} nats, "
+            f"length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
             f"distinct {part['distinct_after']:.0%}"
         )
         print(f"  {'':16s} reward {show(part['reward_before'])} -> {show(part['reward_after'])}")
         if "fluency_after" in part:
-            print(
-                f"  {'':16s} fluency {show(part['fluency_before'])} -> {show(part['fluency_after'])} nats a word"
-            )
+            before, after = show(part["fluency_before"]), show(part["fluency_after"])
+            print(f"  {'':16s} fluency {before} -> {after} nats per word")
     if summary["reward_hacking"]:
         print(
-            "REWARD HACKING: the reward rose and the judge fell. Raise --finetune.kl-weight or improve the reward model."
+            "REWARD HACKING: the reward rose and the judge fell. "
+            "Raise --finetune.kl-weight or improve the reward model."
         )
     for note in summary["notes"]:
         print(f"Note: {note}")
     print(
-        f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. Report: {path / 'report.html'}"
+        f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. "
+        f"Report: {path / 'report.html'}"
     )

@@ -1,8 +1,11 @@
-"""A base: a pretrained model in a folder of its own, which runs can start from (data/base ships with the project).
+"""A base: a pretrained model in its own folder that runs can start from.
+
+The project ships one in data/base. The files of a base:
 
     config.json  tokenizer.json  weights.safetensors (bfloat16)  metrics.jsonl  README.md
 
-`pretrain --export FOLDER` makes one. config.json holds the sizes, the training facts and the sha256 of the other files.
+`pretrain --export FOLDER` writes one. config.json holds the sizes, facts about the training and the
+sha256 of the other files.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ CURVE_POINTS = 80
 
 @dataclass(frozen=True)
 class Base:
-    """A base on the disk whose files have been checked."""
+    """A base on disk whose files have been checked."""
 
     folder: Path
     model: ModelConfig
@@ -46,14 +49,17 @@ class Base:
         return Tokenizer.load(self.folder / "tokenizer.json")
 
     def policy(self) -> Policy:
-        """The model, in float32 on the CPU. Raises ValueError if the weights do not fit config.json."""
+        """The model, in float32 on the CPU.
+
+        Raises ValueError if the weights do not fit config.json.
+        """
         path, model = self.folder / "weights.safetensors", self.model
         policy = new_policy(model, self.tokenizer().vocab_size)
         load_weights(policy, load_tensors(path)[0], str(path))
         return policy
 
     def curve(self) -> list[dict]:
-        """Its pretraining losses, one row a point, as in a run's metrics.jsonl but with stage "base"."""
+        """Its pretraining losses: rows as in a run's metrics.jsonl, but with stage "base"."""
         text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
@@ -61,7 +67,8 @@ class Base:
 def read_base(folder: Path | None = None) -> Base:
     """The base in a folder, by default the shipped one.
 
-    Raises ValueError, one line, if the folder holds none, a file of it is missing or is not the one that config.json names.
+    Raises ValueError, one line, if the folder holds no base, or if one of its files is missing or
+    differs from the one that config.json describes.
     """
     folder = SHIPPED if folder is None else folder
     path = folder / "config.json"
@@ -85,35 +92,27 @@ def read_base(folder: Path | None = None) -> Base:
             )
         if sha256(folder / name) != digests[name]:
             raise ValueError(
-                f"{folder / name}: expected the file that config.json names (sha256 {digests[name][:12]}...), "
-                f"found another or a damaged one"
+                f"{folder / name}: expected the file that config.json names "
+                f"(sha256 {digests[name][:12]}...), found another or a damaged one"
             )
     return Base(folder, model, facts)
 
 
 def export_base(run: Run, folder: Path, command: str) -> Base:
-    """Write the pretrained model of a run as a base; the weights are rounded to bfloat16. Returns it, read back and checked.
+    """Write the pretrained model of a run as a base; return it, read back and checked.
 
-    `command` made the run; the card names it. Raises ValueError if the folder holds something else already.
+    The weights are rounded to bfloat16. `command`, which made the run, is named in the base's
+    README. Raises ValueError if the folder already holds something else.
     """
     check_export(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     state = load_tensors(run.path / "pretrained.safetensors")[0]
-    save_tensors(
-        folder / "weights.safetensors",
-        {name: tensor.to(torch.bfloat16) for name, tensor in state.items()},
-        {},
-    )
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    save_tensors(folder / "weights.safetensors", rounded, {})
     tokenizer.save(folder / "tokenizer.json")
     rows = [row for row in run.read("metrics.jsonl") if row["stage"] == "pretrain"]
-    every = max(1, len(rows) // CURVE_POINTS)
-    kept = [
-        row
-        for index, row in enumerate(rows, start=1)
-        if index % every == 0 or "heldout_loss_nats_per_token" in row
-    ]
-    lines = [json.dumps(row | {"stage": "base"}) + "\n" for row in kept]
+    lines = [json.dumps(row | {"stage": "base"}) + "\n" for row in thinned(rows)]
     atomic_write(folder / "metrics.jsonl", "".join(lines))
     pretrain = run.config.pretrain
     facts = {
@@ -137,13 +136,22 @@ def export_base(run: Run, folder: Path, command: str) -> Base:
     return read_base(folder)
 
 
+def thinned(rows: list[dict]) -> list[dict]:
+    """About CURVE_POINTS rows, evenly spaced, and all rows with a held-out loss."""
+    every = max(1, len(rows) // CURVE_POINTS)
+    return [
+        row
+        for index, row in enumerate(rows, start=1)
+        if index % every == 0 or "heldout_loss_nats_per_token" in row
+    ]
+
+
 def check_export(folder: Path) -> None:
-    """Raises ValueError unless `folder` is new, empty, or holds a base that may be replaced."""
+    """Raise ValueError unless `folder` is new, empty, or holds a base that may be replaced."""
     if folder.is_dir() and any(folder.iterdir()):
         config = folder / "config.json"
-        if not config.is_file() or FORMAT not in config.read_text(
-            encoding="utf-8", errors="replace"
-        ):
+        settings = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+        if FORMAT not in settings:
             raise ValueError(
                 f"--export {folder}: expected a new or empty folder or a base, found other files"
             )
@@ -156,28 +164,44 @@ def sha256(path: Path) -> str:
 
 
 def card(facts: dict) -> str:
-    """The base's README: what it is, what it was trained on, its losses, how to make it again."""
+    """The base's README: what it is, what it was trained on, its losses, how to reproduce it."""
     model = facts["model"]
+    data = (
+        f"{facts['texts']:,} texts composed by the project's own program from `topics.json` "
+        f"(seed {facts['seed']}); held-out topics are among them"
+    )
+    training = (
+        f"{facts['steps']:,} steps of {facts['batch_size']} texts: next token, "
+        "and at first whether a text belongs to its topic"
+    )
+    loss = (
+        f"{facts['loss_nats_per_token']:.3f} in training, "
+        f"{facts['heldout_loss_nats_per_token']:.3f} on 1,000 held-out texts"
+    )
+    size = f"width {model['width']}, {model['layers']} layers"
     hashes = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in facts["sha256"].items())
     return f"""# A pretrained base
 
-A small causal language model with {facts["parameters"]:,} weights (bfloat16): width {model["width"]}, {model["layers"]} layers,
-{model["heads"]} heads, a context of {model["context"]} tokens, a byte-pair vocabulary of {model["vocab_size"]:,} tokens.
-It writes openings on the topics of the task `{facts["task"]}`, good and bad ones alike: it has seen no score.
+A small causal language model with {facts["parameters"]:,} weights (bfloat16): {size},
+{model["heads"]} heads, a context of {model["context"]} tokens, \
+a byte-pair vocabulary of {model["vocab_size"]:,} tokens.
+It writes openings on the topics of the task `{facts["task"]}`, good and bad ones alike: \
+it has seen no score.
 
 | | |
 |---|---|
-| data | {facts["texts"]:,} texts composed by the project's own program from `topics.json` (seed {facts["seed"]}); held-out topics are among them |
-| training | {facts["steps"]:,} steps of {facts["batch_size"]} texts: next token, and at first whether a text belongs to its topic |
+| data | {data} |
+| training | {training} |
 | time | {facts["seconds"]:,.0f} s |
-| loss, nats per token | {facts["loss_nats_per_token"]:.3f} in training, {facts["heldout_loss_nats_per_token"]:.3f} on 1,000 held-out texts |
+| loss, nats per token | {loss} |
 | PyTorch | {facts["torch"]} |
 
 Made by:
 
     {facts["command"]}
 
-The same command gives the same loss to .01 on another machine, not the same bits: processors add in another order.
+The same command gives the same loss to .01 on another machine, not the same bits: \
+processors add in another order.
 
 | file | sha256 |
 |---|---|

@@ -1,7 +1,7 @@
-"""The checkpoint of the stage at work: weights, optimizers, small state; --resume loads it.
+"""The checkpoint of the running stage: weights, optimizers, small state; --resume loads it.
 
-Random numbers are a function of (seed, stage, step), so that a resumed stage goes on bit for bit as
-if it had not stopped.
+Random numbers are a function of (seed, stage, step), so a resumed stage continues bit for bit as if
+it had never stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADER = {"stage", "step", "tensors", "states"}
 
 
 class Checkpoints:
-    """Saves the state of one stage every few seconds. `resume` comes first: it names the state."""
+    """Saves the state of one stage every few seconds. Call `resume` first: it says what to save."""
 
     every_seconds = 10.0
 
@@ -38,9 +38,9 @@ class Checkpoints:
     ) -> int:
         """Load this stage's checkpoint if there is one; return the number of steps done.
 
-        `modules` and `optimizers` are kept whole. `states` are objects with a `state_dict` of plain
-        JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed or of an
-        older version.
+        `modules` and `optimizers` are saved in full. `states` are objects with a `state_dict` of
+        plain JSON and a `load_state_dict`. Raises ValueError, one line, if the file is malformed
+        or was written by an older version.
         """
         self.modules, self.optimizers, self.states = modules, list(optimizers), states
         if not self.path.exists():
@@ -71,7 +71,7 @@ class Checkpoints:
         )
 
     def save(self, step: int) -> None:
-        """Save now: `step` steps are done."""
+        """Save now; `step` is the number of steps done."""
         tensors = {}
         for name, module in self.modules.items():
             tensors |= {f"{name}/{key}": tensor for key, tensor in weights(module).items()}
@@ -90,13 +90,13 @@ class Checkpoints:
         self.saved = time.perf_counter()
 
     def maybe_save(self, step: int) -> None:
-        """Save if the last time is long ago."""
+        """Save if the last save was more than `every_seconds` ago."""
         if time.perf_counter() - self.saved > self.every_seconds:
             self.save(step)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name begins with `prefix`, without it."""
+    """The tensors whose name starts with `prefix`, by the rest of their name."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

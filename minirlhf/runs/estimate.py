@@ -1,4 +1,7 @@
-"""How long a run will take on this machine: the arithmetic of each stage over the measured speed of a matrix product."""
+"""How long a run will take on this machine.
+
+The number of operations of each stage, divided by the measured speed of a matrix product.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,24 @@ import torch
 from minirlhf.config import Config
 from minirlhf.system.devices import autocast
 
-# Tokens of a usual opening: of the text alone, and of prompt and text with some padding.
+# Tokens of a typical opening: the text alone, and prompt and text with some padding.
 TEXT_TOKENS, ROW_TOKENS = 30, 40
-# What a pass reaches of a bare product's speed, measured on two cores with AVX2 (benchmarks/README.md has the machine).
-# Small operations fill the rest. Sampling multiplies few numbers at a time, so it reaches less.
+# Fraction of a bare matrix product's speed that training and sampling reach, measured on two cores
+# with AVX2 (benchmarks/README.md describes the machine). Small operations take the rest of the
+# time. Sampling multiplies smaller matrices, so it reaches less.
 TRAINING_EFFICIENCY, SAMPLING_EFFICIENCY = 0.55, 0.12
-# On a GPU launching kernels takes the time, whatever the size: seconds per step of training and per sampled token.
+# On a GPU, launching kernels takes most of the time, whatever the size: seconds per training step
+# and per sampled token.
 GPU_STEP, GPU_TOKEN = 0.012, 0.0005
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage computes: operations (multiply and add: two) in training and in sampling; steps and sampled columns."""
+    """What a stage computes.
+
+    `training` and `sampling` are operations (a multiplication and an addition count as two),
+    `steps` training steps, `columns` positions sampled, each for a whole batch at once.
+    """
 
     training: float = 0.0
     sampling: float = 0.0
@@ -38,7 +47,11 @@ class Work:
 
 
 def training(config: Config, texts: int, steps: int, head: bool, passes: float = 3.0) -> Work:
-    """`steps` steps on `texts` texts each; a forward and backward pass are 3 `passes`. `head`: through the output layer too."""
+    """`steps` steps on `texts` texts each.
+
+    A forward pass counts as one of `passes`, a backward pass as two. `head`: the output layer is
+    included.
+    """
     model = config.model
     body = 24 * model.width**2 * model.layers * ROW_TOKENS
     output = 2 * model.width * model.vocab_size * TEXT_TOKENS if head else 0
@@ -46,12 +59,12 @@ def training(config: Config, texts: int, steps: int, head: bool, passes: float =
 
 
 def muon(config: Config, steps: int) -> Work:
-    """Newton-Schulz iterations on the four matrices of each layer (280 width^3 operations a layer)."""
+    """Newton-Schulz iterations on the four matrices of each layer (280 width^3 per layer)."""
     return Work(training=steps * 280 * config.model.width**3 * config.model.layers)
 
 
 def sampling(config: Config, texts: int, batch_size: int) -> Work:
-    """`texts` sampled texts, `batch_size` at a time."""
+    """Sampling `texts` texts, `batch_size` at a time."""
     model = config.model
     token = 24 * model.width**2 * model.layers + 2 * model.width * model.vocab_size
     batches = -(-texts // batch_size)
@@ -61,7 +74,7 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
 
 
 def work(config: Config, raters: bool) -> dict[str, Work]:
-    """What each stage of a whole run computes. `raters`: whether the policy's texts are rated on the way."""
+    """What each stage of a whole run computes. `raters`: whether the policy's samples are rated."""
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
     first = training(config, round(pretrain.batch_size * matching), pretrain.steps, head=True)
@@ -73,7 +86,8 @@ def work(config: Config, raters: bool) -> dict[str, Work]:
     if raters:
         fit += sampling(config, reward.own_texts, 128)
 
-    # Reference and reward model read each text once; the update reads it three times. PPO reads it `epochs` times.
+    # The reference and the reward model make one forward pass over each sample. The update makes a
+    # forward and a backward pass, PPO `epochs` times.
     learn = tune.ppo.epochs if tune.algorithm == "ppo" else 1
     loop = training(config, tune.batch_size, tune.updates, head=True, passes=1 + 3 * learn)
     loop += training(config, tune.batch_size, tune.updates, head=False, passes=1)
@@ -89,7 +103,10 @@ def work(config: Config, raters: bool) -> dict[str, Work]:
 
 
 def product_rate(device: torch.device) -> float:
-    """Operations per second of a matrix product of the size that training has, in the run's precision; a tenth of a second."""
+    """Operations per second of a matrix product as large as those of training.
+
+    Measured for a tenth of a second, in the run's precision.
+    """
     size = 768 if device.type == "cpu" else 4096
     a = torch.ones(size, size, device=device)
     with autocast(device), torch.inference_mode():
@@ -103,7 +120,7 @@ def product_rate(device: torch.device) -> float:
 
 
 def seconds(config: Config, device: torch.device, raters: bool) -> dict[str, float]:
-    """About how long each stage will take on this device."""
+    """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
     for stage, part in work(config, raters).items():
@@ -127,7 +144,7 @@ def in_words(number: float) -> str:
 def plan_lines(
     config: Config, raters: bool, expected: dict[str, float], stages: list[str]
 ) -> list[str]:
-    """What a run will do, a line per stage with its expected time, and the sum of them."""
+    """What a run will do: one line per stage with its expected time, then the total."""
     tune, pretrain = config.finetune, config.pretrain
     rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
     rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
@@ -143,7 +160,7 @@ def plan_lines(
     lines = [f"  {name:9s} {words[name]:58s} {in_words(expected[name]):>7s}" for name in stages]
     total = in_words(sum(expected[name] for name in stages))
     return [
-        "Stages, and about how long they take on this machine:",
+        "Stages, and about how long they will take on this machine:",
         *lines,
         f"  together  {total:>66s}",
     ]

@@ -1,12 +1,12 @@
-"""A run is a folder, and this file keeps it whole: settings, metrics, weights.
+"""The run folder: settings, metrics, and checkpoints that resume bit-exactly.
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
 
-Weights are safetensors, all else is JSON: nothing here can run code when it is read. While a stage
-is at work its state lies in checkpoint.safetensors (weights, Adam's moments and, in the header, the
-step), replaced in one move. Random numbers are a function of (seed, stage, step), so a resumed run
-draws what the uninterrupted one would have drawn.
+Weights are safetensors, everything else is JSON: reading a run never executes code. While a stage
+runs, its state is kept in checkpoint.safetensors (weights, the optimizer's moments and, in the
+header, the step), which is replaced atomically. Random numbers are a function of (seed, stage,
+step), so a resumed run draws the same ones as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
 
-# What the stages make, config.json last: it is what makes a folder a run.
+# What the stages write. config.json is last: a folder is a run as long as it holds that file.
 PRODUCTS = (
     "tokenizer.json",
     "pretrained.safetensors",
@@ -58,45 +58,51 @@ PRODUCTS = (
     CHECKPOINT,
     "config.json",
 )
-ANSWERS = (
-    "ratings.jsonl",
-    "comparisons.jsonl",
-)  # what people answered (rate, iterate --person); nothing deletes it
+# What people answered (rate, iterate --person). Nothing deletes these files.
+ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
 
 
 def run_path(runs: Path, name: str) -> Path:
-    """The folder of the run of that name. Raises ValueError for a name that could lead elsewhere."""
+    """The folder of the run of that name.
+
+    Raises ValueError for a name that could lead to another place.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"run name {name!r}: expected letters, digits, '.', '_' and '-' only")
     return runs / name
 
 
 def run_words(path: Path) -> str:
-    """The options --run and --runs that lead to a run folder, quoted for a shell."""
+    """The options --run and --runs that select a run folder, quoted for a shell."""
     runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
     return f"--run {shlex.quote(path.name)}{runs}"
 
 
 class Run:
-    """A run folder. `device` is where its models live. To make or open one sets, for this process,
-    the precision of matrix products there and that freed memory is kept.
+    """A run folder. `device` is where its models live.
+
+    Creating or opening one sets, for the whole process, the precision of matrix products and that
+    freed memory is kept.
     """
 
     def __init__(self, path: Path, config: Config):
         self.path, self.config = path, config
-        self.later_seconds: float | None = None  # of the stages after the one at work, if known
+        self.later_seconds: float | None = None  # expected for the stages after this one, if known
         self.device = pick_device(config.device)
         use_precision(config.precision, self.device)
         keep_freed_memory()
 
     @property
     def words(self) -> str:
-        """The options that lead to this run, for a command line that is proposed."""
+        """The options that select this run, for a command line suggested to the user."""
         return run_words(self.path)
 
     @staticmethod
     def check_free(path: Path, overwrite: bool) -> None:
-        """Raises ValueError if a new run may not be made here: there is one and `overwrite` is False, or it is another folder."""
+        """Raise ValueError if no new run may be made here.
+
+        That is: a run exists and `overwrite` is False, or the folder holds something else.
+        """
         if path.exists() and any(path.iterdir()):
             if not (path / "config.json").exists():
                 raise ValueError(
@@ -104,7 +110,7 @@ class Run:
                 )
             if not overwrite:
                 raise ValueError(
-                    f"{path}: a run is there already; go on with --resume, or replace it with "
+                    f"{path}: a run is there already; continue with --resume or replace it with "
                     "--overwrite"
                 )
 
@@ -112,10 +118,12 @@ class Run:
     def create(
         cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
     ) -> Run:
-        """A new run; with `resume` an old one goes on under its own config, with `overwrite` the files that it made go first
-        (PRODUCTS; what people answered, other files and the feedback that `config` names stay).
+        """A new run.
 
-        Raises ValueError if the folder holds a run and neither is given, or is not a run folder.
+        With `resume` an existing run is opened with its own config. With `overwrite` the files that
+        it wrote (PRODUCTS) are deleted first; people's answers, other files and the feedback that
+        `config` names are kept. Raises ValueError if the folder holds a run and neither is given,
+        or if it is not a run folder.
         """
         if resume and (path / "config.json").exists():
             return cls.open(path)
@@ -134,7 +142,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """The run in this folder. Raises ValueError if there is none or config.json is malformed."""
+        """The run in this folder.
+
+        Raises ValueError if there is none or config.json is malformed.
+        """
         file = path / "config.json"
         try:
             content = read_json(file)
@@ -164,7 +175,10 @@ class Run:
         write_jsonl(self.path / name, rows)
 
     def keep(self, name: str, wanted: Callable[[dict], bool]) -> None:
-        """Drop the other rows of a JSONL file, and half a last line: the next would stick to it."""
+        """Keep only the wanted rows of a JSONL file.
+
+        An incomplete last line is dropped as well, so that the next row starts on a new line.
+        """
         if (self.path / name).exists():
             self.rewrite(name, [row for row in self.read(name) if wanted(row)])
 
@@ -173,13 +187,13 @@ class Run:
         return TrainLog(stage, self, later_seconds=self.later_seconds)
 
     def checkpoints(self, stage: str) -> Checkpoints:
-        """Where a stage's training loop saves its state, and finds it again."""
+        """Where a stage's training loop saves its state and loads it again."""
         return Checkpoints(self.path / CHECKPOINT, stage)
 
     # Progress and checkpoints -----------------------------------------------------------------
 
     def progress(self) -> dict:
-        """Seconds of each finished stage, peak memory, and what stages want to pass on."""
+        """Seconds of each finished stage, peak memory, and facts passed on to later stages."""
         path = self.path / "progress.json"
         content = read_json(path) if path.exists() else {"seconds": {}}
         if not isinstance(content, dict) or not isinstance(content.get("seconds"), dict):
@@ -189,8 +203,10 @@ class Run:
     def finish_stage(
         self, stage: str, seconds: float, models: dict[str, nn.Module], **facts
     ) -> None:
-        """Write down the facts, then the models, the last of which marks the stage done, and only
-        then drop the checkpoint: a crash in between repeats the end of the stage.
+        """Write the facts, then the models, and delete the checkpoint last.
+
+        The last model marks the stage as done, so a crash in between only repeats the end of the
+        stage.
         """
         if distributed.rank() > 0:
             return

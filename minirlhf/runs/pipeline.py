@@ -1,6 +1,8 @@
-"""The stages of a run, each from run folder to run folder: pretrain, reward, finetune, evaluate. `demo` is the four in a row.
+"""The stages of a run: pretrain, reward, finetune, evaluate. `demo` runs all four.
 
-A stage whose result is already in the folder is not done again; one that was interrupted goes on at its checkpoint.
+Each loads what it needs from the run folder, calls the training or evaluation, and stores the
+result. A stage whose result is in the folder is not repeated; an interrupted one continues at its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -8,12 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
-import platform
 import shutil
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -31,8 +30,8 @@ from minirlhf.models.policy import Policy
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import ANSWERS, Run
+from minirlhf.runs.hardware import hardware
 from minirlhf.stats import correlation, ranks
-from minirlhf.system.devices import precision_of
 from minirlhf.system.files import atomic_write, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
@@ -59,18 +58,20 @@ RESULT = {
 }
 STAGES = tuple(RESULT)
 ENCODER = "encoder.safetensors"
+REWARD_FINAL = "reward_final.safetensors"  # after the last refit of fine-tuning
 FIRST_RATINGS = "first_ratings.jsonl"
-# What the authors wrote counts this often in training: there is little of it, and it is the only
-# feedback in words that no program composed.
-AUTHORS_COUNT = 2
 FEEDBACK = "feedback.jsonl"  # a copy of --feedback
+# Texts by the authors are repeated this often in training: there are few of them, and they are the
+# only feedback in words that no program composed.
+AUTHORS_COUNT = 2
+MIN_SPLIT = 20  # up to this many rated samples, none is held out
 
 
 def task_of(run: Run) -> Task:
-    """The run's task, or the user's own feedback made into one.
+    """The run's task, or one made from the user's own feedback.
 
-    That is read from a copy in the run folder: more answers may be added to the file, and then texts would change sides between
-    the reward model and the judge.
+    The feedback is read from a copy in the run folder: if answers were added to the original file,
+    texts would move between the reward model's training data and the judge's.
     """
     config, kept = run.config, run.path / FEEDBACK
     if config.feedback is None:
@@ -78,21 +79,26 @@ def task_of(run: Run) -> Task:
     if not kept.exists() and config.feedback.exists():
         with replacing(kept) as temporary:
             shutil.copyfile(config.feedback, temporary)
-    return task_from(
-        dataclasses.replace(config, feedback=kept if kept.exists() else config.feedback)
-    )
+    feedback = kept if kept.exists() else config.feedback
+    return task_from(dataclasses.replace(config, feedback=feedback))
 
 
 def task_from(config: Config) -> Task:
-    """The task that the settings name. Raises ValueError naming every fault of the user's own feedback."""
+    """The task that the settings name.
+
+    Raises ValueError naming every fault of the user's own feedback.
+    """
     if config.feedback is not None:
         return custom.load(config.feedback, config.score_range, config.seed)
     return load_task(config.task, config.seed, config.pretrain.corpus_texts)
 
 
 def outdated_feedback(run: Run) -> list[str]:
-    """Files that go when the reward model is fitted anew: the policy's texts are rated again, an encoder is pretrained under
-    the present settings, and the file of --feedback is read as it is now (but it never goes itself)."""
+    """Files to delete before the reward model is fitted again.
+
+    The policy's samples are rated again, an encoder is pretrained with the new settings, and the
+    file of --feedback is read again (the original is never deleted).
+    """
     names, original = [FIRST_RATINGS, ENCODER, FEEDBACK], run.config.feedback
     if original is None:
         return names
@@ -100,9 +106,9 @@ def outdated_feedback(run: Run) -> list[str]:
 
 
 def with_raters(run: Run, task: Task, person: str | None) -> Task:
-    """The task with a person at the terminal as its rater, or as it is where `person` is None.
+    """The task with a person at the terminal as its rater, or unchanged if `person` is None.
 
-    Raises ValueError if there is no one to ask.
+    Raises ValueError if there is nobody to ask.
     """
     if person is not None:
         config = run.config.finetune
@@ -112,7 +118,8 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
         task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
     if task.raters is None:
         raise ValueError(
-            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with --person NAME"
+            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with "
+            "--person NAME"
         )
     return task
 
@@ -122,6 +129,7 @@ def is_done(run: Run, stage: str) -> bool:
 
 
 def tokenizer_of(run: Run, task: Task) -> Tokenizer:
+    """The run's tokenizer; it is trained on the task's corpus first if the run has none."""
     path = run.path / "tokenizer.json"
     if not path.exists():
         texts = [f"{topic} {text}" for topic, text in task.corpus]
@@ -147,7 +155,10 @@ def empty_reward_model(run: Run, tokenizer: Tokenizer, conservatism: float = 0.0
 
 
 def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
-    """The reward model before it has learned from feedback, on the run's device. An encoder is pretrained here if need be."""
+    """The reward model before it is trained on feedback, on the run's device.
+
+    An encoder is pretrained first if the run has none.
+    """
     model = empty_reward_model(run, tokenizer)
     if run.config.reward.start == "pretrained":
         if run.config.reward.body == "encoder":
@@ -162,76 +173,64 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
 def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
     """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
     if not (run.path / ENCODER).exists():
-        run.save_model(
-            ENCODER,
-            pretrain_mlm(
-                tokenizer,
-                corpus_of(task),
-                run.config,
-                run.log("masked-lm"),
-                run.checkpoints("masked-lm"),
-            ),
-        )
-    return run.load_model(
-        ENCODER, build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
-    )
+        log, checkpoints = run.log("masked-lm"), run.checkpoints("masked-lm")
+        trained = pretrain_mlm(tokenizer, corpus_of(task), run.config, log, checkpoints)
+        run.save_model(ENCODER, trained)
+    empty = build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
+    return run.load_model(ENCODER, empty)
 
 
 def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
-    """Training and held-out triples. A task with feedback of its own for that (held-out films) decides itself.
+    """Training and held-out triples. A task may bring its own held-out feedback (held-out films).
 
-    What the authors scored and what the policy wrote is trained on too, but the held-out triples are all of the task's kind.
+    Texts scored by the authors and rated samples of the policy are trained on too; the held-out
+    triples are only the task's own.
     """
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
-        train, heldout = split_triples(
-            task.feedback, run.config.reward.heldout_share, run.config.seed
-        )
+        share = run.config.reward.heldout_share
+        train, heldout = split_triples(task.feedback, share, run.config.seed)
     own_train, own_heldout = split_own_texts(run, task)
     train = train + AUTHORS_COUNT * task.authors_feedback + own_train
     return without(train, heldout + own_heldout), heldout
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
-    """The rated texts of the pretrained policy, for training and held out (none of a handful)."""
+    """The rated samples of the pretrained policy: training and held-out (none if there are few)."""
     first = first_ratings(run, task)
-    return (
-        split_triples(first, run.config.reward.heldout_share, run.config.seed)
-        if len(first) > 20
-        else (first, [])
-    )
+    if len(first) <= MIN_SPLIT:
+        return first, []
+    return split_triples(first, run.config.reward.heldout_share, run.config.seed)
 
 
 def first_ratings(run: Run, task: Task) -> list[Triple]:
-    """Ratings of the pretrained policy's own texts (step 1 of section 3.2), kept in first_ratings.jsonl.
+    """Ratings of samples from the pretrained policy, kept in first_ratings.jsonl.
 
-    None if no one can be asked. Texts that were cut off are not rated, so there may be fewer than `reward.own_texts`.
+    Step 1 of section 3.2 of the article. Empty if the task has no raters. Truncated samples are not
+    rated, so there may be fewer than `reward.own_texts`.
     """
     path, count = run.path / FIRST_RATINGS, run.config.reward.own_texts
     if task.raters is None or count == 0:
         return []
     if not path.exists():
-        tokenizer = tokenizer_of(run, task)
-        drawn = sample_texts(
-            {"before": model_for_sampling(run, tokenizer, tuned=False)},
-            tokenizer,
-            task.train_prompts,
-            count + count // 8,
-            run.config.finetune.max_new_tokens,
-            run.config.seed,
-        )
-        texts = list(dict.fromkeys((topic, text) for topic, text, _ in drawn if text.strip()))[
-            :count
-        ]
+        texts = first_samples(run, task, count)
         if texts:
-            write_triples(
-                path,
-                [rated(task, topic, text, run.config.seed) for topic, text in texts],
-                task.rating_range,
-            )
+            ratings = [rated(task, topic, text, run.config.seed) for topic, text in texts]
+            write_triples(path, ratings, task.rating_range)
         else:
             atomic_write(path, "")
     return read_triples(path, task.rating_range) if path.stat().st_size else []
+
+
+def first_samples(run: Run, task: Task, count: int) -> list[tuple[str, str]]:
+    """At most `count` different (topic, text) pairs sampled from the pretrained policy."""
+    tokenizer = tokenizer_of(run, task)
+    models = {"before": model_for_sampling(run, tokenizer, tuned=False)}
+    number = count + count // 8  # some are truncated, empty or repeated
+    length, seed = run.config.finetune.max_new_tokens, run.config.seed
+    samples = sample_texts(models, tokenizer, task.train_prompts, number, length, seed)
+    texts = dict.fromkeys((topic, text) for topic, text, _ in samples if text.strip())
+    return list(texts)[:count]
 
 
 def corpus_of(task: Task) -> Corpus:
@@ -239,7 +238,7 @@ def corpus_of(task: Task) -> Corpus:
 
 
 def pretrain_stage(run: Run, task: Task) -> None:
-    """A pretrained policy: from the base, from random weights, or from the base and then trained on the task's corpus."""
+    """Pretrain the policy: take a base, train from random weights, or train a base further."""
     started = time.perf_counter()
     settings, policy = run.config.pretrain, None
     if settings.start == "base":
@@ -250,55 +249,34 @@ def pretrain_stage(run: Run, task: Task) -> None:
             run.append("metrics.jsonl", base.curve())
     tokenizer = tokenizer_of(run, task)
     if policy is None or settings.steps > 0:
-        policy = pretrain(
-            tokenizer,
-            corpus_of(task),
-            run.config,
-            run.log("pretrain"),
-            run.checkpoints("pretrain"),
-            policy,
-        )
+        log, checkpoints = run.log("pretrain"), run.checkpoints("pretrain")
+        policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
 
 
 def reward_stage(run: Run, task: Task) -> None:
+    """Train the reward model on the feedback and measure it on what was held out."""
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     train_triples, heldout_triples = split_feedback(run, task)
-    context = run.config.model.context
+    context, seed = run.config.model.context, run.config.seed
     train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
     heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
     if train.cut:
         print(
-            f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} tokens with their topic and lose "
-            "their end; raise --model.context and --finetune.max-new-tokens",
+            f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} "
+            "tokens with their topic and lose their end; raise --model.context and "
+            "--finetune.max-new-tokens",
             file=sys.stderr,
         )
-    torch.manual_seed(
-        run.config.seed
-    )  # here: whether the policy's texts are rated already must not matter to the weights
-    model = train_reward_model(
-        new_reward_model(run, tokenizer, task),
-        Split(train, heldout),
-        run.config.reward,
-        run.config.seed,
-        run.log("reward"),
-        run.checkpoints("reward"),
-    )
-    facts = quality(model, train, heldout)
-    if own_heldout := split_own_texts(run, task)[1]:
-        texts = ScoredTexts(tokenizer, own_heldout, context)
-        facts["own_texts_pearson"], facts["own_texts_n"] = (
-            correlation(predict(model, texts), texts.scores),
-            len(texts),
-        )
-    facts["handwritten_spearman"] = None
-    if task.handwritten:
-        handwritten = ScoredTexts(tokenizer, task.handwritten, context)
-        facts["handwritten_spearman"] = correlation(
-            ranks(predict(model, handwritten)), ranks(handwritten.scores)
-        )
-        facts["handwritten_n"] = len(handwritten)
+    # Seeded only here, so that the initial weights do not depend on whether the policy's samples
+    # had already been rated or were rated just now.
+    torch.manual_seed(seed)
+    model = new_reward_model(run, tokenizer, task)
+    log, checkpoints = run.log("reward"), run.checkpoints("reward")
+    split = Split(train, heldout)
+    model = train_reward_model(model, split, run.config.reward, seed, log, checkpoints)
+    facts = quality(model, train, heldout) | other_quality(model, run, task, tokenizer)
     run.finish_stage(
         "reward",
         _seconds(run, "reward", started),
@@ -308,41 +286,64 @@ def reward_stage(run: Run, task: Task) -> None:
     )
 
 
+def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) -> dict:
+    """Correlations on held-out samples of the policy and on handwritten texts, if there are any."""
+    facts, context = {}, run.config.model.context
+    if own_heldout := split_own_texts(run, task)[1]:
+        own = ScoredTexts(tokenizer, own_heldout, context)
+        facts["own_texts_pearson"] = correlation(predict(model, own), own.scores)
+        facts["own_texts_n"] = len(own)
+    facts["handwritten_spearman"] = None
+    if task.handwritten:
+        handwritten = ScoredTexts(tokenizer, task.handwritten, context)
+        predicted = predict(model, handwritten)
+        facts["handwritten_spearman"] = correlation(ranks(predicted), ranks(handwritten.scores))
+        facts["handwritten_n"] = len(handwritten)
+    return facts
+
+
 def finetune_stage(run: Run, task: Task) -> None:
+    """Fine-tune the policy on the reward model's scores."""
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, RESULT["pretrain"], tokenizer)
-    reward_model = load_reward_model(
-        run, RESULT["reward"], tokenizer, run.config.finetune.conservatism
-    )
+    conservatism = run.config.finetune.conservatism
+    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
     models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
-    collected = finetune(
-        models,
-        task,
-        run.config,
-        Split(*split_feedback(run, task)),
-        run.log("finetune"),
-        run.checkpoints("finetune"),
-    )
+    feedback = Split(*split_feedback(run, task))
+    log, checkpoints = run.log("finetune"), run.checkpoints("finetune")
+    collected = finetune(models, task, run.config, feedback, log, checkpoints)
     run.finish_stage(
         "finetune",
         _seconds(run, "finetune", started),
-        {"reward_final.safetensors": reward_model, RESULT["finetune"]: policy},
+        {REWARD_FINAL: reward_model, RESULT["finetune"]: policy},
         collected=len(collected),
     )
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
-    """Judge before and after; write samples.jsonl, summary.json and report.html; return the summary."""
+    """Judge before and after; write samples.jsonl, summary.json and report.html.
+
+    Returns the summary.
+    """
     started = time.perf_counter()
-    config = run.config
-    tokenizer = tokenizer_of(run, task)
-    reference, policy = (
-        load_policy(run, RESULT[stage], tokenizer).eval() for stage in ("pretrain", "finetune")
-    )
-    reward_model = load_reward_model(
-        run, "reward_final.safetensors", tokenizer, config.finetune.conservatism
-    )
+    splits, rows = judge_samples(run, task)
+    logged = [row for row in run.read("samples.jsonl") if row["when"].startswith("step")]
+    run.rewrite("samples.jsonl", logged + rows)
+    run.finish_stage("evaluate", time.perf_counter() - started, {})
+    summary = summary_of(run, task, splits)
+    text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(run.path / "summary.json", text)
+    write_report(run.path)
+    return summary
+
+
+def judge_samples(run: Run, task: Task) -> tuple[dict[str, dict], list[dict]]:
+    """Per split (training, held-out topics) the means before and after; and the judged samples."""
+    config, tokenizer = run.config, tokenizer_of(run, task)
+    reference = model_for_sampling(run, tokenizer, tuned=False)
+    policy = model_for_sampling(run, tokenizer, tuned=True)
+    reward_model = load_reward_model(run, REWARD_FINAL, tokenizer, config.finetune.conservatism)
     splits, rows = {}, []
     for split, topics in (("train", task.train_prompts), ("heldout", task.heldout_prompts)):
         judged = {}
@@ -357,13 +358,13 @@ def evaluate_stage(run: Run, task: Task) -> dict:
             )
             rows += [{"when": when, "split": split, **row} for row in judged[when]]
         splits[split] = summarise(judged["before"], judged["after"])
-    run.rewrite(
-        "samples.jsonl",
-        [row for row in run.read("samples.jsonl") if row["when"].startswith("step")] + rows,
-    )
-    run.finish_stage("evaluate", time.perf_counter() - started, {})
-    progress = run.progress()
-    summary = {
+    return splits, rows
+
+
+def summary_of(run: Run, task: Task, splits: dict[str, dict]) -> dict:
+    """What summary.json holds: the results, how they were obtained, and all settings."""
+    config, progress = run.config, run.progress()
+    return {
         "task": config.task if config.feedback is None else str(config.feedback.name),
         "seed": config.seed,
         "device": str(run.device),
@@ -383,44 +384,16 @@ def evaluate_stage(run: Run, task: Task) -> dict:
         "notes": list(task.notes),
         "config": to_json(config),
     }
-    atomic_write(
-        run.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-    )
-    write_report(run.path)
-    return summary
 
 
 def _seconds(run: Run, stage: str, started: float) -> float:
-    """Wall seconds of a stage, those before an interruption included (they stand in its last line of metrics)."""
+    """Wall seconds of a stage. Its last row of metrics includes those before an interruption."""
     logged = [row["seconds"] for row in run.read("metrics.jsonl") if row["stage"] == stage]
     return max([time.perf_counter() - started, *logged[-1:]])
 
 
-def hardware(device: torch.device) -> dict[str, str]:
-    """What this ran on, in words."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": name,
-        "precision": f"{precision_of(device)} matrix products",
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
-    """The policy after (or, with tuned=False, before) fine-tuning."""
+    """The policy after (or, with tuned=False, before) fine-tuning, in evaluation mode."""
     return load_policy(run, RESULT["finetune" if tuned else "pretrain"], tokenizer).eval()
 
 

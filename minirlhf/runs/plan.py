@@ -1,6 +1,7 @@
-"""From a command to its work in four steps: plan what is to do, check that it can be done, clear what it replaces, carry it out.
+"""From a command to its work in four steps: plan, check, clear, carry out.
 
-Nothing is made or deleted before everything that can be checked has been.
+Plan what to do, check that it can be done, delete what it replaces, do it. Nothing is created or
+deleted before everything that can be checked has been checked.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ class Plan:
 
     path: Path
     config: Config  # the run's settings from now on
-    stages: tuple[str, ...]  # to do, in this order; those that are done already are passed over
-    outdated: tuple[str, ...] = ()  # files of the run that go away first
-    new: bool = False  # the run is begun from nothing
+    stages: tuple[str, ...]  # to do, in this order; stages already done are skipped
+    outdated: tuple[str, ...] = ()  # files of the run that are deleted first
+    new: bool = False  # the run does not exist yet, or is replaced as a whole
     overwrite: bool = False
 
 
 def plan_new(
     path: Path, config: Config, stages: tuple[str, ...], resume: bool, overwrite: bool
 ) -> Plan:
-    """A run from its first stage on; with `resume` one that exists goes on under its own settings.
+    """A run from its first stage on; with `resume` an existing one continues with its own settings.
 
-    Raises ValueError if a run is there and neither `resume` nor `overwrite` is given.
+    Raises ValueError if a run exists and neither `resume` nor `overwrite` is given.
     """
     if resume and (path / "config.json").exists():
         return Plan(path, Run.open(path).config, stages)
@@ -46,16 +47,18 @@ def plan_new(
 def plan_stages(
     path: Path, stages: tuple[str, ...], settings: dict, resume: bool, overwrite: bool
 ) -> Plan:
-    """Stages of a run that exists, under new settings ({"finetune": FinetuneConfig(...)}, ...).
+    """Stages of an existing run, with new settings ({"finetune": FinetuneConfig(...)}, ...).
 
-    Raises ValueError if an earlier stage is missing, or if a result is there and neither `resume` nor `overwrite` is given.
+    Raises ValueError if an earlier stage is missing, or if a result exists and neither `resume` nor
+    `overwrite` is given.
     """
     run, first = Run.open(path), stages[0]
     needed = pipeline.STAGES[: pipeline.STAGES.index(first)]
     for stage in needed:
         if not pipeline.is_done(run, stage):
             raise ValueError(
-                f"{path}: {first} needs the stage before it; run: python -m minirlhf {stage} {run.words}"
+                f"{path}: {first} needs the stage before it; "
+                f"run: python -m minirlhf {stage} {run.words}"
             )
     if resume:
         return Plan(path, run.config, stages)
@@ -66,7 +69,8 @@ def plan_stages(
         )
     if (path / CHECKPOINT).exists() and not overwrite:
         raise ValueError(
-            f"{path}: a stage was interrupted here; go on with --resume, or begin anew with --overwrite"
+            f"{path}: a stage was interrupted here; continue with --resume or start over with "
+            "--overwrite"
         )
     outdated = [pipeline.RESULT[stage] for stage in later] + [CHECKPOINT]
     if first == "reward":
@@ -75,9 +79,10 @@ def plan_stages(
 
 
 def check(plan: Plan) -> tuple[Plan, Task]:
-    """The plan with its last open question settled (which model it starts from), and its task.
+    """The plan, completed with the model that the run starts from, and its task.
 
-    Raises ValueError for settings that cannot work, a device that is not there, data that is missing or broken.
+    Raises ValueError for settings that do not work together, a device that is not available, and
+    data that is missing or malformed.
     """
     config = plan.config
     config.finetune.check()
@@ -90,9 +95,9 @@ def check(plan: Plan) -> tuple[Plan, Task]:
 
 
 def settle_start(config: Config, task: Task) -> Config:
-    """Settings with the model that the run starts from filled in: sizes of the base and how long it is trained further.
+    """The settings, completed with the size of the base and how long it is trained further.
 
-    Raises ValueError if the base is damaged, or of another size than was asked for.
+    Raises ValueError if the base is damaged, or if it has another size than the settings ask for.
     """
     pretrain, model = config.pretrain, config.model
     if pretrain.start == "scratch":
@@ -108,9 +113,10 @@ def settle_start(config: Config, task: Task) -> Config:
     for field in dataclasses.fields(model):
         value, wanted = getattr(model, field.name), getattr(base.model, field.name)
         if value not in (wanted, field.default):
+            option = f"--model.{field.name.replace('_', '-')}"
             raise ValueError(
-                f"--model.{field.name.replace('_', '-')}: expected {wanted}, as {base.name} has it, found {value}; "
-                "add --from-scratch to train a model of another size"
+                f"{option}: expected {wanted}, as {base.name} has it, "
+                f"found {value}; add --from-scratch to train a model of another size"
             )
     steps = pretrain.steps or task.base_steps or 0
     pretrain = dataclasses.replace(pretrain, steps=steps)
@@ -118,7 +124,7 @@ def settle_start(config: Config, task: Task) -> Config:
 
 
 def clear(plan: Plan) -> Run:
-    """The run, made or rid of what the plan replaces."""
+    """Create the run, or delete from it what the plan replaces; return it."""
     if plan.new:
         return Run.create(plan.path, plan.config, overwrite=plan.overwrite)
     run = Run.open(plan.path)
@@ -130,22 +136,22 @@ def clear(plan: Plan) -> Run:
 
 
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
-    """Do the stages that are not done yet, and say about how long each will take if there are several.
+    """Run the stages that are not done yet; if there are several, print how long each may take.
 
-    KeyboardInterrupt is left to the caller; --resume goes on where it struck.
+    KeyboardInterrupt is left to the caller; --resume continues where the run was interrupted.
     """
     todo = [stage for stage in stages if not pipeline.is_done(run, stage)]
     expected = {}
     if len(todo) > 1:
         expected = estimate.seconds(run.config, run.device, raters=task.raters is not None)
         print("\n".join(estimate.plan_lines(run.config, task.raters is not None, expected, todo)))
-    slower = 1.0  # than expected, in the stages that are done
+    slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:
             run.later_seconds = slower * sum(expected[later] for later in todo[number + 1 :])
         started = time.perf_counter()
         pipeline.STAGE_FUNCTIONS[stage](run, task)
-        if expected and expected[stage] > 5:  # shorter stages are mostly loading
+        if expected and expected[stage] > 5:  # shorter stages mostly load files
             slower = (time.perf_counter() - started) / expected[stage]
         release_freed_memory()
     run.later_seconds = None

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A rating session on a run's policy: sample texts, choose the questions, open the file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ def open_session(
     repeat_share: float = 0.1,
     seed: int = 0,
 ) -> RatingSession:
-    """A session on texts of the run's policy, before and after fine-tuning if it is tuned. One seed, one set of texts: raters
-    who are to be compared use the same. Raises ValueError if the run is not pretrained or the file holds the other form."""
+    """A session on samples of the run's policy, from before and (if it is tuned) after fine-tuning.
+
+    The same seed gives the same texts, so raters who are to be compared must use the same one.
+    Raises ValueError if the run is not pretrained, or if the file at `path` holds answers of the
+    other kind (scores or comparisons).
+    """
     if not pipeline.is_done(run, "pretrain"):
         raise ValueError(
-            f"{run.path}: nothing here writes texts yet; run: python -m minirlhf pretrain --run {run.path.name}"
+            f"{run.path}: nothing here writes texts yet; "
+            f"run: python -m minirlhf pretrain --run {run.path.name}"
         )
     file = AnswerFile(path)
     if any(("better" in record) != pairs for record in file.records()):
@@ -34,28 +39,21 @@ def open_session(
             f"{path}: holds {'scores' if pairs else 'comparisons'}; give another file with --output"
         )
     task, tokenizer = pipeline.task_of(run), Tokenizer.load(run.path / "tokenizer.json")
-    names = {"before": False} | ({"after": True} if pipeline.is_done(run, "finetune") else {})
-    models = {
-        name: pipeline.model_for_sampling(run, tokenizer, tuned) for name, tuned in names.items()
-    }
+    models = {"before": pipeline.model_for_sampling(run, tokenizer, tuned=False)}
+    if pipeline.is_done(run, "finetune"):
+        models["after"] = pipeline.model_for_sampling(run, tokenizer, tuned=True)
     topics = list(dict.fromkeys([*task.train_prompts, *task.heldout_prompts]))
     random.Random(seed).shuffle(topics)
-    topics = (
-        topics[: max(1, count // 2)] if pairs else topics
-    )  # few questions, few topics: the texts must find partners
-    wanted = 2 * count if pairs else count
-    texts = sample_texts(
-        models,
-        tokenizer,
-        topics,
-        max(2 * len(topics), wanted),
-        run.config.finetune.max_new_tokens,
-        seed,
-    )
+    wanted = count
+    if pairs:
+        wanted = 2 * count
+        # A comparison needs two texts on one topic, so few questions must use few topics.
+        topics = topics[: max(1, count // 2)]
+    number = max(2 * len(topics), wanted)
+    length = run.config.finetune.max_new_tokens
+    texts = sample_texts(models, tokenizer, topics, number, length, seed)
     items = make_items(texts, pairs, count, seed)
     if not items:
-        raise ValueError(
-            f"{run.path}: the policy wrote no {'two texts on one topic' if pairs else 'whole text'} to rate; "
-            "train it longer"
-        )
+        missing = "two texts on one topic" if pairs else "whole text"
+        raise ValueError(f"{run.path}: the policy wrote no {missing} to rate; train it longer")
     return RatingSession(make_queue(items, repeat_share, seed, rater), file, rater)
