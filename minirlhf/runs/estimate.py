@@ -18,7 +18,7 @@ TEXT_TOKENS, ROW_TOKENS = 30, 40
 # Fraction of a bare matrix product's speed that training and sampling reach, measured on two cores
 # with AVX2 (benchmarks/README.md describes the machine). Small operations take the rest of the
 # time. Sampling multiplies smaller matrices, so it reaches less.
-TRAINING_EFFICIENCY, SAMPLING_EFFICIENCY = 0.55, 0.12
+TRAINING_EFFICIENCY, SAMPLING_EFFICIENCY = 0.5, 0.16
 # On a GPU, launching kernels takes most of the time, whatever the size: seconds per training step
 # and per sampled token.
 GPU_STEP, GPU_TOKEN = 0.012, 0.0005
