@@ -29,7 +29,7 @@ def sample(arguments: Sample) -> None:
             f"run: python -m minirlhf finetune --run {arguments.run}"
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    reward_model = pipeline.load_reward_model(run, "reward_final.safetensors", tokenizer)
+    reward_model = pipeline.load_reward_model(run, pipeline.REWARD_FINAL, tokenizer)
     longest = run.config.finetune.max_new_tokens
     # A prompt that is too long loses its beginning, so that the text fits into the context.
     prompt_limit = run.config.model.context - longest

@@ -65,8 +65,6 @@ def reward(arguments: Reward) -> None:
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
-    if not (folder.path / "config.json").exists():
-        Run.open(folder.path)  # raises: there is no run here
     keep = arguments.report and pipeline.is_done(Run.open(folder.path), "reward")
 
     def todo():

@@ -279,8 +279,7 @@ class Transformer(nn.Module):
         order = lengths.argsort(stable=True)
         parts = []
         for group in order.split(GROUP):
-            longest = int(lengths[group].max())
-            longest = min(columns, -(-longest // STRIDE) * STRIDE)
+            longest = min(columns, rounded_up(int(lengths[group].max()), STRIDE))
             states = self(rows[group, :longest])  # (group, longest, width)
             parts.append(F.pad(states, (0, 0, 0, columns - longest)))
         return torch.cat(parts)[order.argsort()]  # as the rows came
@@ -303,3 +302,8 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):
         nn.init.zeros_(module.bias)
+
+
+def rounded_up(number: int, stride: int) -> int:
+    """The next multiple of `stride`."""
+    return -(-number // stride) * stride

@@ -22,7 +22,7 @@ from minirlhf.config import ModelConfig, from_json
 from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
-from minirlhf.system.files import atomic_write, load_tensors, read_json, save_tensors
+from minirlhf.system.files import atomic_write, load_tensors, read_json, read_jsonl, save_tensors
 from minirlhf.system.weights import load_weights
 from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tokenizer import Tokenizer
@@ -60,8 +60,7 @@ class Base:
 
     def curve(self) -> list[dict]:
         """Its pretraining losses: rows as in a run's metrics.jsonl, but with stage "base"."""
-        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_jsonl(self.folder / "metrics.jsonl")
 
 
 def read_base(folder: Path | None = None) -> Base:

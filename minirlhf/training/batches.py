@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
 
 BUCKET = 16  # batches drawn at a time and sorted by length among themselves
-STRIDE = 8  # columns are a multiple of it: in bfloat16 a CPU prepares (and keeps) code per shape
 
 
 class Split(NamedTuple):
@@ -103,8 +103,3 @@ class EncodedTexts:
         return self.batch(
             by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device
         )
-
-
-def rounded_up(number: int, stride: int) -> int:
-    """The next multiple of `stride`."""
-    return -(-number // stride) * stride

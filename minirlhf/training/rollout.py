@@ -13,10 +13,10 @@ from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.sampling import sample
+from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import STRIDE, rounded_up
 
 AnyReward = RewardModel | EncoderReward | RewardEnsemble
 
