@@ -39,6 +39,7 @@ from minirlhf.training.finetune import finetune
 from minirlhf.training.log import TrainLog
 from minirlhf.training.rollout import Models, collect
 from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
+from minirlhf.training.truncation import prompt_tokens
 
 FIT_UP_TO = 8.0  # square root of nats: farther out the judge has nothing left to lose, and these forms cannot level off
 COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
@@ -49,10 +50,9 @@ def best_of_n(
 ) -> list[dict]:
     """Points {"n", "kl", "proxy", "gold"} for n = 1, 2, 4, .. `texts`."""
     proxy, gold = np.zeros((prompts, texts)), np.zeros((prompts, texts))
-    longest = run.config.model.context - run.config.finetune.max_new_tokens
     for row in range(prompts):
         topic = task.train_prompts[row % len(task.train_prompts)]
-        prompt = tokenizer.encode_prompt(topic)[-longest:]
+        prompt = prompt_tokens(tokenizer, topic, run.config.model.context)
         rollout = collect(
             Models(policy, policy, reward_model, tokenizer),
             [prompt] * texts,

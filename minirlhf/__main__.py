@@ -1,3 +1,8 @@
-from minirlhf.cli.main import main
+import sys
 
-main()
+try:
+    from minirlhf.cli.main import main
+
+    main()
+except KeyboardInterrupt:  # Ctrl-C while the program still loads
+    sys.exit(130)

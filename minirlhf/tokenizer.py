@@ -12,8 +12,8 @@ out. BPE lies between:
 To encode a new word, start from its bytes and apply the same merges, oldest first; to decode, join
 the bytes.
 
-Words repeat, so the trainer looks at each *different* word once and multiplies by its count. After
-a merge it touches only the words that contain the pair. Encoding runs in `tiktoken.Encoding`, on
+Words repeat, so the trainer looks at each *different* word once and multiplies by its count. A
+merge touches only the places where its pair stands. Encoding runs in `tiktoken.Encoding`, on
 the tokens that we trained ourselves; nothing is downloaded.
 """
 
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import regex  # comes with tiktoken; unlike `re` it knows \p{L}
 import tiktoken
+from tqdm import tqdm
 
 from minirlhf.system.files import replacing
 
@@ -40,6 +41,10 @@ PATTERN = r" ?[\p{L}\p{M}]{1,64}(?:'\p{L}{1,8})?| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p
 
 END = "<|end|>"  # closes a text
 SEPARATOR = "<|separator|>"  # stands between the topic and the text
+Pair = tuple[int, int]  # the ranks of two neighbouring tokens
+LONGEST_WORD = 2 * (1 + 64 + 1 + 8)  # characters; twice, as each may be half of a surrogate pair
+CHARACTERS_PER_TOKEN = 8  # a first guess, rather too many: `encode_start` tries more if need be
+BAR_AFTER = 2.0  # seconds: what takes longer shows a progress bar
 FORMAT, VERSION = "minirlhf-tokenizer", 1
 
 
@@ -56,63 +61,103 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
         raise ValueError(
             f"vocab_size: expected at least 256 (one token per byte), found {vocab_size}"
         )
-    word_counts: Counter[str] = Counter()
-    for text in texts:
-        word_counts.update(regex.findall(PATTERN, _without_surrogates(text)))
-    # Words as lists of ranks; a byte's rank is its value.
-    words = [list(word.encode("utf-8")) for word in word_counts]
-    counts = list(word_counts.values())
-
-    pair_counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-    # The words that contain a pair; some may have lost it since.
-    pair_words: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            pair_counts[pair] += counts[index]
-            pair_words[pair].add(index)
-
+    row = MergedRow(count_words(texts))
     tokens = [bytes([value]) for value in range(256)]
-    # The heap may hold old counts of a pair. They differ from pair_counts, and are thrown away.
-    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    # The heap may hold old counts of a pair. They differ from the row's, and are thrown away.
+    heap = [(-count, pair) for pair, count in row.pair_counts.items()]
     heapq.heapify(heap)
-    while len(tokens) < vocab_size and heap:
-        negative_count, pair = heapq.heappop(heap)
-        if -negative_count != pair_counts[pair]:
-            continue
-        if -negative_count < 2:
-            break
-        # No earlier token has these bytes: the same bytes are always split the same way, so a + bc
-        # and ab + c never both occur.
-        rank = len(tokens)
-        tokens.append(tokens[pair[0]] + tokens[pair[1]])
-        changed = set()
-        for index in pair_words.pop(pair):
-            word, count = words[index], counts[index]
-            for old in pairwise(word):
-                pair_counts[old] -= count
-                changed.add(old)
-            word = words[index] = _merge(word, pair, rank)
-            for new in pairwise(word):
-                pair_counts[new] += count
-                pair_words[new].add(index)
-                changed.add(new)
-        for other in changed:
-            if pair_counts[other] > 0:
-                heapq.heappush(heap, (-pair_counts[other], other))
+    with tqdm(total=vocab_size - 256, desc="merging", delay=BAR_AFTER, leave=False) as bar:
+        while len(tokens) < vocab_size and heap:
+            negative_count, pair = heapq.heappop(heap)
+            if -negative_count != row.pair_counts[pair]:
+                continue
+            if -negative_count < 2:
+                break
+            # No earlier token has these bytes: the same bytes are always split the same way, so
+            # a + bc and ab + c never both occur.
+            rank = len(tokens)
+            tokens.append(tokens[pair[0]] + tokens[pair[1]])
+            for other in row.merge(pair, rank):
+                if row.pair_counts[other] > 0:
+                    heapq.heappush(heap, (-row.pair_counts[other], other))
+            bar.update()
     return tokens
 
 
-def _merge(word: list[int], pair: tuple[int, int], rank: int) -> list[int]:
-    """The word with each occurrence of `pair`, from the left, written as the one token `rank`."""
-    merged, i = [], 0
-    while i < len(word):
-        if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
-            merged.append(rank)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged
+class MergedRow:
+    """All words in one row, as chains of tokens in which pairs are merged.
+
+    A merge visits only the places where its pair stands, so all merges together take time linear in
+    the length of the words, however long one of them is.
+    """
+
+    def __init__(self, word_counts: Counter[str]):
+        self.ranks: list[int] = []  # the token at each place; -1: merged into the one before it
+        self.before: list[int] = []  # the place of the token before it in its word; -1: none
+        self.after: list[int] = []
+        self.counts: list[int] = []  # how often the word of each place occurs
+        self.pair_counts: defaultdict[Pair, int] = defaultdict(int)
+        # Where a pair begins, from left to right; at some places it may have been lost since.
+        self.places: defaultdict[Pair, list[int]] = defaultdict(list)
+        for word, count in word_counts.items():
+            self._append(word.encode("utf-8"), count)
+
+    def _append(self, word: bytes, count: int) -> None:
+        """Put a word at the end of the row. A byte's rank is its value."""
+        first = len(self.ranks)
+        places = range(first, first + len(word))
+        self.ranks += word
+        self.before += [-1, *places[:-1]]
+        self.after += [*places[1:], -1]
+        self.counts += [count] * len(word)
+        for place, pair in zip(places, pairwise(word)):
+            self.pair_counts[pair] += count
+            self.places[pair].append(place)
+
+    def merge(self, pair: Pair, rank: int) -> set[Pair]:
+        """Write each `pair`, from the left, as the one token `rank`.
+
+        Returns the pairs whose count has changed.
+        """
+        changed = set()
+
+        def count(left: int, right: int, by: int) -> None:
+            other = self.ranks[left], self.ranks[right]
+            self.pair_counts[other] += by
+            changed.add(other)
+            if by > 0:
+                self.places[other].append(left)
+
+        for place in self.places.pop(pair):
+            partner = self.after[place]
+            if partner < 0 or (self.ranks[place], self.ranks[partner]) != pair:
+                continue  # lost to another merge, or to this one: "aaa" holds "aa" once
+            left, right, copies = self.before[place], self.after[partner], self.counts[place]
+            count(place, partner, -copies)
+            if left >= 0:
+                count(left, place, -copies)
+            if right >= 0:
+                count(partner, right, -copies)
+                self.before[right] = place
+            self.ranks[place], self.ranks[partner], self.after[place] = rank, -1, right
+            if left >= 0:
+                count(left, place, copies)
+            if right >= 0:
+                count(place, right, copies)
+        return changed
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How often each word (see PATTERN) occurs. A text that occurs often is split once."""
+    word_counts: Counter[str] = Counter()
+    different = Counter(texts)
+    for text, copies in tqdm(
+        different.items(), desc="counting words", delay=BAR_AFTER, leave=False
+    ):
+        words = Counter(regex.findall(PATTERN, _without_surrogates(text)))
+        for word, count in words.items():
+            word_counts[word] += count * copies
+    return word_counts
 
 
 def _without_surrogates(text: str) -> str:
@@ -158,6 +203,30 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. Never gives a special: text that looks like one is ordinary text."""
         return self._encoding.encode_ordinary(text)
+
+    def encode_start(self, text: str, count: int) -> list[int]:
+        """The first `count` tokens of `encode(text)`, at the cost of little more than these.
+
+        A space always begins a word (see PATTERN), so the tokens of what stands before a space are
+        the first ones of the whole.
+        """
+        text = text[: count * LONGEST_WORD]  # holds at least `count` words, each at least a token
+        length = count * CHARACTERS_PER_TOKEN
+        while 0 <= (end := text.find(" ", length)):
+            if len(ids := self.encode(text[:end])) >= count:
+                return ids[:count]
+            length *= 2
+        return self.encode(text)[:count]
+
+    def encode_end(self, text: str, count: int) -> list[int]:
+        """The last `count` tokens of `encode(text)`; as `encode_start`, from the other side."""
+        length = count * CHARACTERS_PER_TOKEN
+        while 0 < (start := text.rfind(" ", 0, max(0, len(text) - length))):
+            if len(ids := self.encode(text[start:])) >= count:
+                return ids[len(ids) - count :]
+            length *= 2
+        ids = self.encode(text)
+        return ids[max(0, len(ids) - count) :]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`. Specials are dropped; bytes that are no valid UTF-8 become U+FFFD.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minirlhf.cli.options import Data
+from minirlhf.system.terminal import visible_line
 
 
 def data(arguments: Data) -> None:
@@ -15,4 +16,4 @@ def data(arguments: Data) -> None:
 
         path = arguments.output or openings.DATA / "openings.jsonl"
         openings.build_feedback(path)
-        print(f"wrote {path}")
+        print(f"wrote {visible_line(str(path))}")

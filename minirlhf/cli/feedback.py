@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minirlhf.cli.options import Feedback
+from minirlhf.system.terminal import visible
 
 
 def feedback(arguments: Feedback) -> None:
@@ -15,4 +16,4 @@ def feedback(arguments: Feedback) -> None:
         summary = summaries.summarise_scores(
             read_triples(arguments.file, arguments.score_range), arguments.score_range
         )
-    print(summaries.in_words(summary))
+    print(visible(summaries.in_words(summary)))

@@ -11,6 +11,7 @@ from typing import Annotated, Union
 import tyro
 
 from minirlhf.cli import data, feedback, rate, sample, train
+from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
     Data,
     Demo,
@@ -153,18 +154,10 @@ def parse(arguments: list[str]) -> object:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run. Bad input: one line per fault on standard error, exit code 2."""
-    command = parse(sys.argv[1:] if arguments is None else arguments)
-    functions = dict(COMMANDS.values())
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun
-        join_processes(command)
-    try:
+    """Parse and run; `ending.orderly` says how each kind of failure ends."""
+    with orderly():
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        functions = dict(COMMANDS.values())
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun
+            join_processes(command)
         functions[type(command)](command)
-    except (ValueError, OSError) as error:
-        words = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        print(f"error: {words}", file=sys.stderr)
-        if os.environ.get("MINIRLHF_DEBUG"):
-            raise
-        sys.exit(2)

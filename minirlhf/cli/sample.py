@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 
 from minirlhf.cli.options import Sample
+from minirlhf.system.terminal import visible
+
+NARROWEST = 10  # characters of a column
 
 
 def sample(arguments: Sample) -> None:
     from minirlhf.runs import pipeline
     from minirlhf.runs.folder import Run, run_path
+    from minirlhf.runs.topics import advice_on_topic
     from minirlhf.system.seeds import step_generator
     from minirlhf.tokenizer import Tokenizer
     from minirlhf.training.rollout import Models, collect
@@ -25,23 +30,21 @@ def sample(arguments: Sample) -> None:
     run = Run.open(run_path(arguments.runs, arguments.run))
     if not pipeline.is_done(run, "finetune"):
         raise ValueError(
-            f"{run.path}: no tuned policy here yet; "
-            f"run: python -m minirlhf finetune --run {arguments.run}"
+            f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune {run.words}"
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     reward_model = pipeline.load_reward_model(run, pipeline.REWARD_FINAL, tokenizer)
-    longest = run.config.finetune.max_new_tokens
-    # A prompt that is too long loses its beginning, so that the text fits into the context.
-    prompt_limit = run.config.model.context - longest
-    prompt = tokenizer.encode_prompt(arguments.topic)[-prompt_limit:]
+    for line in advice_on_topic(run, tokenizer, arguments.topic):
+        print(f"note: {visible(line)}", file=sys.stderr)
 
     def texts(tuned: bool) -> list[str]:
         """The text that the reward model scores highest in each group of `best_of` samples."""
         policy = pipeline.model_for_sampling(run, tokenizer, tuned)
+        models = Models(policy, policy, reward_model, tokenizer)
         rollout = collect(
-            Models(policy, policy, reward_model, tokenizer),
-            [prompt] * (arguments.count * arguments.best_of),
-            longest,
+            models,
+            [models.prompt(arguments.topic)] * (arguments.count * arguments.best_of),
+            run.config.finetune.max_new_tokens,
             step_generator(arguments.seed, "sample", 0, run.device),
             temperature=arguments.temperature,
             top_k=arguments.top_k,
@@ -50,7 +53,7 @@ def sample(arguments: Sample) -> None:
         rewards = rollout.reward.view(arguments.count, arguments.best_of)  # (count, best of)
         best = rewards.argmax(1).tolist()
         starts = range(0, len(rollout.texts), arguments.best_of)
-        return [rollout.texts[start + place] for start, place in zip(starts, best)]
+        return [visible(rollout.texts[start + place]) for start, place in zip(starts, best)]
 
     if not arguments.compare:
         print("\n".join(texts(tuned=True)))
@@ -61,7 +64,7 @@ def sample(arguments: Sample) -> None:
 
 def print_side_by_side(pairs: list[tuple[str, str]]) -> None:
     """Two columns as wide as the terminal allows, a line below each pair."""
-    width = (shutil.get_terminal_size().columns - 3) // 2
+    width = max(NARROWEST, (shutil.get_terminal_size().columns - 3) // 2)
     for pair in pairs:
         left, right = (textwrap.wrap(text, width) or [""] for text in pair)
         for index in range(max(len(left), len(right))):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from pathlib import Path
 
+from minirlhf.cli.ending import interrupted
 from minirlhf.cli.options import Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
 from minirlhf.config import SIZES, Config
+from minirlhf.system.terminal import quoted, visible, visible_line
 
 
 def demo(arguments: Demo) -> None:
@@ -48,12 +49,15 @@ def pretrain(arguments: Pretrain) -> None:
     def todo():
         return plan.plan_new(folder.path, config, ("pretrain",), folder.resume, folder.overwrite)
 
-    run(todo, f"pretrain {folder.words}")
+    words = f"pretrain {folder.words}"
+    if arguments.export is not None:
+        words += f" --export {quoted(str(arguments.export))}"
+    run(todo, words)
     report_done(folder.path, "pretrain")
     if arguments.export is not None:
-        words = " ".join(shlex.quote(word) for word in sys.argv[1:])
-        base = export_base(Run.open(folder.path), arguments.export, f"python -m minirlhf {words}")
-        print(f"exported: {base.folder}")
+        words = f"python -m minirlhf {quoted(*sys.argv[1:])}"
+        base = export_base(Run.open(folder.path), arguments.export, words)
+        print(f"exported: {visible_line(str(base.folder))}")
 
 
 def reward(arguments: Reward) -> None:
@@ -76,7 +80,10 @@ def reward(arguments: Reward) -> None:
             folder.overwrite,
         )
 
-    run(todo, f"reward {folder.words}")
+    words = f"reward {folder.words}"
+    if arguments.report:
+        words += " --report" if arguments.curve else " --report --no-curve"
+    run(todo, words)
     if not arguments.report:
         report_done(folder.path, "reward")
         return
@@ -85,8 +92,9 @@ def reward(arguments: Reward) -> None:
     opened = Run.open(folder.path)
     card = write_report_card(opened, pipeline.task_of(opened), arguments.curve)
     for check in card["checks"]:
-        print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
-    print(f"Report card: {folder.path / 'reward_card.html'}")
+        line = f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}"
+        print(visible_line(line))
+    print(f"Report card: {visible_line(str(folder.path / 'reward_card.html'))}")
 
 
 def finetune(arguments: Finetune) -> None:
@@ -153,7 +161,7 @@ def iterate(arguments: Iterate) -> None:
         )
 
     person = [] if arguments.person is None else ["--person", arguments.person]
-    words = f"iterate {folder.words} {shlex.join(person)}".strip()
+    words = f"iterate {folder.words} {quoted(*person)}".strip()
     run(todo, words, ask=lambda task: pipeline.with_raters(opened, task, arguments.person))
     for row in rounds_of(opened.read("metrics.jsonl")):
         print(
@@ -167,7 +175,7 @@ def iterate(arguments: Iterate) -> None:
 def run(make_plan, words: str, ask=lambda task: task) -> None:
     """Make a plan, check it, delete what it replaces and carry it out.
 
-    Ctrl-C prints one line that says how to continue, and exits with code 130. `ask` may put other
+    Ctrl-C prints one line that says how to continue, and exits. `ask` may put other
     raters into the task. Of several processes, the first prepares the folder for all.
     """
     from minirlhf.runs import plan
@@ -179,16 +187,15 @@ def run(make_plan, words: str, ask=lambda task: task) -> None:
         opened = plan.clear(todo)
     try:
         plan.carry_out(opened, task, todo.stages)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. Go on with: python -m minirlhf {words} --resume", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        interrupted(stop, f"Interrupted. Go on with: python -m minirlhf {words} --resume")
 
 
 def report_done(path: Path, stage: str) -> None:
     """Print which file the stage has written."""
     from minirlhf.runs.pipeline import RESULT
 
-    print(f"done: {stage} -> {path / RESULT[stage]}")
+    print(f"done: {stage} -> {visible_line(str(path / RESULT[stage]))}")
 
 
 def print_summary(path: Path) -> None:
@@ -200,9 +207,9 @@ def print_summary(path: Path) -> None:
 
     quality, raters = summary["reward_model"], summary["ratings"]
     print(
-        f"\nJudge: {summary['judge_name']} (0 to 1; not used in training). "
-        f"Scores: {raters['shipped']} texts rated by {raters['raters']} raters, "
-        f"{raters['collected']} more during training."
+        f"\nJudge: {visible_line(summary['judge_name'])} (0 to 1; not used in training). "
+        f"Scores: {raters['shipped']} texts rated by {visible_line(raters['raters'])} "
+        f"raters, {raters['collected']} more during training."
     )
     handwritten = ""
     if quality["handwritten_spearman"] is not None:
@@ -229,8 +236,8 @@ def print_summary(path: Path) -> None:
             "Raise --finetune.kl-weight or improve the reward model."
         )
     for note in summary["notes"]:
-        print(f"Note: {note}")
+        print(f"Note: {visible(note)}")
     print(
         f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. "
-        f"Report: {path / 'report.html'}"
+        f"Report: {visible_line(str(path / 'report.html'))}"
     )

@@ -46,7 +46,7 @@ def sample_and_judge(
     rows = []
     for start in tqdm(range(0, len(topics), BATCH), desc=label, unit="batch", leave=False):
         part = topics[start : start + BATCH]
-        prompts = [models.prompt(topic, max_new_tokens) for topic in part]
+        prompts = [models.prompt(topic) for topic in part]
         generator = step_generator(seed, label, start, models.device)
         rollout = collect(alone, prompts, max_new_tokens, generator)
         kl = sequence_kl(models.policy, models.reference, rollout).tolist()

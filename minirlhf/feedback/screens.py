@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 
 from minirlhf.feedback.session import FIRST, SECOND, TIE, Item, RatingSession
+from minirlhf.system.terminal import visible, visible_line
 
 SKIP, UNDO, QUIT = "s", "u", "q"
 END_OF_INPUT = "\x04"  # Ctrl-D
@@ -18,8 +19,11 @@ LABELS = {FIRST: "first is better", SECOND: "second is better", TIE: "no differe
 def read_key() -> str:
     """One key press, without Enter.
 
-    From a pipe: the next character that is not white space, and "q" at the end of the input.
+    From a pipe: the next character that is not white space. "q" at the end of the input, and where
+    there is none (a closed standard input).
     """
+    if sys.stdin is None or sys.stdin.closed:
+        return QUIT
     if not sys.stdin.isatty():
         while (key := sys.stdin.read(1)).isspace():
             pass
@@ -47,22 +51,15 @@ def read_key() -> str:
         termios.tcsetattr(file, termios.TCSADRAIN, settings)
 
 
-def printable(text: str) -> str:
-    """Replace control characters: what a model writes must not control the terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else "?" for character in text
-    )
-
-
 def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QUIT} quit") -> str:
     """The current item as text, wrapped to the terminal; `keys` names the other keys."""
     item = session.current
     width = max(20, shutil.get_terminal_size().columns - 6)
-    parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {printable(item.topic)}\n"]
+    parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {visible_line(item.topic)}\n"]
     for number, text in enumerate(item.texts, start=1):
         mark = f"{number}. " if len(item.texts) > 1 else ""
         paragraph = textwrap.fill(
-            printable(text), width, initial_indent=f"   {mark}", subsequent_indent="   "
+            visible(text), width, initial_indent=f"   {mark}", subsequent_indent="   "
         )
         parts.append(paragraph)
     if len(item.texts) == 1:
@@ -74,10 +71,10 @@ def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QU
 
 def rate_in_terminal(session: RatingSession, key: Callable[[], str] = read_key) -> None:
     """Ask until the rater quits (q, Ctrl-C, end of input); every answer is in the file by then."""
-    path = session.file.path
+    shown_path = visible_line(str(session.file.path))
     if session.file.dropped:
-        start = printable(session.file.dropped[:60])
-        print(f"{path}: removed an incomplete line left by an interruption: {start}")
+        start = visible_line(session.file.dropped[:60])
+        print(f"{shown_path}: removed an incomplete line left by an interruption: {start}")
     if session.before:
         print(f"{session.before} of {session.total} are answered already.")
     try:
@@ -97,7 +94,7 @@ def rate_in_terminal(session: RatingSession, key: Callable[[], str] = read_key) 
     except KeyboardInterrupt:
         print("quit")
     finally:
-        print(f"\n{sum(session.answered)} answers given now -> {path}")
+        print(f"\n{sum(session.answered)} answers given now -> {shown_path}")
 
 
 def _act(session: RatingSession, key: str) -> str | None:

@@ -12,8 +12,8 @@ step), so a resumed run draws the same ones as an uninterrupted run.
 from __future__ import annotations
 
 import json
+import os
 import re
-import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from minirlhf.system.files import (
     write_jsonl,
 )
 from minirlhf.system.seeds import step_generator
+from minirlhf.system.terminal import quoted
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
 
@@ -74,8 +75,12 @@ def run_path(runs: Path, name: str) -> Path:
 
 def run_words(path: Path) -> str:
     """The options --run and --runs that select a run folder, quoted for a shell."""
-    runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
-    return f"--run {shlex.quote(path.name)}{runs}"
+    words = ["--run", path.name]
+    if path.parent != Path("runs"):
+        folder = str(path.parent)
+        # A name like -x would be taken for an option.
+        words += ["--runs", f".{os.sep}{folder}" if folder.startswith("-") else folder]
+    return quoted(*words)
 
 
 class Run:

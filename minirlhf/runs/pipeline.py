@@ -49,6 +49,7 @@ from minirlhf.training.train_reward_model import (
     predict,
     train_reward_model,
 )
+from minirlhf.training.truncation import CutTopics
 
 RESULT = {
     "pretrain": "pretrained.safetensors",
@@ -248,10 +249,18 @@ def pretrain_stage(run: Run, task: Task) -> None:
         if not run.read("metrics.jsonl"):
             run.append("metrics.jsonl", base.curve())
     tokenizer = tokenizer_of(run, task)
+    warn_of_cut_topics(run, task, tokenizer)
     if policy is None or settings.steps > 0:
         log, checkpoints = run.log("pretrain"), run.checkpoints("pretrain")
         policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
+
+
+def warn_of_cut_topics(run: Run, task: Task, tokenizer: Tokenizer) -> None:
+    """Tell how many topics are too long for the context, and whether some become the same."""
+    topics = [*task.train_prompts, *task.heldout_prompts]
+    if warning := CutTopics.of(tokenizer, topics, run.config.model.context).warning():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def reward_stage(run: Run, task: Task) -> None:

@@ -47,7 +47,9 @@ def atomic_write(path: Path, text: str) -> None:
     if not _is_writer():
         return
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names of files may hold what UTF-8 cannot encode (half of a surrogate pair); written as
+        # \udcff, JSON reads it back.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 # JSON ---------------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Add one line per row to a JSONL file."""
     if not _is_writer():
         return
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
+    with open(path, "a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(_as_jsonl(rows))
 
 

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system.seeds import step_generator
-from minirlhf.tokenizer import Tokenizer
+from minirlhf.tokenizer import BAR_AFTER, Tokenizer
+from minirlhf.training.truncation import prompt_tokens, text_tokens
 
 BUCKET = 16  # batches drawn at a time and sorted by length among themselves
 
@@ -47,13 +49,16 @@ class EncodedTexts:
     """All (topic, text) pairs of a data set as one padded integer table."""
 
     def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], context: int):
+        # Topics and texts may occur many times; each is encoded once.
         prompts: dict[str, list[int]] = {}
+        texts: dict[str, list[int]] = {}
         rows, prompt_lengths, self.cut = [], [], 0  # `cut`: texts that lost their end
-        for topic, text in pairs:
+        for topic, text in tqdm(pairs, desc="encoding texts", delay=BAR_AFTER, leave=False):
             if topic not in prompts:
-                # A topic may take half of the context at most; what is longer loses its beginning.
-                prompts[topic] = tokenizer.encode_prompt(topic)[-(context // 2) :]
-            row = prompts[topic] + tokenizer.encode_text(text)
+                prompts[topic] = prompt_tokens(tokenizer, topic, context)
+            if text not in texts:
+                texts[text] = text_tokens(tokenizer, text, context)
+            row = prompts[topic] + texts[text]
             self.cut += len(row) > context
             rows.append(row[:context])
             prompt_lengths.append(len(prompts[topic]))

@@ -22,7 +22,15 @@ class Prompts:
     ):
         self.topics, self.seed, self.group_size = topics, seed, group_size
         self.count = settings.batch_size // group_size
-        self.tokens = {topic: models.prompt(topic, settings.max_new_tokens) for topic in topics}
+        self.tokens = {topic: models.prompt(topic) for topic in topics}
+        longest = max(map(len, self.tokens.values()))
+        context = models.policy.config.context
+        if longest + settings.max_new_tokens > context:
+            raise ValueError(
+                f"--finetune.max-new-tokens: expected at most {context - longest}, beside the "
+                f"longest topic ({longest} tokens) in a context of {context}, "
+                f"found {settings.max_new_tokens}"
+            )
 
     def draw(self, update: int) -> tuple[list[str], list[list[int]]]:
         """The topic of each text of this update, and the same as tokens."""

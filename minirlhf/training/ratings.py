@@ -20,6 +20,7 @@ from minirlhf.training.log import TrainLog
 from minirlhf.training.prompts import draw_topics
 from minirlhf.training.rollout import Models, in_turn
 from minirlhf.training.train_reward_model import ScoredTexts, refit_config, train_reward_model
+from minirlhf.training.truncation import prompt_tokens
 
 COLLECTED = "collected.jsonl"
 SAMPLED_AT_ONCE = 128  # texts
@@ -109,7 +110,7 @@ def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[
     triples = []
     for start in range(0, len(topics), settings.batch_size):
         part = topics[start : start + settings.batch_size]
-        prompts = [models.prompt(topic, settings.max_new_tokens) for topic in part]
+        prompts = [models.prompt(topic) for topic in part]
         with autocast(models.device):
             samples = sample(
                 models.policy,
@@ -138,12 +139,11 @@ def sample_texts(
     drawn = []
     for name, model in models.items():
         asked = in_turn(topics, count)
-        longest = model.config.context - max_new_tokens
         for start in range(0, count, SAMPLED_AT_ONCE):
             part = asked[start : start + SAMPLED_AT_ONCE]
             samples = sample(
                 model,
-                [tokenizer.encode_prompt(topic)[-longest:] for topic in part],
+                [prompt_tokens(tokenizer, topic, model.config.context) for topic in part],
                 max_new_tokens,
                 tokenizer.end_id,
                 randomness=step_generator(seed, f"rate {name}", start, model.device),

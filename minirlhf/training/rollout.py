@@ -17,6 +17,7 @@ from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.truncation import prompt_tokens
 
 AnyReward = RewardModel | EncoderReward | RewardEnsemble
 
@@ -34,10 +35,9 @@ class Models:
     def device(self) -> torch.device:
         return self.policy.device
 
-    def prompt(self, topic: str, max_new_tokens: int) -> list[int]:
-        """The topic as tokens. One that leaves no room for the text loses its beginning."""
-        longest = self.policy.config.context - max_new_tokens
-        return self.tokenizer.encode_prompt(topic)[-longest:]
+    def prompt(self, topic: str) -> list[int]:
+        """The topic as tokens, cut as in every stage (see truncation.py)."""
+        return prompt_tokens(self.tokenizer, topic, self.policy.config.context)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from minirlhf.cli.main import main
 from minirlhf.feedback import answers
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.records import read_comparisons, read_triples
-from minirlhf.feedback.screens import printable, rate_in_terminal, rate_widget
+from minirlhf.feedback.screens import question, rate_in_terminal, rate_widget
 from minirlhf.feedback.session import Item, RatingSession, make_items, make_queue
 from minirlhf.runs.rating import open_session
 
@@ -169,8 +169,11 @@ def test_ctrl_c_is_a_quit(tmp_path, capsys):
     )
 
 
-def test_the_terminal_is_not_steered_by_what_a_model_wrote():
-    assert printable("a\x1b[2Jb\u202ec") == "a?[2Jb?c"
+def test_the_terminal_is_not_steered_by_what_a_model_wrote(tmp_path):
+    item = Item("to\x1b]0;\x07pic", ("a\x1b[2Jb\u202ec\x9b",), ("before",))
+    shown = question(RatingSession([item], AnswerFile(tmp_path / "r.jsonl"), "x"))
+    assert "to\\x1b]0;\\x07pic" in shown and "a\\x1b[2Jb\\u202ec\\x9b" in shown
+    assert not set("\x1b\x07\u202e\x9b") & set(shown)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")

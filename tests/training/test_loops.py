@@ -162,7 +162,7 @@ def test_one_update_of_each_algorithm(name, models, small_task):
     algorithm = make_algorithm(models, config, small_task.corpus)
     assert algorithm.group_size == (4 if name in ("rloo", "grpo") else 1)
     topics = [topic for topic in small_task.train_prompts[:4] for _ in range(4)]
-    prompts = [models.prompt(topic, 24) for topic in topics]
+    prompts = [models.prompt(topic) for topic in topics]
     rollout = collect(models, prompts, 24, torch.Generator().manual_seed(0))
     # The tiny policy ends few texts, and others are worth 0: give them something to differ by.
     rollout.reward = rollout.mask.float().mean(1) + 0.1 * torch.arange(16) % 0.7

@@ -1,0 +1,86 @@
+"""The topics of a run: which ones it knows, what a user should know about another one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from itertools import islice
+from pathlib import Path
+
+from minirlhf.runs.folder import Run
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.truncation import CutTopics
+
+NEAREST = 3  # topics listed
+ALIKE = 0.3  # least similarity (0 to 1) of a topic that counts as near
+COMPARED, COMPARED_CHARACTERS = 2000, 80  # so that the search takes no time worth mentioning
+SHOWN = 60  # characters of a topic in a message
+
+
+def known_topics(run: Run) -> list[str]:
+    """The topics of the run's task, without the cost of its corpus and judge.
+
+    Empty if they cannot be read any more.
+    """
+    config = run.config
+    try:
+        if config.feedback is not None:
+            copy = run.path / "feedback.jsonl"
+            return _topics_of(copy if copy.exists() else config.feedback)
+        if config.task == "openings":
+            from minirlhf.tasks.openings.knowledge import knowledge
+
+            return [topic.topic for topic in knowledge()]
+        from minirlhf.tasks.reviews import task as reviews
+
+        train, heldout = reviews.heldout_split()
+        return list(dict.fromkeys(triple.topic for triple in train + heldout))
+    except (OSError, ValueError):
+        return []
+
+
+def _topics_of(path: Path) -> list[str]:
+    """The topics of a feedback file that was checked when it was trained on."""
+    topics: dict[str, None] = {}
+    with open(path, encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip():
+                topics[json.loads(line)["topic"]] = None
+    return list(topics)
+
+
+def nearest(topic: str, topics: list[str]) -> list[str]:
+    """The topics written most like this one, nearest first; upper and lower case are alike."""
+
+    def simple(words: str) -> str:
+        return words.casefold()[:COMPARED_CHARACTERS]
+
+    by_simple: dict[str, str] = {}
+    for known in islice(topics, COMPARED):
+        by_simple.setdefault(simple(known), known)
+    found = difflib.get_close_matches(simple(topic), by_simple, NEAREST, ALIKE)
+    return [by_simple[match] for match in found]
+
+
+def advice_on_topic(run: Run, tokenizer: Tokenizer, topic: str) -> list[str]:
+    """What to know before texts on this topic are sampled, one line each; usually nothing."""
+    lines = []
+    cut = CutTopics.of(tokenizer, [topic], run.config.model.context)
+    if cut.cut:
+        lines.append(
+            f"topic: the model reads its last {cut.limit - 1} tokens; what stands before them is cut"
+        )
+    topics = known_topics(run)
+    if topics and topic not in topics:
+        near = nearest(topic, topics)
+        words = "nearest known topics" if near else "known topics are, for example"
+        listed = "; ".join(_shortened(known) for known in near or topics[:NEAREST])
+        lines.append(
+            f"topic: {_shortened(topic)} is new to this run, so the texts may be about something "
+            f"else; {words}: {listed}"
+        )
+    return lines
+
+
+def _shortened(topic: str) -> str:
+    return repr(topic if len(topic) <= SHOWN else topic[: SHOWN - 3] + "...")
