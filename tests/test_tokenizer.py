@@ -12,6 +12,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirlhf import tokenizer as tokenizer_module
 from minirlhf.tokenizer import END, PATTERN, SEPARATOR, Tokenizer, train_bpe
 
 BYTES = [bytes([value]) for value in range(256)]
@@ -324,3 +325,52 @@ def test_a_missing_file_is_named(tmp_path):
         Tokenizer.load(tmp_path / "none.json")
     with pytest.raises(ValueError, match="cannot be read"):
         Tokenizer.load(tmp_path)
+
+
+# ---- only as much as is kept
+
+MIXED = st.text(st.sampled_from("ab é中'1 \n\t!🌊\ud800\udf0a"), max_size=400)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=MIXED, count=st.integers(1, 30))
+def test_the_first_and_last_tokens_are_those_of_the_whole(tokenizer, text, count):
+    whole = tokenizer.encode(text)
+    assert tokenizer.encode_start(text, count) == whole[:count]
+    assert tokenizer.encode_end(text, count) == whole[-count:]
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "ab ", "\ud83c\udf0a", "the tide, ", "aaa" * 50 + " "])
+def test_the_ends_of_a_long_text_cost_little(tokenizer, monkeypatch, unit):
+    text, whole, encoded = unit * 20_000, tokenizer.encode(unit * 20_000), []
+    real = Tokenizer.encode
+    monkeypatch.setattr(
+        Tokenizer, "encode", lambda self, text: encoded.append(len(text)) or real(self, text)
+    )
+    assert tokenizer.encode_start(text, 40) == whole[:40]
+    assert sum(encoded) <= 3 * 40 * 148  # no word of the pattern is longer
+    encoded.clear()
+    assert tokenizer.encode_end(text, 40) == whole[-40:]
+    assert encoded[-1] <= 40 * 148 or " " not in unit
+    assert tokenizer.encode_end(text, 0) == []
+
+
+def test_copies_of_a_text_count_as_often_as_they_occur():
+    copies = [CORPUS[0]] * 7 + CORPUS[1:] * 2
+    assert train_bpe(copies, 340) == naive_bpe(copies, 340)
+
+
+def test_training_on_one_long_word_is_not_quadratic(monkeypatch):
+    """Each place is merged once at most, however long its word: counted, not timed."""
+    letters = "".join(random.Random(0).choices("abcd", k=20_000))
+    visited = 0
+    real = tokenizer_module.MergedRow.merge
+
+    def merge(row, pair, rank):
+        nonlocal visited
+        visited += len(row.places[pair])
+        return real(row, pair, rank)
+
+    monkeypatch.setattr(tokenizer_module.MergedRow, "merge", merge)
+    assert len(train_bpe([letters, letters[:100]], 700)) == 700
+    assert visited < 3 * len(letters)

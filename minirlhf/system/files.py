@@ -156,13 +156,28 @@ def _usual_mode() -> int:
     return 0o666 & ~umask
 
 
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[str]:
+    """A name for an existing file in UTF-8, which safetensors asks for."""
+    name = str(path)
+    # In a path half of a surrogate pair stands for a byte that is not UTF-8.
+    if not any("\ud800" <= character <= "\udfff" for character in name):
+        yield name
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `save_tensors` wrote: tensors and header.
 
     Raises ValueError, one line, if the file is missing, cut off or something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("minirlhf", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, header
     except FileNotFoundError:
