@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from tqdm import tqdm
+
 from minirlhf.config import Config
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import without
@@ -14,7 +16,7 @@ from minirlhf.system import distributed
 from minirlhf.system.devices import autocast, release_freed_memory
 from minirlhf.system.seeds import step_generator, step_seed
 from minirlhf.tasks.task import Task, rated
-from minirlhf.tokenizer import Tokenizer
+from minirlhf.tokenizer import BAR_AFTER, Tokenizer
 from minirlhf.training.batches import Split
 from minirlhf.training.log import TrainLog
 from minirlhf.training.prompts import draw_topics
@@ -139,7 +141,8 @@ def sample_texts(
     drawn = []
     for name, model in models.items():
         asked = in_turn(topics, count)
-        for start in range(0, count, SAMPLED_AT_ONCE):
+        starts = range(0, count, SAMPLED_AT_ONCE)
+        for start in tqdm(starts, f"sampling {name}", delay=BAR_AFTER, leave=False):
             part = asked[start : start + SAMPLED_AT_ONCE]
             samples = sample(
                 model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from minirlhf.cli import main as main_module
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.main import main
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.screens import rate_in_terminal, read_key
 from minirlhf.feedback.session import Item, RatingSession
 from minirlhf.runs.folder import run_path, run_words
@@ -102,6 +104,25 @@ def test_a_closed_standard_input_is_a_quit(monkeypatch, tmp_path, capsys, stdin)
     session = RatingSession([Item("t", ("x",), ("before",))], AnswerFile(tmp_path / "r.jsonl"), "x")
     rate_in_terminal(session)
     assert "0 answers given now" in capsys.readouterr().out
+
+
+def test_a_person_who_has_gone_interrupts_training(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    raters = PersonRaters(AnswerFile(tmp_path / "r.jsonl"), "x", 1)
+    assert ends(capsys, lambda: raters("topic", "text", 0))[0] == 130
+
+
+def test_names_in_a_feedback_file_do_not_steer_the_terminal(tmp_path, capsys):
+    file = tmp_path / "scores.jsonl"
+    row = {"topic": "t", "text": "x", "score": 3, "rater": "\x1b[2J", "provenance": "\x9b"}
+    file.write_text(json.dumps(row))
+    main(["feedback", "summary", str(file)])
+    shown = capsys.readouterr().out
+    assert r"Raters: \x1b[2J 1" in shown and r"Given by: \x9b 1" in shown
+    file.write_text(json.dumps(row | {"score": "\x1b[2J"}))
+    with pytest.raises(SystemExit):
+        main(["feedback", "summary", str(file)])
+    assert "\x1b" not in capsys.readouterr().err
 
 
 # ---- command lines in messages
