@@ -240,7 +240,7 @@ def test_hacking_is_more_than_chance():
             "--finetune.kl-target: expected a number above 0 or None, found 'abc'",
         ),
         ({"score_range": [1]}, "--score-range: expected 2 numbers, found"),
-        ({"seed": True}, "--seed: expected an integer of at least 0, found True"),
+        ({"seed": True}, "--seed: expected an integer from 0 to 9223372036854775807, found True"),
     ],
 )
 def test_config_values_are_of_their_type(content, fault):
