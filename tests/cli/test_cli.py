@@ -181,6 +181,13 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
             "finetune --ppo.clip-range=.1 --run a.b",
         ),
         ("iterate --finetune.updates 3", "iterate --updates 3"),
+        # names of earlier versions
+        ("demo --credit per-token", "demo --finetune.reinforce.credit per-token"),
+        ("demo --reward.mlm-steps=3", "demo --reward.encoder.steps=3"),
+        ("reward --mlm-steps 3", "reward --encoder.steps 3"),
+        ("finetune --finetune.group-size 3", "finetune --group.size 3"),
+        ("finetune --baseline none", "finetune --reinforce.baseline=none --trpo.baseline=none"),
+        ("iterate --person credit", "iterate --person credit"),
         ("reward --reward.steps 3 --finetune.updates 3", "reward --steps 3 --finetune.updates 3"),
         ("", ""),
     ],

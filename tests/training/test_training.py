@@ -410,7 +410,8 @@ def test_config_round_trips_and_names_what_is_wrong():
     with pytest.raises(ValueError, match="config.json: pretrain: unknown field 'spteps'"):
         from_json({"pretrain": {"spteps": 3}}, "config.json")
     with pytest.raises(
-        ValueError, match="config.json: --seed: expected an integer from 0 to 9223372036854775807, found 'x'"
+        ValueError,
+        match="config.json: --seed: expected an integer from 0 to 9223372036854775807, found 'x'",
     ):
         from_json({"seed": "x"}, "config.json")
 
