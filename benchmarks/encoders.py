@@ -62,21 +62,25 @@ def main() -> None:
     )
     encoder_settings = dataclasses.replace(run.config.reward, body="encoder")
 
+    def with_mlm_steps(steps: int):
+        encoder = dataclasses.replace(encoder_settings.encoder, steps=steps)
+        return dataclasses.replace(encoder_settings, encoder=encoder)
+
     def masked(config):
         settings = dataclasses.replace(run.config, reward=config)
         return pretrain_mlm(tokenizer, pipeline.corpus_of(task), settings, run.log("masked-lm"))
 
     available = options.pretrain_seconds or run.progress()["seconds"]["pretrain"]
-    masked(dataclasses.replace(encoder_settings, mlm_steps=60))
+    masked(with_mlm_steps(60))
     stamps = {
         row["step"]: row["seconds"]
         for row in run.read("metrics.jsonl")
         if row["stage"] == "masked-lm"
     }
-    encoder_settings = dataclasses.replace(
-        encoder_settings, mlm_steps=int(available / (stamps[50] - stamps[10]) * 40) + 1
+    encoder_settings = with_mlm_steps(int(available / (stamps[50] - stamps[10]) * 40) + 1)
+    print(
+        f"masked-LM: {encoder_settings.encoder.steps} steps in about {available:.0f} s", flush=True
     )
-    print(f"masked-LM: {encoder_settings.mlm_steps} steps in about {available:.0f} s", flush=True)
     run.save_model(pipeline.ENCODER, masked(encoder_settings))
     results = []
     for name, config in (

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minirlhf.config import FinetuneConfig
+from minirlhf.config import ReinforceConfig
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.sampling import sample
@@ -140,7 +140,7 @@ class Ours:
             self.generator(),
         )
         scored = self.clock()
-        weights = advantages(rollout, FinetuneConfig(), kl_weight=0.03)
+        weights = advantages(rollout, ReinforceConfig(), kl_weight=0.03)
         loss, _ = policy_gradient_loss(self.policy, rollout, weights)
         gradient_step(loss, self.optimizer, [self.policy], clip=1.0)
         ended = self.clock()

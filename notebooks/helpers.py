@@ -26,6 +26,7 @@ from IPython.display import HTML, Markdown, display  # noqa: E402
 from minirlhf.runs import pipeline  # noqa: E402
 from minirlhf.config import (
     Config,
+    EncoderPretrainConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
@@ -165,7 +166,7 @@ def small_config(**finetune) -> Config:
             evaluate_every=pick(50, 5),
             own_texts=pick(400, 24),
             heldout_share=0.1,
-            mlm_steps=pick(1500, 20),
+            encoder=EncoderPretrainConfig(steps=pick(1500, 20)),
         ),
         finetune=FinetuneConfig(
             **{

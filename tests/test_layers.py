@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "minirlhf"
 
 # From the ground up. Files of one layer may import each other, and everything in the layers before.
 LAYERS = [
-    ["equations", "enumeration", "linear_algebra", "stats", "config"],
+    ["equations", "enumeration", "linear_algebra", "stats"],
+    ["settings", "config", "config_file"],
     ["system"],
     ["tokenizer"],
     ["models"],

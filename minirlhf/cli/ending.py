@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from minirlhf.settings import SettingError
 from minirlhf.system.terminal import accept_any_text, visible
 
 BAD_INPUT = 2
@@ -46,7 +47,7 @@ def orderly() -> Iterator[None]:
     except BrokenPipeError:
         _discard_output()
         sys.exit(PIPE_CLOSED)
-    except (ValueError, OSError) as error:
+    except (SettingError, ValueError, OSError) as error:
         print(f"error: {visible(_words(error))}", file=sys.stderr)
         if os.environ.get("MINIRLHF_DEBUG"):
             raise

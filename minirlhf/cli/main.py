@@ -24,7 +24,9 @@ from minirlhf.cli.options import (
     Reward,
     Sample,
 )
-from minirlhf.config import SIZES
+from minirlhf.config import SIZES, CommonConfig
+from minirlhf.config_file import RENAMED
+from minirlhf.settings import option
 
 DESCRIPTION = (
     "Fine-tune a small language model from language feedback, from scratch, and let a judge decide."
@@ -74,26 +76,37 @@ COMMANDS = {  # name: (its options, what it does)
 }
 
 
+# Names of earlier versions.
+RENAMED_OPTIONS = {option(old): tuple(map(option, new)) for old, new in RENAMED.items()}
+
+
 def spelled_out(arguments: list[str]) -> list[str]:
     """Option names as tyro knows them.
 
     In `demo`, short names are replaced by the long ones; in other commands the stage's own prefix
     is removed. So `--finetune.kl-weight`, as warnings call it, works in demo, finetune and iterate.
+    Names of earlier versions are replaced by today's, of which there may be several.
     """
     command, found = "".join(arguments[:1]), []
     stage = "finetune" if command == "iterate" else command
-    prefix = f"--{stage}."
-    for word in arguments:
+    prefix = "--" if command == "demo" else f"--{stage}."
+    words = iter(arguments)
+    for word in words:
         name, equals, value = word.partition("=")
         if command == "demo":
             name = SHORT.get(name, name)
-        elif name.startswith(prefix):
-            name = "--" + name.removeprefix(prefix)
-        found.append(name + equals + value)
+        full = name if name.startswith(prefix) else name.replace("--", prefix, 1)
+        names = RENAMED_OPTIONS.get(full, (name,))
+        if len(names) > 1 and not equals:  # the value is repeated, too
+            equals, value = "=", next(words, "")
+        for each in names:
+            if each.startswith(prefix):
+                each = "--" + each.removeprefix(prefix)
+            found.append(each + equals + value)
     return found
 
 
-def option(arguments: list[str], name: str, default: str) -> str:
+def given(arguments: list[str], name: str, default: str) -> str:
     """The value of an option, read before the whole command line is parsed; or the default."""
     for index, word in enumerate(arguments):
         if word.startswith(name + "="):
@@ -111,20 +124,21 @@ def defaults(arguments: list[str]) -> dict[str, object]:
     command = "".join(arguments[:1])
     size = "small"
     if command in ("reward", "finetune", "iterate", "evaluate"):
-        runs, run = option(arguments, "--runs", "runs"), option(arguments, "--run", "demo")
+        runs, run = given(arguments, "--runs", "runs"), given(arguments, "--run", "demo")
         try:
             content = json.loads((Path(runs) / run / "config.json").read_text(encoding="utf-8"))
             size = content["size"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the command itself reports what is wrong with the run
-    size = option(arguments, "--size", size)
+    size = given(arguments, "--size", size)
     config = SIZES.get(size, SIZES["small"])  # tyro rejects an unknown size
     found: dict[str, object] = {
         name: kind() for name, (kind, _) in COMMANDS.items() if name not in NEED_WORDS
     }
     found["demo"] = Demo(config=config)
     scratch = Pretrain().pretrain if size == "small" else config.pretrain
-    found["pretrain"] = Pretrain(size=config.size, model=config.model, pretrain=scratch)
+    common = CommonConfig(size=config.size, model=config.model)
+    found["pretrain"] = Pretrain(common=common, pretrain=scratch)
     found["reward"] = Reward(reward=config.reward)
     found["finetune"] = Finetune(finetune=config.finetune)
     found["iterate"] = Iterate(finetune=config.finetune)
@@ -141,8 +155,8 @@ def parse(arguments: list[str]) -> object:
     filled = defaults(arguments)
     kinds = []
     for name, (kind, _) in COMMANDS.items():
-        given = {"default": filled[name]} if name in filled else {}
-        subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **given)
+        default = {"default": filled[name]} if name in filled else {}
+        subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **default)
         kinds.append(Annotated[kind, subcommand])
     return tyro.cli(
         Union[tuple(kinds)],  # noqa: UP007 (made at run time)

@@ -13,17 +13,20 @@ import tyro
 
 from minirlhf.config import (
     SIZES,
+    CommonConfig,
     Config,
     EvaluateConfig,
     FinetuneConfig,
-    ModelConfig,
     PretrainConfig,
     RewardConfig,
 )
+from minirlhf.settings import Count, Finite, NotNegative, Range, Seed, Settings
+
+MOST_SAMPLES = 4096  # that `sample` draws at once
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(Settings):
     run: str = "demo"
     """Name of the run, which is also the name of its folder under --runs."""
     runs: Path = Path("runs")
@@ -48,7 +51,7 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Settings):
     """Run all stages: load the shipped model, train the reward model, fine-tune, judge."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
@@ -60,32 +63,20 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Settings):
     """Start a run: train the tokenizer, then the policy on unscored texts."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
     export: Path | None = None
     """Also write the pretrained model to this folder, for other runs (demo --base FOLDER)."""
-    task: Literal["openings", "reviews"] = "openings"
-    size: Literal["tiny", "small", "gpu"] = "small"
-    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products; weights are always float32.
-    auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
-    feedback: Path | None = None
-    """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
-    score_range: tuple[float, float] = (1.0, 5.0)
-    """Lowest and highest score in that file."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    common: Annotated[CommonConfig, tyro.conf.arg(name="")] = field(default_factory=CommonConfig)
     pretrain: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=PretrainConfig
     )
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Settings):
     """Train the reward model of a pretrained run."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
@@ -98,7 +89,7 @@ class Reward:
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Settings):
     """Fine-tune the policy of a run on its reward model's scores."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
@@ -108,7 +99,7 @@ class Finetune:
 
 
 @dataclass(frozen=True)
-class Iterate:
+class Iterate(Settings):
     """Iterated RLHF: rate current samples, refit the reward model, fine-tune, repeat."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
@@ -120,7 +111,7 @@ class Iterate:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Settings):
     """Judge samples from before and after fine-tuning; write summary.json and report.html."""
 
     folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
@@ -130,26 +121,32 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Settings):
     """Sample texts on a topic from the fine-tuned model."""
 
     topic: tyro.conf.Positional[str]
     """For example "The benefits of exercise"."""
     run: str = "demo"
     runs: Path = Path("runs")
-    count: int = 3
-    best_of: int = 1
+    count: Annotated[int, Range(at_least=1, at_most=1000)] = 3
+    best_of: Count = 1
     """Sample this many per text shown, and show the one that the reward model scores highest."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    temperature: NotNegative = 1.0
+    """Divides the logits; 0: always the likeliest token."""
+    top_k: Count | None = None
+    top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        few = self.count * self.best_of <= MOST_SAMPLES
+        self.require(few, "best_of", f"at most {MOST_SAMPLES} texts in all")
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Settings):
     """Prepare data.
 
     `reviews` downloads scores by real people; `openings` rebuilds the shipped simulated feedback.
@@ -161,7 +158,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Settings):
     """Give feedback yourself: score or compare texts of a run, with one key each."""
 
     run: str = "demo"
@@ -173,19 +170,24 @@ class Rate:
     Default: ratings.jsonl or comparisons.jsonl in the run folder."""
     rater: str = "me"
     """Your name, stored with each answer."""
-    count: int = 50
+    count: Annotated[int, Range(at_least=1, at_most=10_000)] = 50
     """Number of questions."""
-    repeats: float = 0.1
+    repeats: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
     """Fraction of the questions asked twice, to measure your consistency."""
-    seed: int = 0
+    seed: Seed = 0
     """Raters with the same seed get the same texts, each in a different order."""
 
 
 @dataclass(frozen=True)
-class Feedback:
+class Feedback(Settings):
     """Summarize a file of scores or comparisons: counts, rater agreement, noise ceiling."""
 
     what: tyro.conf.Positional[Literal["summary"]]
     file: tyro.conf.Positional[Path]
-    score_range: tuple[float, float] = (1.0, 5.0)
+    score_range: tuple[Finite, Finite] = (1.0, 5.0)
     """Lowest and highest score in the file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.score_range
+        self.require(low < high, "score_range", "the lowest and then the highest score")

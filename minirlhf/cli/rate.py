@@ -10,8 +10,6 @@ def rate(arguments: Rate) -> None:
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.runs.rating import open_session
 
-    if not 1 <= arguments.count <= 10_000:
-        raise ValueError(f"--count: expected 1 to 10000, found {arguments.count}")
     run = Run.open(run_path(arguments.runs, arguments.run))
     pairs = arguments.mode == "pair"
     path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")

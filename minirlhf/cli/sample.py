@@ -20,13 +20,6 @@ def sample(arguments: Sample) -> None:
     from minirlhf.tokenizer import Tokenizer
     from minirlhf.training.rollout import Models, collect
 
-    if not 1 <= arguments.count <= 1000:
-        raise ValueError(f"--count: expected 1 to 1000, found {arguments.count}")
-    if not 1 <= arguments.best_of <= 4096 // arguments.count:
-        raise ValueError(
-            "--best-of: expected at least 1 and at most 4096 texts in all, "
-            f"found {arguments.best_of}"
-        )
     run = Run.open(run_path(arguments.runs, arguments.run))
     if not pipeline.is_done(run, "finetune"):
         raise ValueError(

@@ -37,12 +37,15 @@ def pretrain(arguments: Pretrain) -> None:
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
-    shared = {
-        field.name: getattr(arguments, field.name)
-        for field in dataclasses.fields(Config)
-        if hasattr(arguments, field.name)
-    }
-    config = dataclasses.replace(SIZES[arguments.size], **shared)
+    preset = SIZES[arguments.common.size]
+    # Later stages may ask for longer texts; here the context must only hold those of the preset.
+    longest = min(preset.finetune.max_new_tokens, arguments.common.model.context * 2 // 3)
+    config = dataclasses.replace(
+        preset,
+        **vars(arguments.common),
+        pretrain=arguments.pretrain,
+        finetune=dataclasses.replace(preset.finetune, max_new_tokens=longest),
+    )
     if arguments.export is not None:
         check_export(arguments.export)
 
@@ -145,8 +148,6 @@ def iterate(arguments: Iterate) -> None:
     from minirlhf.runs.folder import Run
 
     folder, settings = arguments.folder, arguments.finetune
-    if settings.rounds < 1 or settings.ratings_per_round < 1:
-        raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     opened = Run.open(folder.path)
     # As many samples of the pretrained policy are rated as in each later round.
     reward = dataclasses.replace(opened.config.reward, own_texts=settings.ratings_per_round)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from minirlhf.config import ModelConfig, from_json
+from minirlhf.config import ModelConfig
+from minirlhf.config_file import read_settings
 from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
@@ -83,7 +84,7 @@ def read_base(folder: Path | None = None) -> Base:
     digests = facts.get("sha256")
     if not isinstance(digests, dict) or not set(HASHED) <= digests.keys():
         raise ValueError(f"{path}: sha256: expected one of each of {', '.join(HASHED)}")
-    model = from_json({"model": facts.get("model")}, str(path)).model
+    model = read_settings(ModelConfig, facts.get("model"), str(path), ("model",))
     for name in HASHED:
         if not (folder / name).is_file():
             raise ValueError(

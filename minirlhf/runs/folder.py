@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minirlhf.config import Config, from_json, to_json
+from minirlhf.config import Config
+from minirlhf.config_file import from_json, to_json
 from minirlhf.runs.checkpoints import CHECKPOINT, Checkpoints
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision

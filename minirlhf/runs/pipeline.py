@@ -16,7 +16,8 @@ import time
 
 import torch
 
-from minirlhf.config import Config, to_json
+from minirlhf.config import Config
+from minirlhf.config_file import to_json
 from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.evaluation.reward_quality import quality
 from minirlhf.feedback.answers import AnswerFile

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.config import Config, PretrainConfig, check_config
+from minirlhf.config import Config, PretrainConfig
 from minirlhf.runs import estimate, pipeline
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import CHECKPOINT, Run
@@ -81,12 +81,9 @@ def plan_stages(
 def check(plan: Plan) -> tuple[Plan, Task]:
     """The plan, completed with the model that the run starts from, and its task.
 
-    Raises ValueError for settings that do not work together, a device that is not available, and
-    data that is missing or malformed.
+    Raises ValueError for a device that is not available, and for data that is missing or malformed.
     """
     config = plan.config
-    config.finetune.check()
-    check_config(config)
     pick_device(config.device)
     if not plan.new:
         return plan, pipeline.task_of(Run.open(plan.path))
@@ -101,8 +98,6 @@ def settle_start(config: Config, task: Task) -> Config:
     """
     pretrain, model = config.pretrain, config.model
     if pretrain.start == "scratch":
-        if pretrain.base is not None:
-            raise ValueError("--pretrain.base: expected no base with --from-scratch, found one")
         return config
     if task.base_steps is None and pretrain.base is None:
         steps = pretrain.steps or PretrainConfig.steps

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from minirlhf.config import OptimizerConfig
 from minirlhf.system import distributed
 from minirlhf.system.devices import precision_of
 
@@ -105,9 +106,7 @@ def adamw(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
-def muon_and_adamw(
-    module: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float
-) -> list[torch.optim.Optimizer]:
+def muon_and_adamw(module: nn.Module, settings: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """For learning from a fixed data set: Muon on the matrices of all blocks, AdamW on all else.
 
     On this task it reaches the loss of AdamW with less than half of the texts.
@@ -116,10 +115,10 @@ def muon_and_adamw(
     chosen = {id(p) for p in matrices}
     rest = [p for p in module.parameters() if id(p) not in chosen]
     return [
-        Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay),
+        Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay),
         torch.optim.AdamW(
             rest,
-            lr=learning_rate,
+            lr=settings.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=0.0,
             fused=rest[0].device.type in ("cpu", "cuda"),

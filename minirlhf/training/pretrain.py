@@ -86,9 +86,7 @@ def pretrain(
         policy = new_policy(config.model, tokenizer.vocab_size).to(device)
     matching = TopicMatching(policy, tokenizer, corpus, config)
     models = nn.ModuleDict({"policy": policy, "match": matching.classifier})
-    optimizers = muon_and_adamw(
-        models, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay
-    )
+    optimizers = muon_and_adamw(models, settings)
     train = EncodedTexts(tokenizer, corpus.train, context)
     heldout = EncodedTexts(tokenizer, corpus.heldout, context)
 

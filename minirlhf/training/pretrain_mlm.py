@@ -32,9 +32,7 @@ from minirlhf.training.optimizers import (
 
 CHOSEN, MASKED, REPLACED = 0.15, 0.8, 0.1
 COPIES = 10  # different masks of each text under static masking, as BERT's data had
-WARMUP = 100  # steps
 BATCH_SIZE = 32  # texts
-WEIGHT_DECAY = 0.01
 LOG_EVERY, EVALUATE_EVERY = 10, 200  # steps
 
 
@@ -114,13 +112,11 @@ def pretrain_mlm(
     Without `log` the rows stay in memory, without `checkpoints` an interruption loses the work.
     """
     log, checkpoints = log or TrainLog("masked-lm"), checkpoints or NoCheckpoints()
-    settings, seed, context = config.reward, config.seed, config.model.context
+    settings, seed, context = config.reward.encoder, config.seed, config.model.context
     device = pick_device(config.device)
     torch.manual_seed(seed)
     model = new_masked_language_model(config.model, tokenizer.vocab_size).to(device)
-    optimizers = muon_and_adamw(
-        model, settings.mlm_learning_rate, settings.mlm_muon_learning_rate, WEIGHT_DECAY
-    )
+    optimizers = muon_and_adamw(model, settings)
     train = EncodedTexts(tokenizer, corpus.train, context)
     heldout = EncodedTexts(tokenizer, corpus.heldout, context)
 
@@ -130,16 +126,16 @@ def pretrain_mlm(
     masks = Masks(train, tokenizer.vocab_size, generator_of, settings.masking == "static")
 
     start = checkpoints.resume({"model": model}, optimizers, {"log": log})
-    for step in log.steps(start, settings.mlm_steps):
+    for step in log.steps(start, settings.steps):
         batch = train.random_batch(BATCH_SIZE, seed, "masked-lm", step, device)
-        scale_learning_rates(optimizers, linear_schedule(step, settings.mlm_steps, WARMUP))
+        scale_learning_rates(optimizers, linear_schedule(step, settings.steps, settings.warmup))
         with autocast(device):
             loss = masked_lm_loss(model, batch, masks, step, tokenizer)
         log.add(loss_nats_per_token=loss)
         backward(loss, model)
         step_all(optimizers, model)
 
-        done, last = step + 1, step + 1 == settings.mlm_steps
+        done, last = step + 1, step + 1 == settings.steps
         if done % LOG_EVERY == 0 or last:
             numbers = {}
             if done % EVALUATE_EVERY == 0 or last:

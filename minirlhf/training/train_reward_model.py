@@ -60,9 +60,7 @@ def train_reward_model(
     objective = OBJECTIVES[settings.loss](texts, settings)
     members = list(model.members)
     device = model.device
-    optimizers = muon_and_adamw(
-        model, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay
-    )
+    optimizers = muon_and_adamw(model, settings)
     best = BestModel(model, settings.patience)
     model.zero_grad()
 

@@ -81,7 +81,7 @@ def test_help(command, capsys):
     assert "usage: minirlhf" in printed
     if command == ["demo"]:
         assert (
-            "--finetune.credit" in printed
+            "--finetune.reinforce.credit" in printed
             and "--reward.target" in printed
             and "--feedback" in printed
         )
@@ -132,7 +132,8 @@ def test_stages_one_by_one_and_sample(tmp_path, capsys):
     assert "is done already" in fails(capsys, "finetune", *runs)
     main(["evaluate", *runs, "--samples", "16"])
     config = json.loads((tmp_path / "steps" / "config.json").read_text())
-    assert config["reward"]["target"] == "final" and config["finetune"]["credit"] == "per-token"
+    assert config["reward"]["target"] == "final"
+    assert config["finetune"]["reinforce"]["credit"] == "per-token"
     assert (
         json.loads((tmp_path / "steps" / "summary.json").read_text())["train"]["judge_after"]["n"]
         == 16
@@ -145,7 +146,9 @@ def test_stages_one_by_one_and_sample(tmp_path, capsys):
     assert "BEFORE" in printed and "AFTER" in printed
     main(["sample", "Keeping a diary", *runs, "--best-of", "4", "--count", "1"])
     assert "at most 4096 texts" in fails(capsys, "sample", "x", *runs, "--best-of", "2000")
-    assert "expected a number in (0, 1]" in fails(capsys, "sample", "x", *runs, "--top-p", "1.5")
+    assert "--top-p: expected a number above 0 and at most 1" in fails(
+        capsys, "sample", "x", *runs, "--top-p", "1.5"
+    )
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
@@ -167,7 +170,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
     [
         (
             "demo --algorithm=ppo --gae-lambda .5",
-            "demo --finetune.algorithm=ppo --finetune.gae-lambda .5",
+            "demo --finetune.algorithm=ppo --finetune.reinforce.gae-lambda=.5 --finetune.trpo.gae-lambda=.5",
         ),
         (
             "demo --finetune.kl-weight .1 --task reviews",
@@ -178,6 +181,13 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
             "finetune --ppo.clip-range=.1 --run a.b",
         ),
         ("iterate --finetune.updates 3", "iterate --updates 3"),
+        # names of earlier versions
+        ("demo --credit per-token", "demo --finetune.reinforce.credit per-token"),
+        ("demo --reward.mlm-steps=3", "demo --reward.encoder.steps=3"),
+        ("reward --mlm-steps 3", "reward --encoder.steps 3"),
+        ("finetune --finetune.group-size 3", "finetune --group.size 3"),
+        ("finetune --baseline none", "finetune --reinforce.baseline=none --trpo.baseline=none"),
+        ("iterate --person credit", "iterate --person credit"),
         ("reward --reward.steps 3 --finetune.updates 3", "reward --steps 3 --finetune.updates 3"),
         ("", ""),
     ],

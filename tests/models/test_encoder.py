@@ -14,6 +14,7 @@ from test_reward import PROMPTS, TEXTS, rows_of
 from torch import nn
 
 from minirlhf.cli.main import main
+from minirlhf.config import EncoderPretrainConfig
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward
 from minirlhf.models.pretrained import from_encoder_state_dict, load_encoder
 from minirlhf.runs import pipeline
@@ -316,7 +317,11 @@ def test_cut_at_random_takes_every_prefix_length(tokenizer, texts):
 TINY_ENCODER = dataclasses.replace(
     TINY,
     reward=dataclasses.replace(
-        TINY.reward, body="encoder", mlm_steps=40, steps=10, evaluate_every=5
+        TINY.reward,
+        body="encoder",
+        encoder=EncoderPretrainConfig(steps=40),
+        steps=10,
+        evaluate_every=5,
     ),
 )
 

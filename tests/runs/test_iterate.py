@@ -186,7 +186,10 @@ def test_iterate_command(pretrained, small_task, capsys, monkeypatch):
     )
     for arguments, words in (
         (["iterate", *runs, *tiny], "redo it (and what follows) with --overwrite"),
-        (["iterate", *runs, "--rounds", "0", "--overwrite"], "expected at least 1"),
+        (
+            ["iterate", *runs, "--rounds", "0", "--overwrite"],
+            "rounds: expected an integer of at least 1",
+        ),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

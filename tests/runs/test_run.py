@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from minirlhf.config import FinetuneConfig, from_json
+from minirlhf.config import FinetuneConfig
+from minirlhf.config_file import from_json
 from minirlhf.evaluation.judge import is_reward_hacking
 from minirlhf.feedback.records import Comparison as Compared
 from minirlhf.feedback.records import Triple
@@ -19,6 +20,7 @@ from minirlhf.feedback.splits import merged, split_comparisons
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
+from minirlhf.settings import SettingError
 from minirlhf.stats import change
 from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer
@@ -230,15 +232,15 @@ def test_hacking_is_more_than_chance():
     [
         (
             {"finetune": {"algorithm": "dpo"}},
-            "finetune: algorithm: expected one of reinforce, rloo, grpo, ppo, trpo, found 'dpo'",
+            "--finetune.algorithm: expected one of reinforce, rloo, grpo, ppo, trpo, found 'dpo'",
         ),
-        ({"reward": {"loss": "rank"}}, "reward: loss: expected one of mse, ranking, found 'rank'"),
+        ({"reward": {"loss": "rank"}}, "--reward.loss: expected one of mse, ranking, found 'rank'"),
         (
             {"finetune": {"kl_target": "abc"}},
-            "finetune: kl_target: expected NoneType or float, found 'abc'",
+            "--finetune.kl-target: expected a number above 0 or None, found 'abc'",
         ),
-        ({"score_range": [1]}, "score_range: expected a list of 2 numbers, found"),
-        ({"seed": True}, "seed: expected int, found True"),
+        ({"score_range": [1]}, "--score-range: expected 2 numbers, found"),
+        ({"seed": True}, "--seed: expected an integer from 0 to 9223372036854775807, found True"),
     ],
 )
 def test_config_values_are_of_their_type(content, fault):
@@ -252,8 +254,8 @@ def test_config_values_are_of_their_type(content, fault):
 
 
 def test_a_target_needs_a_weight_to_turn():
-    with pytest.raises(ValueError, match="kl_weight: expected a number above 0"):
-        FinetuneConfig(kl_weight=0.0, kl_target=3.0).check()
+    with pytest.raises(SettingError, match="--finetune.kl-weight: expected a number above 0"):
+        FinetuneConfig(kl_weight=0.0, kl_target=3.0)
 
 
 def test_raters_with_a_line_each_make_one_text():

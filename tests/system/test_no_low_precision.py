@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, run_all
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minirlhf.config import PPOConfig
+from minirlhf.config import EncoderPretrainConfig, PPOConfig
 from minirlhf.system import devices
 
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu"}
@@ -39,7 +39,9 @@ def config_of(**finetune):
         TINY,
         precision="auto",
         pretrain=dataclasses.replace(TINY.pretrain, steps=3),
-        reward=dataclasses.replace(TINY.reward, steps=3, mlm_steps=2, evaluate_every=3),
+        reward=dataclasses.replace(
+            TINY.reward, steps=3, encoder=EncoderPretrainConfig(steps=2), evaluate_every=3
+        ),
         finetune=finetune,
         evaluate=dataclasses.replace(TINY.evaluate, samples=8),
     )

@@ -15,7 +15,8 @@ from conftest import TINY, run_all
 from test_robustness import refused
 from torch.nn import functional as F
 
-from minirlhf.config import Config, from_json, to_json
+from minirlhf.config import Config
+from minirlhf.config_file import from_json, to_json
 from minirlhf.models.build import new_masked_language_model
 from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import attention
@@ -264,7 +265,7 @@ def test_an_unknown_name_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.json").write_text(json.dumps({"precision": "half", "device": "cpu"}))
     told = refused(capsys, tmp_path, "sample", "tea", "--run", "r", "--runs", str(tmp_path))
-    assert "config.json: precision: expected one of auto, float32, bfloat16, found 'half'" in told
+    assert "config.json: --precision: expected one of auto, float32, bfloat16, found 'half'" in told
 
 
 def test_the_setting_is_kept_and_an_old_config_has_the_default():

@@ -17,12 +17,13 @@ from minirlhf.cli.main import main
 from minirlhf.config import (
     Config,
     FinetuneConfig,
+    GroupConfig,
     PPOConfig,
+    ReinforceConfig,
     TRPOConfig,
     WarnConfig,
-    from_json,
-    to_json,
 )
+from minirlhf.config_file import from_json, to_json
 from minirlhf.evaluation.judge import best_of_n
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
@@ -31,6 +32,7 @@ from minirlhf.models.value_model import ValueModel
 from minirlhf.runs import pipeline
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
+from minirlhf.settings import SettingError
 from minirlhf.system.files import load_tensors
 from minirlhf.training import finetune as finetune_module
 from minirlhf.training.algorithms import ppo as ppo_module
@@ -119,7 +121,7 @@ def test_select_cuts_to_the_longest_and_keeps_each_text(tiny):
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_group_advantages_compare_neighbours_with_the_kl_in_the_reward(tiny, algorithm):
     policy, reward_model, rollout = tiny
-    config = Config(finetune=FinetuneConfig(algorithm=algorithm, group_size=4))
+    config = Config(finetune=FinetuneConfig(algorithm=algorithm, group=GroupConfig(size=4)))
     models = Models(policy, None, reward_model, None)
     weights = make_algorithm(models, config).weigh(rollout, 0.2)
     for start in range(0, 32, 4):
@@ -410,12 +412,12 @@ def state_kl(old: Policy, new: Policy, rollout: Rollout) -> float:
 @pytest.mark.parametrize("delta, damping", [(0.02, 0.1), (0.2, 0.01)])
 def test_every_accepted_step_of_trpo_keeps_the_kl_bound_and_gains(delta, damping):
     policy, reward_model = world()
-    settings = TRPOConfig(delta=delta, damping=damping, fisher_texts=16, credit="sequence")
-    config = FinetuneConfig(algorithm="trpo", baseline="batch-mean", trpo=settings)
+    settings = TRPOConfig(delta=delta, damping=damping, fisher_texts=16, baseline="batch-mean")
+    config = FinetuneConfig(algorithm="trpo", trpo=settings)
     accepted, shares = [], []
     for update in range(12):
         rollout = roll(policy, reward_model, update, count=64)
-        old, weights = policy.frozen_copy(), advantages(rollout, config, 0.0)
+        old, weights = policy.frozen_copy(), advantages(rollout, config.trpo, 0.0)
         metrics = trpo(policy, rollout, weights, config.trpo)
         shares.append(float(rollout.reward.mean()))
         accepted.append(float(metrics["accepted_step"]))
@@ -453,7 +455,7 @@ def test_trpo_direction_is_the_natural_gradient():
     policy = Policy(TransformerConfig(vocab_size=20, context=16, width=4, layers=1, heads=1))
     _, reward_model = world()
     rollout = roll(policy, reward_model, 0, count=16)
-    weights = advantages(rollout, FinetuneConfig(), 0.0)
+    weights = advantages(rollout, TRPOConfig(), 0.0)
     parameters, size = list(policy.parameters()), sum(p.numel() for p in policy.parameters())
     product = fisher_product(policy, rollout, damping=0.1)
     fisher = torch.stack([product(row) for row in torch.eye(size)])
@@ -487,9 +489,9 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
         updates=10**6,
         kl_weight=0.0,
         learning_rate=1e-2,
-        gae_lambda=1.0,
+        reinforce=ReinforceConfig(gae_lambda=1.0),
         ppo=PPOConfig(learning_rate=3e-3, value=kind or "separate"),
-        trpo=TRPOConfig(delta=0.3, damping=0.1, credit="sequence"),
+        trpo=TRPOConfig(delta=0.3, damping=0.1, gae_lambda=1.0),
     )
     made = make_algorithm(Models(policy, None, reward_model, None), Config(finetune=config))
     shares = []
@@ -647,23 +649,23 @@ def test_groups_of_one_prompt_stand_in_a_row(tmp_path, monkeypatch, small_task, 
     "bad, words",
     [
         (
-            {"algorithm": "rloo", "batch_size": 10},
-            "group_size: expected at least 2 and a divisor of batch_size=10, found 4",
+            lambda: FinetuneConfig(algorithm="rloo", batch_size=10),
+            r"group.size: expected a divisor of --finetune.batch-size \(10\), found 4",
         ),
-        ({"algorithm": "grpo", "group_size": 1}, "group_size: expected at least 2"),
-        ({"ppo": PPOConfig(epochs=0)}, "ppo.epochs: expected at least 1, found 0"),
-        ({"ppo": PPOConfig(clip_range=0.0)}, "ppo.clip_range: expected a number above 0"),
+        (lambda: GroupConfig(size=1), "group.size: expected an integer of at least 2, found 1"),
+        (lambda: PPOConfig(epochs=0), "ppo.epochs: expected an integer of at least 1, found 0"),
+        (lambda: PPOConfig(clip_range=0.0), "ppo.clip-range: expected a number above 0, found 0.0"),
         (
-            {"ppo": PPOConfig(gae_lambda=1.5)},
-            r"ppo.gae_lambda: expected a number in \[0, 1\], found 1.5",
+            lambda: PPOConfig(gae_lambda=1.5),
+            "ppo.gae-lambda: expected a number from 0 to 1, found 1.5",
         ),
-        ({"trpo": TRPOConfig(delta=math.nan)}, "trpo.delta: expected a number above 0, found nan"),
-        ({"trpo": TRPOConfig(cg_steps=0)}, "trpo.cg_steps: expected at least 1"),
+        (lambda: TRPOConfig(delta=math.nan), "trpo.delta: expected a number above 0, found nan"),
+        (lambda: TRPOConfig(cg_steps=0), "trpo.cg-steps: expected an integer of at least 1"),
     ],
 )
 def test_bad_settings_are_named(bad, words):
-    with pytest.raises(ValueError, match=f"^{words}"):
-        FinetuneConfig(**bad).check()
+    with pytest.raises(SettingError, match=f"^--finetune.{words}"):
+        bad()
 
 
 def test_settings_of_algorithms_are_on_the_command_line_and_in_config_json(tmp_path, capsys):
@@ -690,7 +692,7 @@ def test_settings_of_algorithms_are_on_the_command_line_and_in_config_json(tmp_p
                 str(tmp_path),
             ]
         )
-    assert stopped.value.code == 2 and "group_size: expected" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "group.size: expected" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

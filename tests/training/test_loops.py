@@ -14,7 +14,13 @@ import torch
 from conftest import TINY
 from test_training import toy_rollout
 
-from minirlhf.config import Config, FinetuneConfig, PPOConfig, TRPOConfig
+from minirlhf.config import (
+    Config,
+    EncoderPretrainConfig,
+    FinetuneConfig,
+    PPOConfig,
+    TRPOConfig,
+)
 from minirlhf.feedback.records import Triple
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
@@ -39,7 +45,9 @@ from minirlhf.training.train_reward_model import ScoredTexts, train_reward_model
 SHORT = dataclasses.replace(
     TINY,
     pretrain=dataclasses.replace(TINY.pretrain, steps=12),
-    reward=dataclasses.replace(TINY.reward, steps=4, evaluate_every=2, mlm_steps=3),
+    reward=dataclasses.replace(
+        TINY.reward, steps=4, evaluate_every=2, encoder=EncoderPretrainConfig(steps=3)
+    ),
     finetune=dataclasses.replace(
         TINY.finetune, updates=3, batch_size=8, ratings_per_round=6, refit_steps=2
     ),

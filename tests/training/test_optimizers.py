@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from minirlhf.config import OptimizerConfig
 from minirlhf.system import devices
 from minirlhf.training.optimizers import Muon, muon_and_adamw, orthogonalize
 
@@ -110,6 +111,8 @@ def test_products_in_the_precision_of_the_device(monkeypatch):
 
 def test_muon_has_the_matrices_of_the_blocks():
     model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 8)]), "head": nn.Linear(4, 2)})
-    muon, adamw = muon_and_adamw(model, 1e-3, 2e-2, 0.1)
+    muon, adamw = muon_and_adamw(
+        model, OptimizerConfig(learning_rate=1e-3, muon_learning_rate=2e-2, weight_decay=0.1)
+    )
     assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(8, 4)]
     assert len(adamw.param_groups[0]["params"]) == 3

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import TINY, run_all
 
-from minirlhf.config import Config, FinetuneConfig, from_json, to_json
+from minirlhf.config import Config, ReinforceConfig
+from minirlhf.config_file import from_json, to_json
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
@@ -192,7 +193,7 @@ def test_column_mean_counts_only_texts_that_have_the_token():
 def test_reinforce_gradient_by_hand(policy):
     """Loss gradient = - mean over texts of sum_t (credit - kl_weight * KL to go - column mean) grad log p."""
     rollout = toy_rollout()
-    config, kl_weight = FinetuneConfig(credit="per-token", baseline="batch-mean"), 0.1
+    config, kl_weight = ReinforceConfig(credit="per-token", baseline="batch-mean"), 0.1
     weights = advantages(rollout, config, kl_weight)
     loss, metrics = policy_gradient_loss(policy, rollout, weights)
     gradient = torch.autograd.grad(loss, policy.head.weight)[0]
@@ -213,7 +214,7 @@ def test_reinforce_gradient_by_hand(policy):
 
 def test_prefix_score_baseline_by_hand():
     """r(x, y) - kl_weight * KL to go - r_(t-1), minus the mean of each column."""
-    config = FinetuneConfig(credit="sequence", baseline="prefix-score", gae_lambda=1.0)
+    config = ReinforceConfig(credit="sequence", baseline="prefix-score", gae_lambda=1.0)
     # 0.9 + [.05, .1, 0] - [.1, .2, .5] and 0.4 - 0.1 - 0.3; only column 0 has two texts, the others are their own mean
     expected = torch.tensor([[0.85 - 0.425, 0.0, 0.0], [0.0 - 0.425, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
@@ -222,7 +223,7 @@ def test_prefix_score_baseline_by_hand():
 
 def test_prefix_difference_is_a_difference_already():
     """r_t - r_(t-1), minus the mean of each column: the baseline "prefix-score" would subtract r_(t-1) once more."""
-    config = FinetuneConfig(credit="prefix-difference", baseline="prefix-score")
+    config = ReinforceConfig(credit="prefix-difference", baseline="prefix-score")
     expected = torch.tensor([[0.1 - 0.1, 0.0, 0.0], [0.1 - 0.1, 0.0, 0.0]])
     torch.testing.assert_close(
         advantages(toy_rollout(), config, 0.0) * toy_rollout().mask, expected
@@ -235,7 +236,7 @@ def test_prefix_difference_is_a_difference_already():
 
 def test_gae_lambda_by_hand():
     """Steps d_t = r_t - r_(t-1) - kl_weight * KL_t are [.05, .4, .4] and [0]; with lambda 1/2 token 0 has .05 + .4/2 + .4/4."""
-    config = FinetuneConfig(credit="sequence", baseline="prefix-score", gae_lambda=0.5)
+    config = ReinforceConfig(credit="sequence", baseline="prefix-score", gae_lambda=0.5)
     expected = torch.tensor([[0.35 - 0.175, 0.0, 0.0], [0.0 - 0.175, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
     torch.testing.assert_close(found * toy_rollout().mask, expected)
@@ -292,7 +293,7 @@ def test_policy_learns_a_reward_it_can_reach(tokenizer):
         hits = ((rollout.tokens == wanted) & rollout.mask).float()
         rollout.reward = hits.sum(1) / rollout.mask.sum(1)
         shares.append(float(rollout.reward.mean()))
-        weights = advantages(rollout, FinetuneConfig(credit="sequence"), kl_weight=0.0)
+        weights = advantages(rollout, ReinforceConfig(credit="sequence"), kl_weight=0.0)
         loss, _ = policy_gradient_loss(policy, rollout, weights)
         optimizer.zero_grad()
         loss.backward()
@@ -408,7 +409,10 @@ def test_config_round_trips_and_names_what_is_wrong():
     assert from_json(json.loads(json.dumps(to_json(TINY))), "config.json") == TINY
     with pytest.raises(ValueError, match="config.json: pretrain: unknown field 'spteps'"):
         from_json({"pretrain": {"spteps": 3}}, "config.json")
-    with pytest.raises(ValueError, match="seed: expected int, found 'x'"):
+    with pytest.raises(
+        ValueError,
+        match="config.json: --seed: expected an integer from 0 to 9223372036854775807, found 'x'",
+    ):
         from_json({"seed": "x"}, "config.json")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minirlhf import equations
-from minirlhf.config import FinetuneConfig
+from minirlhf.config import CreditConfig
 from minirlhf.training.rollout import Rollout
 
 
@@ -49,14 +49,13 @@ def scores_before(rollout: Rollout) -> Tensor:
     return torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
 
 
-def advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: float) -> Tensor:
+def advantages(rollout: Rollout, settings: CreditConfig, kl_weight: float) -> Tensor:
     """The weight of each token (batch, time): credit minus the cost of the KL, minus a baseline.
 
-    `settings` have `credit`, `baseline` and `gae_lambda`. The objective is
-    E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to come is a cost of
-    the token that led there, so it enters as a reward-to-go of the estimator k1 (unbiased;
-    tests/equations/test_exact_kl.py). With the baseline "prefix-score" it is part of the GAE's
-    rewards, so that with gae_lambda below 1 later KL counts less and less.
+    The objective is E[reward] - kl_weight * KL(policy || reference). The KL of the tokens still to
+    come is a cost of the token that led there, so it enters as a reward-to-go of the estimator k1
+    (unbiased; tests/equations/test_exact_kl.py). With the baseline "prefix-score" it is part of the
+    GAE's rewards, so that with gae_lambda below 1 later KL counts less and less.
     """
     mask, credit, baseline = rollout.mask, settings.credit, settings.baseline
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)

@@ -33,10 +33,9 @@ def make_algorithm(
 ) -> PolicyGradient | PPO | TRPO:
     """The algorithm of `config.finetune`, for these models.
 
-    `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for settings
-    that do not go together.
+    `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for an update
+    that the processes of torchrun cannot share.
     """
-    config.finetune.check()
     check_processes(config.finetune)
     return ALGORITHMS[config.finetune.algorithm](models, config, corpus)
 
@@ -47,11 +46,11 @@ def check_processes(settings: FinetuneConfig) -> None:
         return
     if settings.algorithm not in SHARED:
         raise ValueError(
-            "algorithm: expected reinforce, rloo or grpo with more than one process, "
+            "--finetune.algorithm: expected reinforce, rloo or grpo with more than one process, "
             f"found {settings.algorithm}"
         )
     if settings.batch_size % distributed.world_size():
         raise ValueError(
-            f"batch_size: expected a multiple of the {distributed.world_size()} processes, "
+            f"--finetune.batch-size: expected a multiple of the {distributed.world_size()} processes, "
             f"found {settings.batch_size}"
         )

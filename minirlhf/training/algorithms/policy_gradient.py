@@ -61,7 +61,7 @@ def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:
     return PolicyGradient(
         models.policy,
         settings,
-        lambda rollout, kl_weight: advantages(rollout, settings, kl_weight),
+        lambda rollout, kl_weight: advantages(rollout, settings.reinforce, kl_weight),
     )
 
 
@@ -78,7 +78,7 @@ def grpo(models: Models, config: Config, corpus: list) -> PolicyGradient:
 def in_groups(
     models: Models, config: Config, compare: Callable[[Tensor], Tensor]
 ) -> PolicyGradient:
-    settings, size = config.finetune, config.finetune.group_size
+    settings, size = config.finetune, config.finetune.group.size
     return PolicyGradient(
         models.policy,
         settings,

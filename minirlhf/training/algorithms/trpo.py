@@ -12,7 +12,6 @@ There is no learning rate and no optimizer state: delta sets the size of every s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -35,14 +34,13 @@ class TRPO:
 
     def __init__(self, models: Models, config: Config, corpus: list = ()):
         self.policy, self.settings = models.policy, config.finetune.trpo
-        self.credit = dataclasses.replace(config.finetune, credit=self.settings.credit)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         self.modules, self.optimizers = {}, []
         self.states = {"kl_weight": self.kl_weight}
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
         """One update of the policy in place; returns what to log of it."""
-        weights = advantages(rollout, self.credit, self.kl_weight.weight)  # (batch, time)
+        weights = advantages(rollout, self.settings, self.kl_weight.weight)  # (batch, time)
         metrics = trpo(self.policy, rollout, weights, self.settings)
         metrics["kl_weight"] = self.kl_weight.weight
         self.kl_weight.adapt(rollout)
