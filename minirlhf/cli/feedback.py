@@ -7,12 +7,11 @@ from minirlhf.cli.options import Feedback
 
 def feedback(arguments: Feedback) -> None:
     from minirlhf.feedback import summary as summaries
-    from minirlhf.feedback.records import holds_comparisons, read_comparisons, read_triples
+    from minirlhf.feedback.records import read_feedback
 
-    if holds_comparisons(arguments.file):
-        summary = summaries.summarise_comparisons(read_comparisons(arguments.file))
+    found = read_feedback(arguments.file, arguments.score_range)
+    if found.comparisons:
+        summary = summaries.summarise_comparisons(found.comparisons)
     else:
-        summary = summaries.summarise_scores(
-            read_triples(arguments.file, arguments.score_range), arguments.score_range
-        )
+        summary = summaries.summarise_scores(found.triples, arguments.score_range)
     print(summaries.in_words(summary))

@@ -14,9 +14,7 @@ from minirlhf.feedback.records import (
     Comparison,
     FeedbackError,
     Triple,
-    holds_comparisons,
-    read_comparisons,
-    read_triples,
+    read_feedback,
 )
 from minirlhf.feedback.splits import split_comparisons, split_triples, triples_of_comparisons
 from minirlhf.tasks.openings import task as openings
@@ -38,17 +36,16 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
     share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying that
     there are too few triples.
     """
-    if holds_comparisons(path):
-        comparisons = read_comparisons(path)
+    feedback = read_feedback(path, score_range)
+    if comparisons := feedback.comparisons:
         triples = triples_of_comparisons(comparisons)
         _check_count(path, triples)
         try:
             return _task_of_comparisons(triples, comparisons, seed)
         except ValueError as error:
             raise FeedbackError(f"{path}: {error}") from None
-    triples = read_triples(path, score_range)
-    _check_count(path, triples)
-    return _task_of_scores(triples, seed)
+    _check_count(path, feedback.triples)
+    return _task_of_scores(feedback.triples, seed)
 
 
 def _check_count(path: str | os.PathLike[str], triples: list[Triple]) -> None:
