@@ -8,6 +8,7 @@ from minirlhf.system.files import shown
 
 TEXT = "a text that is not empty"
 MISSING = "found no such field"
+NAMES = ("provenance", "rater")  # fields that a record may lack
 
 # The two kinds of feedback, and the fields that each must have.
 SCORES, COMPARISONS = "scores", "comparisons"
@@ -109,12 +110,21 @@ def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
 
 def _character_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
     """Optional names that are not strings, and strings that UTF-8 cannot encode."""
-    names = ("provenance", "rater")
+    return name_faults(record) + _surrogate_faults(record, fields)
+
+
+def name_faults(record: dict) -> list[str]:
+    """Every fault of the optional fields `provenance` and `rater`."""
     faults = []
-    for name in names:
+    for name in NAMES:
         if not isinstance(record.get(name, ""), str):
             faults.append(f"{name}: expected a text, found {shown(record[name])}")
-    for field in fields + names:
+    return faults + _surrogate_faults(record, NAMES)
+
+
+def _surrogate_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
+    faults = []
+    for field in fields:
         value = record.get(field)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             found = f"half a surrogate pair in {shown(value)}"

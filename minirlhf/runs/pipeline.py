@@ -112,7 +112,10 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     """
     if person is not None:
         config = run.config.finetune
-        file, total = AnswerFile(run.path / ANSWERS[0]), config.rounds * config.ratings_per_round
+        file, total = (
+            AnswerFile(run.path / ANSWERS[0], "scores"),
+            config.rounds * config.ratings_per_round,
+        )
         raters = PersonRaters(file, person, total)
         scale = float(SCORES[0]), float(SCORES[-1])
         task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
