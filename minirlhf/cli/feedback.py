@@ -7,7 +7,9 @@ from minirlhf.cli.options import Feedback
 
 def feedback(arguments: Feedback) -> None:
     from minirlhf.feedback import summary as summaries
+    from minirlhf.feedback.duplicates import remarks, with_one_name_per_topic
     from minirlhf.feedback.records import read_feedback
+    from minirlhf.tasks.custom import shared_out
 
     found = read_feedback(arguments.file, arguments.score_range)
     if found.comparisons:
@@ -15,3 +17,10 @@ def feedback(arguments: Feedback) -> None:
     else:
         summary = summaries.summarise_scores(found.triples, arguments.score_range)
     print(summaries.in_words(summary))
+    # What a run on this file (demo --feedback) would say, by the same checks.
+    for remark in remarks(found):
+        print(f"warning: {remark}")
+    try:
+        shared_out(with_one_name_per_topic(found), seed=0)
+    except ValueError as error:
+        print(f"Cannot be trained on: {error}")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from minirlhf.feedback.answers import ANSWER_RANGE, AnswerFile
 from minirlhf.feedback.checks import kind_of, name_faults, record_faults
+from minirlhf.feedback.duplicates import normal_key
 
 SCORES = (1, 2, 3, 4, 5)
 FIRST, SECOND, TIE = "1", "2", "0"  # answers to a comparison
@@ -54,13 +55,13 @@ def make_items(
 ) -> list[Item]:
     """`count` items (fewer if there are not enough texts) from (topic, text, model).
 
-    No text is used twice, and blank texts are not used. With `pairs`, two texts on one topic per
+    No text is used twice (nor two that look the same), and blank texts are not used. With `pairs`, two texts on one topic per
     item.
     """
     different = {}
     for topic, text, model in texts:
         if text.strip():
-            different[topic, text] = (topic, text, model)
+            different[normal_key((topic, text))] = (topic, text, model)
     order = list(different.values())
     random.Random(seed).shuffle(order)
     if not pairs:

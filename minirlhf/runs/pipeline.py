@@ -23,7 +23,7 @@ from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.session import SCORES
-from minirlhf.feedback.splits import split_triples, without
+from minirlhf.feedback.splits import split_to_measure, split_triples, without
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
@@ -191,11 +191,25 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     """
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
-        share = run.config.reward.heldout_share
-        train, heldout = split_triples(task.feedback, share, run.config.seed)
+        train, heldout = split_task_feedback(run.config, task)
     own_train, own_heldout = split_own_texts(run, task)
     train = train + AUTHORS_COUNT * task.authors_feedback + own_train
     return without(train, heldout + own_heldout), heldout
+
+
+def split_task_feedback(config: Config, task: Task) -> tuple[list[Triple], list[Triple]]:
+    """The task's feedback, split into training and held-out triples.
+
+    Raises ValueError if one side would lack what the loss needs.
+    """
+    min_gap = config.reward.min_gap if config.reward.loss == "ranking" else None
+    return split_to_measure(task.feedback, config.reward.heldout_share, config.seed, min_gap)
+
+
+def check_feedback(config: Config, task: Task) -> None:
+    """Raise ValueError if the reward model cannot learn from the task's feedback."""
+    if not task.heldout_feedback:
+        split_task_feedback(config, task)
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:

@@ -7,6 +7,7 @@ deleted before everything that can be checked has been checked.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,14 @@ def check(plan: Plan) -> tuple[Plan, Task]:
     check_config(config)
     pick_device(config.device)
     if not plan.new:
-        return plan, pipeline.task_of(Run.open(plan.path))
+        task = pipeline.task_of(Run.open(plan.path))
+        if "reward" in plan.stages:
+            pipeline.check_feedback(config, task)
+        return plan, task
     task = pipeline.task_from(config)
+    pipeline.check_feedback(config, task)
+    for warning in task.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return dataclasses.replace(plan, config=settle_start(config, task)), task
 
 
