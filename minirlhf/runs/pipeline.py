@@ -31,7 +31,7 @@ from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import ANSWERS, Run
 from minirlhf.runs.hardware import hardware
-from minirlhf.stats import correlation, ranks
+from minirlhf.stats import correlation, correlation_facts, ranks
 from minirlhf.system.files import atomic_write, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
@@ -308,13 +308,15 @@ def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) 
     facts, context = {}, run.config.model.context
     if own_heldout := split_own_texts(run, task)[1]:
         own = ScoredTexts(tokenizer, own_heldout, context)
-        facts["own_texts_pearson"] = correlation(predict(model, own), own.scores)
+        r = correlation(predict(model, own), own.scores)
+        facts |= correlation_facts("own_texts_pearson", r, len(own))
         facts["own_texts_n"] = len(own)
     facts["handwritten_spearman"] = None
     if task.handwritten:
         handwritten = ScoredTexts(tokenizer, task.handwritten, context)
         predicted = predict(model, handwritten)
-        facts["handwritten_spearman"] = correlation(ranks(predicted), ranks(handwritten.scores))
+        r = correlation(ranks(predicted), ranks(handwritten.scores))
+        facts |= correlation_facts("handwritten_spearman", r, len(handwritten), of_ranks=True)
         facts["handwritten_n"] = len(handwritten)
     return facts
 
