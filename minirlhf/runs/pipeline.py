@@ -31,6 +31,7 @@ from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import ANSWERS, Run
 from minirlhf.runs.hardware import hardware
+from minirlhf.runs.limits import length_warning
 from minirlhf.stats import correlation, correlation_facts, ranks
 from minirlhf.system.files import atomic_write, replacing
 from minirlhf.tasks import custom
@@ -265,10 +266,20 @@ def pretrain_stage(run: Run, task: Task) -> None:
         if not run.read("metrics.jsonl"):
             run.append("metrics.jsonl", base.curve())
     tokenizer = tokenizer_of(run, task)
+    if run.config.feedback is not None:
+        warn_of_long_texts(run, task, tokenizer)
     if policy is None or settings.steps > 0:
         log, checkpoints = run.log("pretrain"), run.checkpoints("pretrain")
         policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
+
+
+def warn_of_long_texts(run: Run, task: Task, tokenizer: Tokenizer) -> None:
+    """Tell how many of the user's texts are longer than the run's limits."""
+    texts = [(triple.topic, triple.text) for triple in task.feedback + task.heldout_feedback]
+    limits = run.config.model.context, run.config.finetune.max_new_tokens
+    if warning := length_warning(tokenizer, texts, *limits):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def reward_stage(run: Run, task: Task) -> None:
