@@ -90,8 +90,7 @@ def read_feedback(
 ) -> Feedback:
     """Read a JSONL file of scored texts or of comparisons, whichever most of its lines are.
 
-    Scores lie in `score_range` and are scaled to [0, 1]. The file is read once, so it may be a
-    pipe. Raises FeedbackError listing every fault (the first 20 in full) as file, line, field,
+    Scores lie in `score_range` and are scaled to [0, 1]. The file may be a pipe. Raises FeedbackError listing every fault (the first 20 in full) as file, line, field,
     expected and found; also for a file of both kinds, and for one that is empty or cannot be read.
     Raises ValueError for an invalid score range.
     """

@@ -33,7 +33,7 @@ from minirlhf.runs.folder import ANSWERS, Run
 from minirlhf.runs.hardware import hardware
 from minirlhf.runs.limits import length_warning
 from minirlhf.stats import correlation, correlation_facts, ranks
-from minirlhf.system.files import atomic_write, replacing
+from minirlhf.system.files import atomic_write, reopenable, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
@@ -77,11 +77,17 @@ def task_of(run: Run) -> Task:
     config, kept = run.config, run.path / FEEDBACK
     if config.feedback is None:
         return task_from(config)
-    if not kept.exists() and config.feedback.exists():
-        with replacing(kept) as temporary:
-            shutil.copyfile(config.feedback, temporary)
+    keep_feedback(run)
     feedback = kept if kept.exists() else config.feedback
     return task_from(dataclasses.replace(config, feedback=feedback))
+
+
+def keep_feedback(run: Run) -> None:
+    """Copy the file of --feedback into the run folder, unless there is a copy already."""
+    original, kept = run.config.feedback, run.path / FEEDBACK
+    if original is not None and original.exists() and not kept.exists():
+        with replacing(kept) as temporary:
+            shutil.copyfile(reopenable(original), temporary)
 
 
 def task_from(config: Config) -> Task:

@@ -133,7 +133,9 @@ def settle_start(config: Config, task: Task) -> Config:
 def clear(plan: Plan) -> Run:
     """Create the run, or delete from it what the plan replaces; return it."""
     if plan.new:
-        return Run.create(plan.path, plan.config, overwrite=plan.overwrite)
+        run = Run.create(plan.path, plan.config, overwrite=plan.overwrite)
+        pipeline.keep_feedback(run)  # a pipe cannot be read again, a file may be changed
+        return run
     run = Run.open(plan.path)
     if plan.config != run.config or plan.outdated:
         for name in plan.outdated:

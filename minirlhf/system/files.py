@@ -7,12 +7,15 @@ the tokenizer and the feedback files use this module too, and do not need it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -95,6 +98,22 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write it at the start of a fil
 TOO_LONG = f"expected at most {MAX_LINE_BYTES} bytes, found more"
 
 
+_copies: list[IO[bytes]] = []  # of pipes; they are deleted when the process ends
+
+
+@functools.cache
+def reopenable(path: Path) -> Path:
+    """The path itself, or a temporary copy of what comes out of a pipe, which is read only once."""
+    if path.is_file() or path.is_dir() or not path.exists():
+        return path
+    copy = tempfile.NamedTemporaryFile(suffix=".jsonl")
+    with open(path, "rb") as pipe:
+        shutil.copyfileobj(pipe, copy)
+    copy.flush()
+    _copies.append(copy)
+    return Path(copy.name)
+
+
 class JsonLine(NamedTuple):
     """One line of a JSONL file."""
 
@@ -108,10 +127,10 @@ class JsonLine(NamedTuple):
 def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
     """The lines of a JSONL file, blank ones left out: the one reader of all such files.
 
-    The file is opened once and read from start to end, so that it may be a pipe. A line of more
-    than MAX_LINE_BYTES is a fault. OSError is left to the caller.
+    It may be a pipe, also one that is asked for again. A line of more than MAX_LINE_BYTES is a
+    fault. OSError is left to the caller.
     """
-    with open(path, "rb") as file:
+    with open(reopenable(Path(path)), "rb") as file:
         number = start = 0
         # The limit, and two bytes more for the end of the line.
         while raw := file.readline(MAX_LINE_BYTES + 2):

@@ -46,6 +46,7 @@ def test_a_pipe_is_read_once_and_whole(tmp_path, capsys, line):
     writer.start()
     feedback_command(FeedbackOptions("summary", pipe))
     writer.join(timeout=10)
+    assert len(list(json_lines(pipe))) == 3  # asked for again, by another part of the program
     assert capsys.readouterr().out.startswith("3 lines")
 
 

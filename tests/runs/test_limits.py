@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import threading
 
 import pytest
 from conftest import TINY
 
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, plan
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
+from minirlhf.tasks import custom
 from minirlhf.tokenizer import Tokenizer
 
 LETTERS = Tokenizer([bytes([value]) for value in range(256)])  # a token is a byte
+
+
+@pytest.fixture
+def no_corpus(monkeypatch):
+    """Composing the corpus takes a second and is not what is tested here."""
+    monkeypatch.setattr(custom, "_corpus", lambda triples, seed: ([], []))
 
 
 def pairs_of(*lengths: int) -> list[tuple[str, str]]:
@@ -63,3 +73,32 @@ def test_a_run_on_own_texts_says_so_before_it_trains(tmp_path, small_task, monke
         pipeline.pretrain_stage(run, small_task)
     (words,) = said
     assert words.startswith("warning: of ") and "--finetune.max-new-tokens 8 tokens" in words
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes")
+def test_a_run_on_a_pipe_keeps_what_came_out_of_it(tmp_path, no_corpus):
+    """`--feedback <(...)`: checked, then kept in the run folder, though it can be read only once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    rows = [{"topic": f"t {n % 6}", "text": f"text {n}", "score": 1 + n % 5} for n in range(60)]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    writer = threading.Thread(target=pipe.write_text, args=(content,), daemon=True)
+    writer.start()
+    config = dataclasses.replace(TINY, feedback=pipe)
+    todo, task = plan.check(plan.plan_new(tmp_path / "run", config, ("reward",), False, False))
+    run = plan.clear(todo)
+    writer.join(timeout=10)
+    assert (run.path / "feedback.jsonl").read_text() == content
+    assert pipeline.task_of(run).feedback == task.feedback and len(task.feedback) == 33
+
+
+def test_a_file_without_pairs_is_refused_before_the_folder_is_made(tmp_path, no_corpus):
+    rows = [{"topic": f"t {n}", "text": f"text {n}", "score": 1 + n % 5} for n in range(60)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = dataclasses.replace(TINY.reward, loss="ranking")
+    config = dataclasses.replace(TINY, feedback=path, reward=reward)
+    todo = plan.plan_new(tmp_path / "run", config, pipeline.STAGES, False, False)
+    with pytest.raises(ValueError, match="--reward.loss ranking: .* no topic has two such texts"):
+        plan.check(todo)
+    assert not (tmp_path / "run").exists()
