@@ -212,7 +212,7 @@ def write_triples(
         if not 0 <= triple.score <= 1:
             faults.append(f"line {number}: score: expected 0 to 1 in memory, found {triple.score}")
             continue
-        record = _to_record(triple, low, high)
+        record = to_record(triple, low, high)
         faults += [f"line {number}: {fault}" for fault in triple_faults(record, low, high)]
         if not faults:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
@@ -225,7 +225,8 @@ def write_triples(
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _to_record(triple: Triple, low: float, high: float) -> dict:
+def to_record(triple: Triple, low: float, high: float) -> dict:
+    """The triple as a line of a feedback file whose scores are from `low` to `high`."""
     score = round(low + triple.score * (high - low), 4)
     score = min(max(score, low), high)  # rounding can step over the end of the range
     record = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}

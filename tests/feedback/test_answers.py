@@ -6,11 +6,16 @@ import json
 import os
 
 import pytest
+from conftest import TINY
 
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
-from minirlhf.feedback.records import read_comparisons, read_feedback, read_triples
+from minirlhf.feedback.records import Triple, read_comparisons, read_feedback, read_triples
 from minirlhf.feedback.session import Item, RatingSession, make_items
+from minirlhf.system.files import write_jsonl
+from minirlhf.training.batches import Split
+from minirlhf.training.log import TrainLog
+from minirlhf.training.ratings import RatingRounds
 
 SCORE = {"topic": "tea", "text": "Tea wakes people up.", "score": 4}
 COMPARISON = {"topic": "tea", "better": "Tea wakes people up.", "worse": "Tea is tea."}
@@ -105,3 +110,12 @@ def test_a_person_is_not_asked_about_an_empty_sample(tmp_path, capsys):
     assert capsys.readouterr().out == "" and not path.exists()
     assert raters("tea", "Tea.", 0) == (4.0,)
     assert len(read_feedback(path).triples) == 1
+
+
+def test_what_a_run_collects_is_a_file_of_feedback(tmp_path, small_task):
+    """On the raters' scale, so that `feedback summary` and `--feedback` read it."""
+    rounds = RatingRounds(None, small_task, TINY, Split([], []), TrainLog("finetune"))
+    whole = Triple("tea", "Tea.", 0.75, (4.0, 5.0, 3.0), "simulated")
+    rounds.collected = [whole, Triple("tea", " ", 0.0, (1.0, 1.0, 1.0), "simulated")]
+    write_jsonl(tmp_path / "collected.jsonl", rounds.as_feedback())
+    assert read_triples(tmp_path / "collected.jsonl") == [whole]
