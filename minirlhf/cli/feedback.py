@@ -6,8 +6,10 @@ from minirlhf.cli.options import Feedback
 
 
 def feedback(arguments: Feedback) -> None:
+    from minirlhf.config import RewardConfig
     from minirlhf.feedback import summary as summaries
     from minirlhf.feedback.duplicates import remarks, with_one_name_per_topic
+    from minirlhf.feedback.measurable_split import split_to_measure
     from minirlhf.feedback.records import read_feedback
     from minirlhf.tasks.custom import shared_out
 
@@ -21,6 +23,13 @@ def feedback(arguments: Feedback) -> None:
     for remark in remarks(found):
         print(f"warning: {remark}")
     try:
-        shared_out(with_one_name_per_topic(found), seed=0)
+        shares = shared_out(with_one_name_per_topic(found), seed=0)
     except ValueError as error:
         print(f"Cannot be trained on: {error}")
+        return
+    if found.triples:
+        settings = RewardConfig()
+        try:
+            split_to_measure(shares.model, settings.heldout_share, 0, settings.min_gap)
+        except ValueError as error:
+            print(f"warning: {error}")

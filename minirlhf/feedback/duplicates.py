@@ -37,13 +37,14 @@ def representatives(keys: Iterable[Key]) -> dict[Key, Key]:
 def with_one_name_per_topic(feedback: Feedback) -> Feedback:
     """The feedback with each topic written as it first occurs."""
     first: dict[str, str] = {}
-    for line in [*feedback.triples, *feedback.comparisons]:
-        first.setdefault(normal(line.topic), line.topic)
+    topics = [one.topic for one in feedback.triples] + [one.topic for one in feedback.comparisons]
+    for topic in topics:
+        first.setdefault(normal(topic), topic)
 
-    def renamed(lines: Sequence) -> list:
-        return [replace(line, topic=first[normal(line.topic)]) for line in lines]
-
-    return Feedback(renamed(feedback.triples), renamed(feedback.comparisons))
+    return Feedback(
+        [replace(one, topic=first[normal(one.topic)]) for one in feedback.triples],
+        [replace(one, topic=first[normal(one.topic)]) for one in feedback.comparisons],
+    )
 
 
 def remarks(feedback: Feedback) -> list[str]:

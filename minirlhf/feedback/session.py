@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from minirlhf.feedback.answers import ANSWER_RANGE, AnswerFile
-from minirlhf.feedback.checks import kind_of, name_faults, record_faults
+from minirlhf.feedback.checks import COMPARISONS as COMPARED
+from minirlhf.feedback.checks import SCORES as SCORED
+from minirlhf.feedback.checks import name_faults, record_faults
 from minirlhf.feedback.duplicates import normal_key
 
 SCORES = (1, 2, 3, 4, 5)
@@ -179,8 +181,8 @@ class RatingSession:
 
 def can_be_answered(item: Item) -> bool:
     """Whether the reader of feedback would accept an answer about this item."""
-    record = _record(item, FIRST, "")
-    return not record_faults(record, kind_of(record), *ANSWER_RANGE)
+    kind = SCORED if len(item.texts) == 1 else COMPARED
+    return not record_faults(_record(item, FIRST, ""), kind, *ANSWER_RANGE)
 
 
 def _unanswered(queue: Sequence[Item], file: AnswerFile, rater: str) -> list[Item]:

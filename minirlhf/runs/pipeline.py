@@ -20,10 +20,11 @@ from minirlhf.config import Config, to_json
 from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.evaluation.reward_quality import quality
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.measurable_split import split_to_measure
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.session import SCORES
-from minirlhf.feedback.splits import split_to_measure, split_triples, without
+from minirlhf.feedback.splits import split_triples, without
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy

@@ -108,7 +108,8 @@ def _check_differences(triples: Sequence[Triple], whose: str) -> None:
 
 def _of_scores(triples: list[Triple], seed: int) -> Shares:
     topics = _topics(triples)
-    known, unseen = triples, []
+    known: list[Triple] = triples
+    unseen: list[Triple] = []
     train_topics = heldout_topics = topics
     if len(topics) >= MIN_TOPICS:
         known, unseen = split_triples(triples, HELDOUT_TOPICS, seed, by="topic")

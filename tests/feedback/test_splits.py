@@ -7,11 +7,10 @@ import random
 import pytest
 
 from minirlhf.feedback.duplicates import normal, remarks, with_one_name_per_topic
+from minirlhf.feedback.measurable_split import has_pair, split_to_measure
 from minirlhf.feedback.records import Comparison, Feedback, Triple
 from minirlhf.feedback.splits import (
-    has_pair,
     split_comparisons,
-    split_to_measure,
     split_triples,
     without,
 )

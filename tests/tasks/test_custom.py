@@ -105,6 +105,13 @@ def test_what_is_odd_is_told_before_training_and_in_the_summary(tmp_path, capsys
     assert all(f"warning: {warning}\n" in printed for warning in told)
 
 
+def test_the_summary_says_that_there_is_nothing_to_rank(tmp_path, capsys):
+    triples = [Triple(f"topic {n}", "text", n / 60) for n in range(60)]
+    feedback_command(FeedbackOptions("summary", lines_file(tmp_path, triples)))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("warning: --reward.loss ranking: expected texts on one topic")
+
+
 def test_comparisons_of_ties_alone_are_refused(tmp_path):
     path = tmp_path / "c.jsonl"
     row = {"topic": "tea", "tie": True}
