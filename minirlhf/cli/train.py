@@ -201,6 +201,8 @@ def report_done(path: Path, stage: str) -> None:
 
 def print_summary(path: Path) -> None:
     """Print the results of a run in words."""
+    from minirlhf.stats import correlation_words
+
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
     def show(value: dict) -> str:
@@ -213,10 +215,12 @@ def print_summary(path: Path) -> None:
         f"raters, {raters['collected']} more during training."
     )
     handwritten = ""
-    if quality["handwritten_spearman"] is not None:
-        handwritten = f"; on handwritten texts: Spearman {quality['handwritten_spearman']:.2f}"
+    if quality.get("handwritten_n"):
+        words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
+        handwritten = f"; on handwritten texts: Spearman {words}"
+    pearson = correlation_words(quality, "pearson", quality.get("n"))
     print(
-        f"Reward model on held-out feedback: Pearson r {quality['pearson']:.3f}, "
+        f"Reward model on held-out feedback: Pearson r {pearson}; "
         f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
     )
     for split, words in (("train", "training topics"), ("heldout", "held-out topics")):

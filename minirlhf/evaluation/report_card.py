@@ -18,7 +18,14 @@ from minirlhf.evaluation.perturbations import sensitivity
 from minirlhf.feedback.agreement import by_rater, first_ratings, noise_ceiling
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged
-from minirlhf.stats import calibration, correlation, expected_calibration_error, ranks
+from minirlhf.stats import (
+    calibration,
+    correlation,
+    correlation_facts,
+    correlation_words,
+    expected_calibration_error,
+    ranks,
+)
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
@@ -104,13 +111,15 @@ def report_card(
 def measures(predicted: np.ndarray, scores: np.ndarray, pairs: Pairs | None) -> dict:
     """MSE, Pearson, Spearman, pairwise accuracy within topics and ECE of predictions (n,).
 
-    Equal predictions count as half a right order; without pairs, "pairwise" is None.
+    Equal predictions count as half a right order; without pairs, "pairwise" is None. Correlations
+    have 95% intervals, and are None where there are too few texts to say.
     """
     a, b = torch.from_numpy(predicted), torch.from_numpy(scores)
+    n = len(scores)
     return {
         "mse": float(np.mean((predicted - scores) ** 2)),
-        "pearson": correlation(a, b),
-        "spearman": correlation(ranks(a), ranks(b)),
+        **correlation_facts("pearson", correlation(a, b), n),
+        **correlation_facts("spearman", correlation(ranks(a), ranks(b)), n, of_ranks=True),
         "pairwise": pairwise_accuracy(a, pairs) if pairs else None,
         "ece": expected_calibration_error(predicted, scores),
     }
@@ -209,8 +218,8 @@ def checks(card: dict) -> list[dict]:
         found.append(
             {
                 "question": f"Does r reach {NEAR_CEILING:.0%} of the noise ceiling?",
-                "answer": f"{model['pearson']:.2f} of {ceiling['mean']:.2f}",
-                "passed": model["pearson"] >= NEAR_CEILING * ceiling["mean"],
+                "answer": f"{correlation_words(model, 'pearson')} of {ceiling['mean']:.3f}",
+                "passed": (model["pearson"] or 0.0) >= NEAR_CEILING * ceiling["mean"],
             }
         )
     for row in card["sensitivity"]:

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 
-MAX_SHOWN = 60  # characters shown of a wrong value
+from minirlhf.system.files import shown
+
 TEXT = "a text that is not empty"
+MISSING = "found no such field"
+NAMES = ("provenance", "rater")  # fields that a record may lack
+
+# The two kinds of feedback, and the fields that each must have.
+SCORES, COMPARISONS = "scores", "comparisons"
+FIELDS = {SCORES: ("topic", "text", "score"), COMPARISONS: ("topic", "better", "worse")}
+NOUNS = {SCORES: "scored texts", COMPARISONS: "comparisons"}
+# What other programs call the same.
+OTHER_NAMES = {
+    "topic": ("prompt", "instruction", "question", "query", "input"),
+    "text": ("response", "completion", "answer", "output", "content"),
+    "score": ("rating", "reward", "label", "grade", "stars"),
+    "better": ("chosen", "preferred", "winner"),
+    "worse": ("rejected", "dispreferred", "loser"),
+}
 
 
-class _DuplicateKey(ValueError):
-    """A key that occurs twice in one JSON object."""
+def kind_of(record: dict) -> str | None:
+    """Which kind of feedback a record looks like, by its fields' names; None if like neither."""
+    also = {field for field, _ in renames(record, OTHER_NAMES)}
+    for fields in (record.keys(), also):  # the right names decide; others only where there are none
+        of_comparison = len(fields & {"better", "worse"})
+        of_score = len(fields & {"text", "score"})
+        if of_comparison or of_score:
+            return COMPARISONS if of_comparison > of_score else SCORES
+    return None
 
 
-def parse_line(raw: bytes) -> tuple[dict, list[str]]:
-    """One line of bytes to (its JSON object, faults); with a fault the object is empty."""
-    try:
-        line = raw.decode("utf-8").rstrip("\r\n")
-        record = json.loads(line, object_pairs_hook=_without_duplicates)
-    except _DuplicateKey as fault:
-        return {}, [str(fault)]
-    except UnicodeDecodeError as error:
-        wrong = raw[error.start : error.start + 1].hex()
-        return {}, [f"expected UTF-8, found byte 0x{wrong} at byte {error.start + 1}"]
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-        reason = str(error)
-        if isinstance(error, json.JSONDecodeError):
-            reason = f"{error.msg} at column {error.colno}"
-        found = shown(line.strip(), quote=False)
-        return {}, [f"expected a JSON object, found {found} ({reason})"]
-    if not isinstance(record, dict):
-        return {}, [f"expected a JSON object, found {shown(record)}"]
-    return record, []
+def renames(record: dict, fields: Iterable[str]) -> list[tuple[str, str]]:
+    """(field, name that the record has for it) for the fields that it has under another name."""
+    names = {name.lower(): name for name in record}
+    found = []
+    for field in fields:
+        if field in record:
+            continue
+        for other in (field, *OTHER_NAMES[field]):
+            if other in names:
+                found.append((field, names[other]))
+                break
+    return found
 
 
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
-    record: dict = {}
-    for key, value in pairs:
-        if key in record:
-            name = shown(key, quote=False)
-            raise _DuplicateKey(f"{name}: expected each key once, found it twice")
-        record[key] = value
-    return record
+def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]:
+    """Every fault of a record that should be of this kind, its scores from `low` to `high`.
+
+    Fields under other names are one fault, which says how to rename them.
+    """
+    faults = triple_faults(record, low, high) if kind == SCORES else comparison_faults(record)
+    renamed = renames(record, FIELDS[kind])
+    if not renamed:
+        return faults
+    fields = {field for field, _ in renamed}
+    faults = [fault for fault in faults if fault.partition(":")[0] not in fields]
+    names = [shown(name, quote=False) for _, name in renamed]
+    how = ", ".join(f"{name} to {field}" for (field, _), name in zip(renamed, names))
+    found = ", ".join(names)
+    expected = ", ".join(FIELDS[kind])
+    return [f"expected the fields {expected}; found {found}; rename {how}", *faults]
 
 
 def triple_faults(record: dict, low: float, high: float) -> list[str]:
@@ -48,7 +72,7 @@ def triple_faults(record: dict, low: float, high: float) -> list[str]:
     faults = _text_faults(record, ("topic", "text"))
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
-        faults.append(f"score: expected {number}, found no such field")
+        faults.append(f"score: expected {number}, {MISSING}")
     elif not _is_number_in(record["score"], low, high):
         faults.append(f"score: expected {number}, found {shown(record['score'])}")
     if "ratings" in record:
@@ -78,7 +102,7 @@ def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
     faults = []
     for field in fields:
         if field not in record:
-            faults.append(f"{field}: expected {TEXT}, found no such field")
+            faults.append(f"{field}: expected {TEXT}, {MISSING}")
         elif not isinstance(record[field], str) or not record[field].strip():
             faults.append(f"{field}: expected {TEXT}, found {shown(record[field])}")
     return faults
@@ -86,12 +110,21 @@ def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
 
 def _character_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
     """Optional names that are not strings, and strings that UTF-8 cannot encode."""
-    names = ("provenance", "rater")
+    return name_faults(record) + _surrogate_faults(record, fields)
+
+
+def name_faults(record: dict) -> list[str]:
+    """Every fault of the optional fields `provenance` and `rater`."""
     faults = []
-    for name in names:
+    for name in NAMES:
         if not isinstance(record.get(name, ""), str):
             faults.append(f"{name}: expected a text, found {shown(record[name])}")
-    for field in fields + names:
+    return faults + _surrogate_faults(record, NAMES)
+
+
+def _surrogate_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
+    faults = []
+    for field in fields:
         value = record.get(field)
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             found = f"half a surrogate pair in {shown(value)}"
@@ -102,15 +135,3 @@ def _character_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
 def _is_number_in(value: object, low: float, high: float) -> bool:
     """True for a number in the range; False for a bool (an int to Python), NaN and infinity."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-
-def shown(value: object, quote: bool = True) -> str:
-    """A value for an error message: short, on one line, without control characters."""
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "an object"
-    text = json.dumps(value, ensure_ascii=False) if quote else str(value)
-    start = text[: MAX_SHOWN + 1]
-    text = "".join(character if character.isprintable() else "?" for character in start)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

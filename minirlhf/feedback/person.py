@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.screens import END_OF_INPUT, QUIT, question, read_key
-from minirlhf.feedback.session import Item, RatingSession
+from minirlhf.feedback.session import SCORES, Item, RatingSession
 
 
 class PersonRaters:
@@ -22,7 +22,13 @@ class PersonRaters:
         self.session = RatingSession([], file, rater, total=total, before=len(self.known))
 
     def __call__(self, topic: str, text: str, seed: int) -> tuple[float, ...]:
-        """One rating, 1 to 5. Raises KeyboardInterrupt if the person quits."""
+        """One rating, 1 to 5. Raises KeyboardInterrupt if the person quits.
+
+        An empty text has the lowest score without asking: there is nothing to show, and no file of
+        feedback may hold it.
+        """
+        if not text.strip():
+            return (float(SCORES[0]),)
         if (topic, text) not in self.known:
             self.session.add(Item(topic, (text,), ("policy",)))
             words = question(self.session, keys=f"{QUIT} quit; --resume continues here")

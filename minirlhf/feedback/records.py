@@ -17,6 +17,8 @@ neither:
 
     {"topic": "sleep", "better": "Seven hours ...", "worse": "Sleep is good.", "tie": false}
 
+A file holds one of the two kinds; which one is decided by what most of its lines are.
+
 One wrong score spoils a reward model, and no curve shows it. So a file is read completely or not at
 all: each fault is listed with its line and field (checks.py), and nothing is returned.
 """
@@ -26,17 +28,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from minirlhf.feedback.checks import comparison_faults, parse_line, triple_faults
-from minirlhf.system.files import replacing
+from minirlhf.feedback.checks import (
+    COMPARISONS,
+    FIELDS,
+    MISSING,
+    NOUNS,
+    SCORES,
+    kind_of,
+    record_faults,
+    triple_faults,
+)
+from minirlhf.system.files import MAX_LINE_BYTES, TOO_LONG, JsonLine, json_lines, replacing
 
-MAX_LINE_BYTES = 1_000_000
 MAX_LISTED = 20  # faults listed in one error
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write it at the start of a file
-TOO_LONG = f"expected at most {MAX_LINE_BYTES} bytes, found more"
+MAX_EQUAL = 3  # lines listed that lack the same field; more of them are counted
 
 
 class FeedbackError(ValueError):
@@ -67,69 +77,99 @@ class Comparison:
     rater: str = ""
 
 
+@dataclass(frozen=True)
+class Feedback:
+    """What a file of feedback holds; one of the two lists is empty."""
+
+    triples: list[Triple] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+def read_feedback(
+    path: str | os.PathLike[str], score_range: tuple[float, float] = (1.0, 5.0)
+) -> Feedback:
+    """Read a JSONL file of scored texts or of comparisons, whichever most of its lines are.
+
+    Scores lie in `score_range` and are scaled to [0, 1]. The file may be a pipe. Raises FeedbackError listing every fault (the first 20 in full) as file, line, field,
+    expected and found; also for a file of both kinds, and for one that is empty or cannot be read.
+    Raises ValueError for an invalid score range.
+    """
+    return _read(path, score_range, kind=None)
+
+
 def read_triples(
     path: str | os.PathLike[str], score_range: tuple[float, float] = (1.0, 5.0)
 ) -> list[Triple]:
-    """Read a JSONL file of triples whose scores lie in `score_range`; scale the scores to [0, 1].
-
-    Raises FeedbackError listing every fault (the first 20 in full) as file, line, field, expected
-    and found; also for a file that is empty or cannot be read. Raises ValueError for an invalid
-    score range.
-    """
-    low, high = _checked_range(score_range)
-    records = _read_records(path, lambda record: triple_faults(record, low, high))
-    return [_to_triple(record, low, high) for record in records]
+    """`read_feedback` of a file that must hold scored texts."""
+    return _read(path, score_range, SCORES).triples
 
 
 def read_comparisons(path: str | os.PathLike[str]) -> list[Comparison]:
-    """Read a JSONL file of comparisons. Raises FeedbackError as `read_triples` does."""
-    return [_to_comparison(record) for record in _read_records(path, comparison_faults)]
+    """`read_feedback` of a file that must hold comparisons."""
+    return _read(path, (1.0, 5.0), COMPARISONS).comparisons
 
 
-def holds_comparisons(path: str | os.PathLike[str]) -> bool:
-    """Whether the first line that is a JSON object is a comparison (it has the field "better")."""
+def _read(
+    path: str | os.PathLike[str], score_range: tuple[float, float], kind: str | None
+) -> Feedback:
+    """All records of a file or, as a FeedbackError, every fault. `kind`: what they must be."""
+    low, high = _checked_range(score_range)
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            first = next((line for line in file if line.strip()), "")
-        record = json.loads(first)
-    except (OSError, ValueError, RecursionError):
-        return False  # the reader reports the error
-    return isinstance(record, dict) and "better" in record
-
-
-def _read_records(
-    path: str | os.PathLike[str], faults_of: Callable[[dict], list[str]]
-) -> list[dict]:
-    """The JSON object of each line; all of them or, as a FeedbackError, every fault."""
-    records: list[dict] = []
-    faults: list[str] = []
-    number = 0
-    try:
-        with open(path, "rb") as file:
-            # However long a line is, no more than the limit and two bytes of it are held in memory.
-            while raw := file.readline(MAX_LINE_BYTES + 2):
-                number += 1
-                if len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
-                    faults.append(f"line {number}: {TOO_LONG}")
-                    while raw and not raw.endswith(b"\n"):  # skip the rest of the line
-                        raw = file.readline(MAX_LINE_BYTES)
-                    continue
-                if number == 1:
-                    raw = raw.removeprefix(BYTE_ORDER_MARK)
-                if not raw.strip():
-                    continue
-                record, line_faults = parse_line(raw)
-                line_faults = line_faults or faults_of(record)
-                if line_faults:
-                    faults += [f"line {number}: {fault}" for fault in line_faults]
-                elif not faults:
-                    records.append(record)
+        lines = list(json_lines(path))
     except OSError as error:
         raise FeedbackError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not faults and not records:
+    if not lines:
         raise FeedbackError(f"{path}: expected one JSON object per line, found an empty file")
-    _raise_if_any(faults, path)
-    return records
+    kinds = {line.number: kind_of(line.record) for line in lines if not line.fault}
+    counts = Counter(found for found in kinds.values() if found)
+    most = counts.most_common(1)[0][0] if counts else SCORES
+    wanted = kind or most
+    faults = _wrong_kind(kinds, counts, wanted)
+    by_line: list[tuple[int, str]] = []
+    for line in lines:
+        if line.fault:
+            by_line.append((line.number, line.fault))
+        elif kinds[line.number] in (wanted, None):
+            found = record_faults(line.record, wanted, low, high)
+            by_line += [(line.number, fault) for fault in found]
+    _raise_if_any(faults + _listed(by_line), path)
+    return _converted(lines, wanted, low, high)
+
+
+def _wrong_kind(kinds: dict[int, str | None], counts: Counter, wanted: str) -> list[str]:
+    """The fault that a file holds both kinds, or the other than wanted; [] if it does not."""
+    if len(counts) == 2:
+        fewer = counts.most_common()[1][0]
+        first = next(number for number, kind in kinds.items() if kind == fewer)
+        found = " and ".join(f"{counts[kind]:,} {NOUNS[kind]}" for kind in NOUNS)
+        where = f"the first of the {NOUNS[fewer]} on line {first}"
+        return [f"expected one kind of feedback, found {found} ({where}); split the file in two"]
+    if counts and wanted not in counts:
+        (other,) = counts
+        fields = ", ".join(FIELDS[wanted])
+        return [f"expected {NOUNS[wanted]} ({fields}), found {counts[other]:,} {NOUNS[other]}"]
+    return []
+
+
+def _converted(lines: list[JsonLine], kind: str, low: float, high: float) -> Feedback:
+    if kind == SCORES:
+        return Feedback(triples=[_to_triple(line.record, low, high) for line in lines])
+    return Feedback(comparisons=[_to_comparison(line.record) for line in lines])
+
+
+def _listed(faults: list[tuple[int, str]]) -> list[str]:
+    """(line, fault) as text. Where many lines lack the same fields, the first stands for all."""
+    counts = Counter(fault for _, fault in faults if MISSING in fault or "; rename " in fault)
+    told = set()
+    listed = []
+    for number, fault in faults:
+        more = counts[fault] - 1
+        if more < MAX_EQUAL:
+            listed.append(f"line {number}: {fault}")
+        elif fault not in told:
+            told.add(fault)
+            listed.append(f"line {number} and {more:,} more lines: {fault}")
+    return listed
 
 
 def _to_triple(record: dict, low: float, high: float) -> Triple:
@@ -172,7 +212,7 @@ def write_triples(
         if not 0 <= triple.score <= 1:
             faults.append(f"line {number}: score: expected 0 to 1 in memory, found {triple.score}")
             continue
-        record = _to_record(triple, low, high)
+        record = to_record(triple, low, high)
         faults += [f"line {number}: {fault}" for fault in triple_faults(record, low, high)]
         if not faults:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
@@ -185,7 +225,8 @@ def write_triples(
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _to_record(triple: Triple, low: float, high: float) -> dict:
+def to_record(triple: Triple, low: float, high: float) -> dict:
+    """The triple as a line of a feedback file whose scores are from `low` to `high`."""
     score = round(low + triple.score * (high - low), 4)
     score = min(max(score, low), high)  # rounding can step over the end of the range
     record = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}

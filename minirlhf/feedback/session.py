@@ -17,7 +17,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.answers import ANSWER_RANGE, AnswerFile
+from minirlhf.feedback.checks import COMPARISONS as COMPARED
+from minirlhf.feedback.checks import SCORES as SCORED
+from minirlhf.feedback.checks import name_faults, record_faults
+from minirlhf.feedback.duplicates import normal_key
 
 SCORES = (1, 2, 3, 4, 5)
 FIRST, SECOND, TIE = "1", "2", "0"  # answers to a comparison
@@ -53,13 +57,13 @@ def make_items(
 ) -> list[Item]:
     """`count` items (fewer if there are not enough texts) from (topic, text, model).
 
-    No text is used twice, and blank texts are not used. With `pairs`, two texts on one topic per
+    No text is used twice (nor two that look the same), and blank texts are not used. With `pairs`, two texts on one topic per
     item.
     """
     different = {}
     for topic, text, model in texts:
         if text.strip():
-            different[topic, text] = (topic, text, model)
+            different[normal_key((topic, text))] = (topic, text, model)
     order = list(different.values())
     random.Random(seed).shuffle(order)
     if not pairs:
@@ -102,6 +106,9 @@ def make_queue(items: Sequence[Item], repeat_share: float, seed: int, rater: str
 class RatingSession:
     """A rating session: queue, position, answers file.
 
+    Items whose answer could not be read back (an empty text, two equal ones) are left out. Raises
+    ValueError for a rater's name that no file can hold.
+
     `total` items are announced to the rater, `before` of them answered in earlier sessions; both
     are counted from the queue unless given (for a queue that grows as texts are written).
     """
@@ -114,6 +121,9 @@ class RatingSession:
         total: int | None = None,
         before: int | None = None,
     ):
+        if faults := name_faults({"rater": rater}):
+            raise ValueError(f"--{faults[0]}")
+        queue = [item for item in queue if can_be_answered(item)]
         self.file, self.rater = file, rater
         self.queue = _unanswered(queue, file, rater)
         self.total = len(queue) if total is None else total
@@ -167,6 +177,12 @@ class RatingSession:
         self.answered.pop()
         self.position -= 1
         return True
+
+
+def can_be_answered(item: Item) -> bool:
+    """Whether the reader of feedback would accept an answer about this item."""
+    kind = SCORED if len(item.texts) == 1 else COMPARED
+    return not record_faults(_record(item, FIRST, ""), kind, *ANSWER_RANGE)
 
 
 def _unanswered(queue: Sequence[Item], file: AnswerFile, rater: str) -> list[Item]:

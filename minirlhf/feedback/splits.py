@@ -1,7 +1,8 @@
 """Splitting feedback into training and held-out parts, and turning comparisons into scores.
 
 No text on a topic is ever on both sides of a split, since a held-out score that was learned by
-heart measures nothing.
+heart measures nothing. Texts that differ only in white space or Unicode composition count as the
+same (duplicates.py).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from minirlhf.feedback.duplicates import normal_key, representatives
 from minirlhf.feedback.records import Comparison, Triple
 
-Text = tuple[str, str]  # (topic, text)
+Text = tuple[str, ...]  # (topic, text)
 
 
 def split_triples(
@@ -26,14 +28,16 @@ def split_triples(
     seed and on which texts there are, not on their order. Raises ValueError for a share outside [0,
     1), an unknown `by`, or fewer than two texts or topics.
     """
-    _check_share(heldout_share)
+    check_share(heldout_share)
     if by not in ("text", "topic"):
         raise ValueError(f'by: expected "text" or "topic", found {by!r}')
+    keys: list[tuple[str, ...]]
     if by == "text":
         keys = [(triple.topic, triple.text) for triple in triples]
     else:
         keys = [(triple.topic,) for triple in triples]
-    groups = sorted(set(keys))
+    group_of = representatives(keys)
+    groups = sorted(set(group_of.values()))
     if heldout_share == 0:
         return list(triples), []
     if len(groups) < 2:
@@ -43,8 +47,9 @@ def split_triples(
     random.Random(seed).shuffle(groups)
     heldout_count = min(max(round(heldout_share * len(groups)), 1), len(groups) - 1)
     heldout_keys = set(groups[:heldout_count])
-    train = [triple for triple, key in zip(triples, keys) if key not in heldout_keys]
-    heldout = [triple for triple, key in zip(triples, keys) if key in heldout_keys]
+    is_heldout = [group_of[key] in heldout_keys for key in keys]
+    train = [triple for triple, held in zip(triples, is_heldout) if not held]
+    heldout = [triple for triple, held in zip(triples, is_heldout) if held]
     return train, heldout
 
 
@@ -53,16 +58,17 @@ def split_comparisons(
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Split at random into (train, heldout) so that no (topic, text) is on both sides.
 
-    Texts that are linked by comparisons stay together: whole groups of them are drawn. Each side
+    Texts that are linked by comparisons, or look the same, stay together: whole groups of them are drawn. Each side
     keeps the order given. Raises ValueError as `split_triples` does.
     """
-    _check_share(heldout_share)
+    check_share(heldout_share)
     groups = _linked_groups(comparisons)
     if heldout_share == 0:
         return list(comparisons), []
     if len(groups) < 2:
         raise ValueError(
             f"comparisons: expected at least 2 groups of linked texts to split, found {len(groups)}"
+            f" among {len(comparisons):,} comparisons: no text may be on both sides"
         )
     order = sorted(groups)
     random.Random(seed).shuffle(order)
@@ -83,13 +89,15 @@ def split_comparisons(
     )
 
 
-def _check_share(heldout_share: float) -> None:
+def check_share(heldout_share: float) -> None:
     if not 0 <= heldout_share < 1:
         raise ValueError(f"heldout_share: expected at least 0 and under 1, found {heldout_share}")
 
 
 def _linked_groups(comparisons: Sequence[Comparison]) -> dict[Text, list[int]]:
     """Comparisons linked by their texts (union-find): first text of a group -> their indices."""
+    texts = [(one.topic, text) for one in comparisons for text in (one.better, one.worse)]
+    same = representatives(texts)
     parent: dict[Text, Text] = {}
 
     def root(text: Text) -> Text:
@@ -98,20 +106,22 @@ def _linked_groups(comparisons: Sequence[Comparison]) -> dict[Text, list[int]]:
         return text
 
     for one in comparisons:
-        first, second = sorted((root((one.topic, one.better)), root((one.topic, one.worse))))
+        first, second = sorted(
+            (root(same[one.topic, one.better]), root(same[one.topic, one.worse]))
+        )
         # The smaller one becomes the root, so that it does not depend on the order of the
         # comparisons.
         parent[second] = first
     groups: dict[Text, list[int]] = {}
     for index, one in enumerate(comparisons):
-        groups.setdefault(root((one.topic, one.better)), []).append(index)
+        groups.setdefault(root(same[one.topic, one.better]), []).append(index)
     return groups
 
 
 def without(triples: Sequence[Triple], others: Sequence[Triple]) -> list[Triple]:
     """The triples whose (topic, text) is not in `others`: a policy may write a held-out text."""
-    excluded = {(triple.topic, triple.text) for triple in others}
-    return [triple for triple in triples if (triple.topic, triple.text) not in excluded]
+    excluded = {normal_key((triple.topic, triple.text)) for triple in others}
+    return [triple for triple in triples if normal_key((triple.topic, triple.text)) not in excluded]
 
 
 def merged(triples: Sequence[Triple]) -> list[Triple]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from html import escape
 
 from minirlhf.reports.figures import COLOURS, SPLITS, evaluated_splits
+from minirlhf.stats import correlation_words
 
 STAGES = {
     "pretrain": "pretraining",
@@ -190,15 +191,20 @@ def _sample(row: dict | None) -> str:
 def reward_model_table(model: dict) -> str:
     """The quality of the reward model, as summary.json holds it."""
     rows = []
-    for key, label, digits in (
-        ("mse", "mean squared error (MSE) on held-out texts", 4),
-        ("mse_constant", "MSE of a constant (always the mean score)", 4),
-        ("pearson", "Pearson r with the scores", 3),
-        ("spearman", "Spearman r with the scores", 3),
-        ("handwritten_spearman", "Spearman r on handwritten texts", 3),
+    for key, label in (
+        ("mse", "mean squared error (MSE) on held-out texts"),
+        ("mse_constant", "MSE of a constant (always the mean score)"),
     ):
         if model.get(key) is not None:
-            rows.append([label, number(model[key], digits)])
+            rows.append([label, number(model[key], 4)])
+    for key, label, count in (
+        ("pearson", "Pearson r with the scores", "n"),
+        ("spearman", "Spearman r with the scores", "n"),
+        ("own_texts_pearson", "Pearson r on the policy's own texts", "own_texts_n"),
+        ("handwritten_spearman", "Spearman r on handwritten texts", "handwritten_n"),
+    ):
+        if key in model and (model[key] is not None or model.get(count)):
+            rows.append([label, correlation_words(model, key, model.get(count))])
     return table([], rows, "numbers")
 
 

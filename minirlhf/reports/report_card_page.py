@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from minirlhf.reports.figures import JUDGE, MUTED, OTHER, REWARD, STYLE, draw_reliability, svg
 from minirlhf.reports.html import MISSING, bullets, html_page, number, table
 from minirlhf.reports.run_report import RATERS
+from minirlhf.stats import correlation_words
 from minirlhf.system.files import atomic_write
 
 HOW_TO_READ = (
@@ -96,6 +97,9 @@ def _baselines(card: dict) -> str:
             "<p class=small>No noise ceiling: the file does not hold several ratings of the same "
             "texts.</p>"
         )
+    model = card["predictors"]["reward model"]
+    pearson = correlation_words(model, "pearson", card["n_heldout"])
+    html += f"<p class=small>Pearson r of the reward model, with its 95% interval: {pearson}.</p>"
     html += (
         f"<p class=small>Pairwise: {card['n_pairs']:,} pairs, scores at least {card['min_gap']:g} "
         "apart.</p>"

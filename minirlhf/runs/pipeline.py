@@ -21,6 +21,7 @@ from minirlhf.config_file import to_json
 from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
 from minirlhf.evaluation.reward_quality import quality
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.measurable_split import split_to_measure
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.session import SCORES
@@ -32,8 +33,9 @@ from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import ANSWERS, Run
 from minirlhf.runs.hardware import hardware
-from minirlhf.stats import correlation, ranks
-from minirlhf.system.files import atomic_write, replacing
+from minirlhf.runs.limits import length_warning
+from minirlhf.stats import correlation, correlation_facts, ranks
+from minirlhf.system.files import atomic_write, reopenable, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
@@ -78,11 +80,17 @@ def task_of(run: Run) -> Task:
     config, kept = run.config, run.path / FEEDBACK
     if config.feedback is None:
         return task_from(config)
-    if not kept.exists() and config.feedback.exists():
-        with replacing(kept) as temporary:
-            shutil.copyfile(config.feedback, temporary)
+    keep_feedback(run)
     feedback = kept if kept.exists() else config.feedback
     return task_from(dataclasses.replace(config, feedback=feedback))
+
+
+def keep_feedback(run: Run) -> None:
+    """Copy the file of --feedback into the run folder, unless there is a copy already."""
+    original, kept = run.config.feedback, run.path / FEEDBACK
+    if original is not None and original.exists() and not kept.exists():
+        with replacing(kept) as temporary:
+            shutil.copyfile(reopenable(original), temporary)
 
 
 def task_from(config: Config) -> Task:
@@ -114,7 +122,10 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     """
     if person is not None:
         config = run.config.finetune
-        file, total = AnswerFile(run.path / ANSWERS[0]), config.rounds * config.ratings_per_round
+        file, total = (
+            AnswerFile(run.path / ANSWERS[0], "scores"),
+            config.rounds * config.ratings_per_round,
+        )
         raters = PersonRaters(file, person, total)
         scale = float(SCORES[0]), float(SCORES[-1])
         task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
@@ -190,11 +201,25 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     """
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
-        share = run.config.reward.heldout_share
-        train, heldout = split_triples(task.feedback, share, run.config.seed)
+        train, heldout = split_task_feedback(run.config, task)
     own_train, own_heldout = split_own_texts(run, task)
     train = train + AUTHORS_COUNT * task.authors_feedback + own_train
     return without(train, heldout + own_heldout), heldout
+
+
+def split_task_feedback(config: Config, task: Task) -> tuple[list[Triple], list[Triple]]:
+    """The task's feedback, split into training and held-out triples.
+
+    Raises ValueError if one side would lack what the loss needs.
+    """
+    min_gap = config.reward.min_gap if config.reward.loss == "ranking" else None
+    return split_to_measure(task.feedback, config.reward.heldout_share, config.seed, min_gap)
+
+
+def check_feedback(config: Config, task: Task) -> None:
+    """Raise ValueError if the reward model cannot learn from the task's feedback."""
+    if not task.heldout_feedback:
+        split_task_feedback(config, task)
 
 
 def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
@@ -251,6 +276,8 @@ def pretrain_stage(run: Run, task: Task) -> None:
             run.append("metrics.jsonl", base.curve())
     tokenizer = tokenizer_of(run, task)
     warn_of_cut_topics(run, task, tokenizer)
+    if run.config.feedback is not None:
+        warn_of_long_texts(run, task, tokenizer)
     if policy is None or settings.steps > 0:
         log, checkpoints = run.log("pretrain"), run.checkpoints("pretrain")
         policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
@@ -261,6 +288,14 @@ def warn_of_cut_topics(run: Run, task: Task, tokenizer: Tokenizer) -> None:
     """Tell how many topics are too long for the context, and whether some become the same."""
     topics = [*task.train_prompts, *task.heldout_prompts]
     if warning := CutTopics.of(tokenizer, topics, run.config.model.context).warning():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def warn_of_long_texts(run: Run, task: Task, tokenizer: Tokenizer) -> None:
+    """Tell how many of the user's texts are longer than the run's limits."""
+    texts = [(triple.topic, triple.text) for triple in task.feedback + task.heldout_feedback]
+    limits = run.config.model.context, run.config.finetune.max_new_tokens
+    if warning := length_warning(tokenizer, texts, *limits):
         print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -301,13 +336,15 @@ def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) 
     facts, context = {}, run.config.model.context
     if own_heldout := split_own_texts(run, task)[1]:
         own = ScoredTexts(tokenizer, own_heldout, context)
-        facts["own_texts_pearson"] = correlation(predict(model, own), own.scores)
+        r = correlation(predict(model, own), own.scores)
+        facts |= correlation_facts("own_texts_pearson", r, len(own))
         facts["own_texts_n"] = len(own)
     facts["handwritten_spearman"] = None
     if task.handwritten:
         handwritten = ScoredTexts(tokenizer, task.handwritten, context)
         predicted = predict(model, handwritten)
-        facts["handwritten_spearman"] = correlation(ranks(predicted), ranks(handwritten.scores))
+        r = correlation(ranks(predicted), ranks(handwritten.scores))
+        facts |= correlation_facts("handwritten_spearman", r, len(handwritten), of_ranks=True)
         facts["handwritten_n"] = len(handwritten)
     return facts
 

@@ -7,6 +7,7 @@ deleted before everything that can be checked has been checked.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,14 @@ def check(plan: Plan) -> tuple[Plan, Task]:
     config = plan.config
     pick_device(config.device)
     if not plan.new:
-        return plan, pipeline.task_of(Run.open(plan.path))
+        task = pipeline.task_of(Run.open(plan.path))
+        if "reward" in plan.stages:
+            pipeline.check_feedback(config, task)
+        return plan, task
     task = pipeline.task_from(config)
+    pipeline.check_feedback(config, task)
+    for warning in task.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return dataclasses.replace(plan, config=settle_start(config, task)), task
 
 
@@ -121,7 +128,9 @@ def settle_start(config: Config, task: Task) -> Config:
 def clear(plan: Plan) -> Run:
     """Create the run, or delete from it what the plan replaces; return it."""
     if plan.new:
-        return Run.create(plan.path, plan.config, overwrite=plan.overwrite)
+        run = Run.create(plan.path, plan.config, overwrite=plan.overwrite)
+        pipeline.keep_feedback(run)  # a pipe cannot be read again, a file may be changed
+        return run
     run = Run.open(plan.path)
     if plan.config != run.config or plan.outdated:
         for name in plan.outdated:

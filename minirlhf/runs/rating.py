@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.checks import COMPARISONS, SCORES
 from minirlhf.feedback.session import RatingSession, make_items, make_queue
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
@@ -25,19 +26,15 @@ def open_session(
     """A session on samples of the run's policy, from before and (if it is tuned) after fine-tuning.
 
     The same seed gives the same texts, so raters who are to be compared must use the same one.
-    Raises ValueError if the run is not pretrained, or if the file at `path` holds answers of the
-    other kind (scores or comparisons).
+    Raises ValueError if the run is not pretrained, or if the file at `path` holds anything but
+    answers of this kind (scores or comparisons).
     """
     if not pipeline.is_done(run, "pretrain"):
         raise ValueError(
             f"{run.path}: nothing here writes texts yet; "
             f"run: python -m minirlhf pretrain {run.words}"
         )
-    file = AnswerFile(path)
-    if any(("better" in record) != pairs for record in file.records()):
-        raise ValueError(
-            f"{path}: holds {'scores' if pairs else 'comparisons'}; give another file with --output"
-        )
+    file = AnswerFile(path, COMPARISONS if pairs else SCORES)
     task, tokenizer = pipeline.task_of(run), Tokenizer.load(run.path / "tokenizer.json")
     models = {"before": pipeline.model_for_sampling(run, tokenizer, tuned=False)}
     if pipeline.is_done(run, "finetune"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 
 from minirlhf.runs.folder import Run
+from minirlhf.system.files import json_lines
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.truncation import CutTopics
 
@@ -34,18 +34,13 @@ def known_topics(run: Run) -> list[str]:
 
         train, heldout = reviews.heldout_split()
         return list(dict.fromkeys(triple.topic for triple in train + heldout))
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return []
 
 
 def _topics_of(path: Path) -> list[str]:
     """The topics of a feedback file that was checked when it was trained on."""
-    topics: dict[str, None] = {}
-    with open(path, encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip():
-                topics[json.loads(line)["topic"]] = None
-    return list(topics)
+    return list(dict.fromkeys(line.record["topic"] for line in json_lines(path)))
 
 
 def nearest(topic: str, topics: list[str]) -> list[str]:

@@ -7,12 +7,15 @@ the tokenizer and the feedback files use this module too, and do not need it.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -72,42 +75,131 @@ def read_json(path: Path) -> object:
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
     """The object of these pairs. json.loads would silently keep the last of two values."""
-    content = {}
+    content: dict = {}
     for name, value in pairs:
         if name in content:
-            raise ValueError(f"{name!r} more than once")
+            raise _DuplicateKey(name)
         content[name] = value
     return content
+
+
+class _DuplicateKey(ValueError):
+    """A key that occurs twice in one JSON object."""
+
+    def __init__(self, key: str):
+        super().__init__(f"{key!r} more than once")
+        self.key = key
 
 
 # JSONL: one JSON object per line ------------------------------------------------------------------
 
 
+MAX_LINE_BYTES = 1_000_000  # no more of a line is ever held in memory
+MAX_SHOWN = 60  # characters shown of a wrong value
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors write it at the start of a file
+TOO_LONG = f"expected at most {MAX_LINE_BYTES} bytes, found more"
+
+
+_copies: list[IO[bytes]] = []  # of pipes; they are deleted when the process ends
+
+
+@functools.cache
+def reopenable(path: Path) -> Path:
+    """The path itself, or a temporary copy of what comes out of a pipe, which is read only once."""
+    if path.is_file() or path.is_dir() or not path.exists():
+        return path
+    copy = tempfile.NamedTemporaryFile(suffix=".jsonl")
+    with open(path, "rb") as pipe:
+        shutil.copyfileobj(pipe, copy)
+    copy.flush()
+    _copies.append(copy)
+    return Path(copy.name)
+
+
+class JsonLine(NamedTuple):
+    """One line of a JSONL file."""
+
+    number: int  # from 1
+    start: int  # position of its first byte
+    record: dict  # empty if there is a fault
+    fault: str  # "expected ..., found ..."; "" for a JSON object
+    ended: bool  # False for a last line without a newline
+
+
+def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
+    """The lines of a JSONL file, blank ones left out: the one reader of all such files.
+
+    It may be a pipe, also one that is asked for again. A line of more than MAX_LINE_BYTES is a
+    fault. OSError is left to the caller.
+    """
+    with open(reopenable(Path(path)), "rb") as file:
+        number = start = 0
+        # The limit, and two bytes more for the end of the line.
+        while raw := file.readline(MAX_LINE_BYTES + 2):
+            number += 1
+            size = len(raw)
+            too_long = len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES
+            while too_long and raw and not raw.endswith(b"\n"):  # skip the rest of the line
+                raw = file.readline(MAX_LINE_BYTES)
+                size += len(raw)
+            ended = raw.endswith(b"\n")
+            if number == 1:
+                raw = raw.removeprefix(BYTE_ORDER_MARK)
+            if too_long:
+                yield JsonLine(number, start, {}, TOO_LONG, ended)
+            elif raw.strip():
+                record, fault = parse_line(raw)
+                yield JsonLine(number, start, record, fault, ended)
+            start += size
+
+
+def parse_line(raw: bytes) -> tuple[dict, str]:
+    """One line of bytes to (its JSON object, ""), or to ({}, fault)."""
+    try:
+        line = raw.decode("utf-8").rstrip("\r\n")
+        record = json.loads(line, object_pairs_hook=_without_duplicates)
+    except _DuplicateKey as error:
+        return {}, f"{shown(error.key, quote=False)}: expected each key once, found it twice"
+    except UnicodeDecodeError as error:
+        wrong = raw[error.start : error.start + 1].hex()
+        return {}, f"expected UTF-8, found byte 0x{wrong} at byte {error.start + 1}"
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
+        return {}, f"expected a JSON object, found {shown(line.strip(), quote=False)} ({reason})"
+    if not isinstance(record, dict):
+        return {}, f"expected a JSON object, found {shown(record)}"
+    return record, ""
+
+
+def shown(value: object, quote: bool = True) -> str:
+    """A value for an error message: short, on one line, without control characters."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    text = json.dumps(value, ensure_ascii=False) if quote else str(value)
+    start = text[: MAX_SHOWN + 1]
+    text = "".join(character if character.isprintable() else "?" for character in start)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
 def read_jsonl(path: Path) -> list[dict]:
-    """The objects of a JSONL file; [] if there is no such file.
+    """The objects of a JSONL file that the product wrote; [] if there is no such file.
 
     A last line without a newline was cut off by an interruption and is dropped. Blank lines are
     skipped. Raises ValueError, one line, naming the file and the line that is no JSON object.
     """
     if not path.exists():
         return []
-    # Split the bytes, not the text: the cut may lie inside a character, and str.splitlines() would
-    # also split at U+2028, which may stand in a JSON string.
-    lines = path.read_bytes().split(b"\n")[:-1]
     objects = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except ValueError:  # no UTF-8, or no JSON
-            found = line.decode("utf-8", "replace")[:60]
-            raise ValueError(f"{path}: line {number}: expected JSON, found {found!r}") from None
-        if not isinstance(value, dict):
-            raise ValueError(
-                f"{path}: line {number}: expected a JSON object, found {type(value).__name__}"
-            )
-        objects.append(value)
+    for line in json_lines(path):
+        if not line.ended:
+            break
+        if line.fault:
+            raise ValueError(f"{path}: line {line.number}: {line.fault}")
+        objects.append(line.record)
     return objects
 
 

@@ -9,15 +9,11 @@ judge has no reason to share the reward model's errors.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from minirlhf.feedback.records import (
-    Comparison,
-    FeedbackError,
-    Triple,
-    holds_comparisons,
-    read_comparisons,
-    read_triples,
-)
+from minirlhf.feedback.duplicates import normal_key, remarks, with_one_name_per_topic
+from minirlhf.feedback.records import Comparison, Feedback, FeedbackError, Triple, read_feedback
 from minirlhf.feedback.splits import split_comparisons, split_triples, triples_of_comparisons
 from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
@@ -27,7 +23,22 @@ MIN_TEXTS = 30  # with fewer, a third of them is too few to fit a judge
 MIN_TOPICS = 5  # with fewer, none is held out
 HELDOUT_TOPICS = 0.2
 FOR_JUDGE = 1 / 3  # share of the texts on the training topics
+HELDOUT_COMPARISONS = 0.2
 NO_HELDOUT_TOPIC = "'held-out topics' are the training topics again"
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Who learns from what. The triples of `judge` and of `model` have no text in common."""
+
+    triples: list[Triple]  # all; of comparisons: each text with the share of them that it won
+    model: list[Triple]  # for the reward model
+    judge: list[Triple]
+    train_topics: list[str]
+    heldout_topics: list[str]
+    # If people compared: what the reward model learns from, and what it is measured on.
+    comparisons: list[Comparison]
+    heldout_comparisons: list[Comparison]
 
 
 def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: int) -> Task:
@@ -35,85 +46,108 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
 
     The policy is pretrained on the `openings` corpus and on your texts, each of them repeated until
     they are a third of the corpus. The file may also hold comparisons: a text's score is then the
-    share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying that
-    there are too few triples.
+    share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying why
+    nothing can be learned from the file.
     """
-    if holds_comparisons(path):
-        comparisons = read_comparisons(path)
-        triples = triples_of_comparisons(comparisons)
-        _check_count(path, triples)
-        try:
-            return _task_of_comparisons(triples, comparisons, seed)
-        except ValueError as error:
-            raise FeedbackError(f"{path}: {error}") from None
-    triples = read_triples(path, score_range)
-    _check_count(path, triples)
-    return _task_of_scores(triples, seed)
-
-
-def _check_count(path: str | os.PathLike[str], triples: list[Triple]) -> None:
-    if len(triples) < MIN_TEXTS:
-        raise FeedbackError(
-            f"{path}: expected at least {MIN_TEXTS} triples to learn from and to judge by, "
-            f"found {len(triples)}"
-        )
-
-
-def _task_of_scores(triples: list[Triple], seed: int) -> Task:
-    topics = _topics(triples)
-    notes = [
-        "the judge is a word regression fitted to a part of your own scores, "
-        "which the reward model never saw"
-    ]
-    if len(topics) >= MIN_TOPICS:
-        known, unseen = split_triples(triples, HELDOUT_TOPICS, seed, by="topic")
-        heldout_prompts = _topics(unseen)
-        train_prompts = [topic for topic in topics if topic not in heldout_prompts]
-    else:
-        known, unseen = triples, []
-        train_prompts = heldout_prompts = topics
-        notes.append(f"fewer than five topics: none is held out, and {NO_HELDOUT_TOPIC}")
-    feedback, for_judge = split_triples(known, FOR_JUDGE, seed)
-    corpus, corpus_heldout = _corpus(triples, seed)
+    as_written = read_feedback(path, score_range)
+    feedback = with_one_name_per_topic(as_written)
+    try:
+        shares = shared_out(feedback, seed)
+    except ValueError as error:
+        raise FeedbackError(f"{path}: {error}") from None
+    notes = _notes_on_comparisons() if feedback.comparisons else _notes_on_scores(shares)
+    corpus, corpus_heldout = _corpus(shares.triples, seed)
     return Task(
         name="own",
-        train_prompts=train_prompts,
-        heldout_prompts=heldout_prompts,
+        train_prompts=shares.train_topics,
+        heldout_prompts=shares.heldout_topics,
         corpus=corpus,
         corpus_heldout=corpus_heldout,
-        feedback=feedback,
+        feedback=shares.model,
+        heldout_feedback=triples_of_comparisons(shares.heldout_comparisons),
+        comparisons=shares.comparisons,
+        heldout_comparisons=shares.heldout_comparisons,
         handwritten=[],
-        judge=fit_judge(for_judge + unseen),
-        judge_name="word regression on held-out scores",
-        notes=tuple(notes),
+        judge=fit_judge(shares.judge),
+        judge_name=f"word regression on held-out {_kind(feedback)}",
+        notes=notes,
+        warnings=tuple(f"{path}: {remark}" for remark in remarks(as_written)),
     )
 
 
-def _task_of_comparisons(triples: list[Triple], comparisons: list[Comparison], seed: int) -> Task:
-    """`triples`: the texts of all comparisons, scored by the share of comparisons that they won."""
-    for_reward_model, for_judge = split_comparisons(comparisons, FOR_JUDGE, seed)
-    train, heldout = split_comparisons(for_reward_model, 0.2, seed)
+def shared_out(feedback: Feedback, seed: int) -> Shares:
+    """Divide feedback between reward model and judge.
+
+    Raises ValueError if there is too little, or if nothing can be learned from it.
+    """
+    triples = feedback.triples or triples_of_comparisons(feedback.comparisons)
+    texts = len({normal_key((triple.topic, triple.text)) for triple in triples})
+    if texts < MIN_TEXTS:
+        raise ValueError(
+            f"expected at least {MIN_TEXTS} triples of different texts to learn from and to judge "
+            f"by, found {texts}"
+        )
+    _check_differences(triples, "all")
+    if feedback.comparisons:
+        shares = _of_comparisons(triples, feedback.comparisons, seed)
+    else:
+        shares = _of_scores(triples, seed)
+    _check_differences(shares.model, "the reward model's")
+    _check_differences(shares.judge, "the judge's")
+    return shares
+
+
+def _check_differences(triples: Sequence[Triple], whose: str) -> None:
+    """A reward model learns from differences."""
+    if len({triple.score for triple in triples}) < 2:
+        raise ValueError(
+            f"expected scores that differ, found {whose} {len(triples):,} equal: which of two texts "
+            "is better cannot be learned from them"
+        )
+
+
+def _of_scores(triples: list[Triple], seed: int) -> Shares:
     topics = _topics(triples)
-    corpus, corpus_heldout = _corpus(triples, seed)
-    return Task(
-        name="own",
-        train_prompts=topics,
-        heldout_prompts=topics,
-        corpus=corpus,
-        corpus_heldout=corpus_heldout,
-        feedback=triples_of_comparisons(train),
-        heldout_feedback=triples_of_comparisons(heldout),
-        comparisons=train,
-        heldout_comparisons=heldout,
-        handwritten=[],
-        judge=fit_judge(triples_of_comparisons(for_judge)),
-        judge_name="word regression on held-out comparisons",
-        notes=(
-            "the judge is a word regression fitted to a third of your own comparisons, "
-            "which the reward model never saw",
-            f"no topic is held out, and {NO_HELDOUT_TOPIC}",
-            "the score of a text is the share of its comparisons that it won",
-        ),
+    known: list[Triple] = triples
+    unseen: list[Triple] = []
+    train_topics = heldout_topics = topics
+    if len(topics) >= MIN_TOPICS:
+        known, unseen = split_triples(triples, HELDOUT_TOPICS, seed, by="topic")
+        heldout_topics = _topics(unseen)
+        train_topics = [topic for topic in topics if topic not in heldout_topics]
+    model, for_judge = split_triples(known, FOR_JUDGE, seed)
+    return Shares(triples, model, for_judge + unseen, train_topics, heldout_topics, [], [])
+
+
+def _of_comparisons(triples: list[Triple], comparisons: list[Comparison], seed: int) -> Shares:
+    """Three parts without a text in common, since comparisons link the texts."""
+    for_model, for_judge = split_comparisons(comparisons, FOR_JUDGE, seed)
+    train, heldout = split_comparisons(for_model, HELDOUT_COMPARISONS, seed)
+    topics = _topics(triples)
+    model, judge = triples_of_comparisons(train), triples_of_comparisons(for_judge)
+    return Shares(triples, model, judge, topics, topics, train, heldout)
+
+
+def _kind(feedback: Feedback) -> str:
+    return "comparisons" if feedback.comparisons else "scores"
+
+
+def _notes_on_scores(shares: Shares) -> tuple[str, ...]:
+    note = (
+        "the judge is a word regression fitted to a part of your own scores, "
+        "which the reward model never saw"
+    )
+    if len(_topics(shares.triples)) >= MIN_TOPICS:
+        return (note,)
+    return note, f"fewer than five topics: none is held out, and {NO_HELDOUT_TOPIC}"
+
+
+def _notes_on_comparisons() -> tuple[str, ...]:
+    return (
+        "the judge is a word regression fitted to a third of your own comparisons, "
+        "which the reward model never saw",
+        f"no topic is held out, and {NO_HELDOUT_TOPIC}",
+        "the score of a text is the share of its comparisons that it won",
     )
 
 

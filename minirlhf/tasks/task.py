@@ -53,6 +53,8 @@ class Task:
 
     # What a reader of the results must know, such as that the raters are simulated.
     notes: tuple[str, ...] = ()
+    # What is odd about the data, told before anything is trained.
+    warnings: tuple[str, ...] = ()
 
 
 def rated(task: Task, topic: str, text: str, seed: int) -> Triple:

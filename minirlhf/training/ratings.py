@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from minirlhf.config import Config
-from minirlhf.feedback.records import Triple
+from minirlhf.feedback.records import Triple, to_record
 from minirlhf.feedback.splits import without
 from minirlhf.models.policy import Policy
 from minirlhf.models.sampling import sample
@@ -55,7 +55,7 @@ class RatingRounds:
         if number <= self.refits:  # resumed right after it
             return False
         self.collected += ask_raters(self.models, self.task, self.config, number)
-        self.tables.rewrite(COLLECTED, [vars(triple) for triple in self.collected])
+        self.tables.rewrite(COLLECTED, self.as_feedback())
         self.refit(number)
         self.refits = number
         return True
@@ -79,6 +79,11 @@ class RatingRounds:
         )
         distributed.broadcast_weights(models.reward_model)
         release_freed_memory()
+
+    def as_feedback(self) -> list[dict]:
+        """What was collected as lines of a feedback file, in which no text may be empty."""
+        kept = [triple for triple in self.collected if triple.text.strip()]
+        return [to_record(triple, *self.task.rating_range) for triple in kept]
 
     def new_feedback(self) -> list[Triple]:
         """What was collected and may be trained on: the policy may write a held-out text again."""

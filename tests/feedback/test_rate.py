@@ -33,6 +33,11 @@ def session_of(
     )
 
 
+def answer(n: int) -> dict:
+    """The n-th answer of a session."""
+    return {"topic": "t", "text": f"text {n}", "score": 3}
+
+
 def press(session: RatingSession, keys: str) -> None:
     """Rate with these keys, then quit."""
     pending = list(keys) + ["q"]
@@ -213,27 +218,27 @@ def test_half_a_line_is_cut_off_and_a_whole_one_completed(tmp_path):
 
 def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
     file = AnswerFile(tmp_path / "r.jsonl")
-    file.append({"n": 1})
+    file.append(answer(1))
     real = os.write
     monkeypatch.setattr(answers.os, "write", lambda fd, data: real(fd, data[:5]))
     with pytest.raises(ValueError, match="r.jsonl: cannot be written: no space left"):
-        file.append({"n": 2})
+        file.append(answer(2))
     monkeypatch.setattr(answers.os, "write", real)
-    file.append({"n": 3})
-    assert file.records() == [{"n": 1}, {"n": 3}]
+    file.append(answer(3))
+    assert file.records() == [answer(1), answer(3)]
 
 
 def test_undo_never_takes_what_another_program_wrote(tmp_path):
     file, other = AnswerFile(tmp_path / "r.jsonl"), AnswerFile(tmp_path / "r.jsonl")
-    file.append({"n": 1})
-    other.append({"n": 2})
+    file.append(answer(1))
+    other.append(answer(2))
     with pytest.raises(ValueError, match="another program"):
         file.undo()
-    file.append({"n": 3})
+    file.append(answer(3))
     file.undo()
     with pytest.raises(ValueError, match="another program"):
         file.undo()  # what stands behind answer 1 is not ours
-    assert file.records() == [{"n": 1}, {"n": 2}]
+    assert file.records() == [answer(1), answer(2)]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
@@ -249,7 +254,8 @@ def test_kill_9_loses_no_answer(tmp_path):
     code = (
         "import sys; from pathlib import Path; from minirlhf.feedback.answers import AnswerFile\n"
         "file = AnswerFile(Path(sys.argv[1]))\n"
-        "for n in range(10**6): file.append({'n': n, 'pad': 'x' * 5000}); print(n, flush=True)\n"
+        "answer = {'topic': 't', 'text': 'x', 'score': 3, 'pad': 'x' * 5000}\n"
+        "for n in range(10**6): file.append(answer | {'n': n}); print(n, flush=True)\n"
     )
     path = tmp_path / "r.jsonl"
     process = subprocess.Popen(

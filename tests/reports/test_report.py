@@ -479,11 +479,11 @@ def test_absolute_paths_are_cut_to_their_name(tmp_path):
 def test_broken_files_are_named_by_file_and_line(tmp_path):
     run = make_run(tmp_path / "run", metrics=[{"stage": "pretrain"}])
     (run / "metrics.jsonl").write_text('{"stage": "pretrain", "step": 1}\n{"stage": \n{}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected JSON"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2: expected a JSON object"):
         run_report.write_report(run)
     (run / "metrics.jsonl").write_text("{}\n[1]\n")
     with pytest.raises(
-        ValueError, match=r"metrics\.jsonl, line 2: expected a JSON object, found list"
+        ValueError, match=r"metrics\.jsonl: line 2: expected a JSON object, found a list"
     ):
         run_report.write_report(run)
     (run / "metrics.jsonl").write_text(

@@ -49,7 +49,7 @@ def test_half_a_line_does_not_spoil_what_comes_after(run):
     assert [row["step"] for row in run.read("metrics.jsonl")] == [1, 2, 3]
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
     with pytest.raises(
-        ValueError, match=r"metrics.jsonl: line 2: expected JSON, found '\{\"step\"'"
+        ValueError, match=r"metrics.jsonl: line 2: expected a JSON object, found \{\"step\""
     ):
         run.read("metrics.jsonl")
 

@@ -38,9 +38,9 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        (b'{"step"', r"rows.jsonl: line 3: expected JSON, found '\{\"step\"'"),
-        (b"[1]", "rows.jsonl: line 3: expected a JSON object, found list"),
-        (b"\xff", "rows.jsonl: line 3: expected JSON"),
+        (b'{"step"', r"rows.jsonl: line 3: expected a JSON object, found \{\"step\" \("),
+        (b"[1]", "rows.jsonl: line 3: expected a JSON object, found a list of 1"),
+        (b"\xff", "rows.jsonl: line 3: expected UTF-8, found byte 0xff at byte 1"),
     ],
 )
 def test_file_and_line_are_named(tmp_path, line, message):

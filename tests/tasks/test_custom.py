@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from minirlhf.cli.feedback import feedback as feedback_command
+from minirlhf.cli.options import Feedback as FeedbackOptions
 from minirlhf.feedback.records import FeedbackError, Triple, write_triples
 from minirlhf.tasks import custom
 
@@ -47,4 +50,72 @@ def test_with_fewer_than_five_topics_none_is_held_out(tmp_path):
 def test_too_few_texts_are_refused(tmp_path):
     path = scored_file(tmp_path, topics=1, texts=29)
     with pytest.raises(FeedbackError, match="own.jsonl: expected at least 30 triples .* found 29"):
+        custom.load(path, (1.0, 5.0), seed=0)
+
+
+def lines_file(folder: Path, triples: list[Triple]) -> Path:
+    write_triples(folder / "own.jsonl", triples)
+    return folder / "own.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("triples", "words"),
+    [
+        (
+            [Triple(f"topic {n % 6}", f"text {n}", 0.5) for n in range(60)],
+            "expected scores that differ, found all 60 equal: which of two texts is better cannot",
+        ),
+        (
+            [Triple(f"topic {n % 6}", f"text {n}", float(n == 0)) for n in range(60)],
+            "expected scores that differ, found the (reward model|judge)'s .* equal",
+        ),
+        (
+            [Triple("tea", f"text {n % 10}", n / 60, rater=str(n)) for n in range(60)],
+            "expected at least 30 triples of different texts .* found 10",
+        ),
+        (
+            [Triple("tea", "Caf" + " " * n + "e", n / 60) for n in range(1, 60)],
+            "expected at least 30 triples of different texts .* found 1$",
+        ),
+    ],
+)
+def test_nothing_is_trained_on_what_teaches_nothing(tmp_path, capsys, triples, words):
+    """The summary of a file and a run on it come to the same verdict."""
+    path = lines_file(tmp_path, triples)
+    with pytest.raises(FeedbackError, match=f"own.jsonl: {words}") as caught:
+        custom.load(path, (1.0, 5.0), seed=0)
+    assert "\n" not in str(caught.value)
+    feedback_command(FeedbackOptions("summary", path))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Cannot be trained on: " + str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_what_is_odd_is_told_before_training_and_in_the_summary(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(custom, "_corpus", lambda triples, seed: ([], []))  # not tested here
+    triples = [Triple(f"topic {n % 6}", f"text {n}", n / 60) for n in range(60)]
+    triples += [Triple(" topic  0", " text 0", 0.5), Triple("Café", "a", 0.5)]
+    triples += [Triple("Cafe\u0301", "b", 0.5)]
+    path = lines_file(tmp_path, triples)
+    task = custom.load(path, (1.0, 5.0), seed=0)
+    assert len(set(task.train_prompts + task.heldout_prompts)) == 7  # no topic twice
+    told = [warning.removeprefix(f"{path}: ") for warning in task.warnings]
+    assert [warning.split(" written")[0] for warning in told[:2]] == ["2 topics are", "1 text is"]
+    feedback_command(FeedbackOptions("summary", path))
+    printed = capsys.readouterr().out
+    assert all(f"warning: {warning}\n" in printed for warning in told)
+
+
+def test_the_summary_says_that_there_is_nothing_to_rank(tmp_path, capsys):
+    triples = [Triple(f"topic {n}", "text", n / 60) for n in range(60)]
+    feedback_command(FeedbackOptions("summary", lines_file(tmp_path, triples)))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("warning: --reward.loss ranking: expected texts on one topic")
+
+
+def test_comparisons_of_ties_alone_are_refused(tmp_path):
+    path = tmp_path / "c.jsonl"
+    row = {"topic": "tea", "tie": True}
+    lines = [row | {"better": f"a {n}", "worse": f"b {n}"} for n in range(40)]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    with pytest.raises(FeedbackError, match="c.jsonl: expected scores that differ, found all 80"):
         custom.load(path, (1.0, 5.0), seed=0)

@@ -19,8 +19,8 @@ from minirlhf.feedback.records import (
     Comparison,
     FeedbackError,
     Triple,
-    holds_comparisons,
     read_comparisons,
+    read_feedback,
 )
 from minirlhf.feedback.splits import split_comparisons, triples_of_comparisons
 from minirlhf.models.policy import Policy
@@ -61,18 +61,26 @@ def test_comparisons_are_read(tmp_path):
         + json.dumps(GOOD | {"tie": True, "rater": "x", "provenance": "simulated"})
         + "\n"
     )
-    assert holds_comparisons(path)
-    assert read_comparisons(path) == [
-        Comparison(*GOOD.values()),
-        Comparison(*GOOD.values(), True, "simulated", "x"),
-    ]
+    assert (
+        read_feedback(path).comparisons
+        == read_comparisons(path)
+        == [
+            Comparison(*GOOD.values()),
+            Comparison(*GOOD.values(), True, "simulated", "x"),
+        ]
+    )
 
 
 def test_a_file_of_scores_or_none_holds_no_comparisons(tmp_path):
-    assert not holds_comparisons(tmp_path / "none")
-    for content in ('{"topic": "tea", "text": "x", "score": 3}', "not json", "[]", "", '"better"'):
+    with pytest.raises(FeedbackError, match="cannot be read"):
+        read_feedback(tmp_path / "none")
+    for content in ("not json", "[]", "", '"better"'):
         (tmp_path / "f").write_text(content + "\n")
-        assert not holds_comparisons(tmp_path / "f")
+        with pytest.raises(FeedbackError, match="expected (a|one) JSON object"):
+            read_feedback(tmp_path / "f")
+    (tmp_path / "f").write_text('{"topic": "tea", "text": "x", "score": 3}\n')
+    feedback = read_feedback(tmp_path / "f")
+    assert feedback.triples and not feedback.comparisons
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ the films is held out. The judges are in judges.py.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from pathlib import Path
 
 from minirlhf.feedback.records import Triple
+from minirlhf.system.files import json_lines
 from minirlhf.tasks.reviews import download
 from minirlhf.tasks.reviews.archives import SCORE_RANGE
 from minirlhf.tasks.reviews.judges import JUDGE_NAME, fluency, judge, vader_analyzer, word_counts
@@ -93,20 +93,16 @@ def _records(cache_dir: str | os.PathLike[str] | None) -> list[dict]:
     hint = "run: python -m minirlhf data reviews"
     records = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                record = json.loads(line)
-                if missing := {"topic", "text", "ratings", "domain", "split"} - record.keys():
-                    raise ValueError(
-                        f"{path}: line {number}: expected the fields {sorted(missing)}; {hint}"
-                    )
-                records.append(record)
+        for line in json_lines(path):
+            if line.fault:
+                raise ValueError(f"{path}: line {line.number}: {line.fault}; {hint}")
+            if missing := {"topic", "text", "ratings", "domain", "split"} - line.record.keys():
+                raise ValueError(
+                    f"{path}: line {line.number}: expected the fields {sorted(missing)}; {hint}"
+                )
+            records.append(line.record)
     except FileNotFoundError:
         raise ValueError(f"{path}: not there yet; {hint}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {len(records) + 1}: expected a JSON object ({error}); {hint}"
-        ) from error
     return records
 
 
