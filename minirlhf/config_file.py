@@ -31,7 +31,7 @@ def to_json(settings: Settings) -> dict:
             return {name: plain(part) for name, part in value.items()}
         return str(value) if isinstance(value, Path) else value
 
-    return plain(dataclasses.asdict(settings))  # type: ignore[call-overload]
+    return plain(dataclasses.asdict(settings))
 
 
 def from_json(content: object, where: str) -> Config:

@@ -17,7 +17,7 @@ from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 MANY = 10**9  # no count is larger: products of a few counts fit into 64 bits
 
@@ -83,10 +83,13 @@ Share = Annotated[float, Range(at_least=0, at_most=1)]
 Seed = Annotated[int, Range(at_least=0, at_most=2**63 - 1)]  # every generator accepts that many
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of all dataclasses of settings: checks the limits of every field."""
 
-    place = ""  # the names of its settings on the command line begin with this: "finetune.ppo."
+    place: ClassVar[str] = (
+        ""  # the names of its settings on the command line begin with this: "finetune.ppo."
+    )
 
     def __post_init__(self) -> None:
         """Raises SettingError for a value outside its limits."""
@@ -101,11 +104,15 @@ class Settings:
             raise SettingError(self.place + name, expected, attrgetter(name)(self))
 
 
-@cache
 def limits_of(kind: type) -> dict[str, Any]:
     """The annotated type of each field of a dataclass."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def range_of(hint: Any) -> Range | None:

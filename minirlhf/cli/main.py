@@ -96,7 +96,7 @@ def spelled_out(arguments: list[str]) -> list[str]:
         if command == "demo":
             name = SHORT.get(name, name)
         full = name if name.startswith(prefix) else name.replace("--", prefix, 1)
-        names = RENAMED_OPTIONS.get(full, (name,))
+        names = RENAMED_OPTIONS.get(full.replace("_", "-"), (name,))
         if len(names) > 1 and not equals:  # the value is repeated, too
             equals, value = "=", next(words, "")
         for each in names:

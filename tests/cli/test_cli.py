@@ -184,7 +184,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
         # names of earlier versions
         ("demo --credit per-token", "demo --finetune.reinforce.credit per-token"),
         ("demo --reward.mlm-steps=3", "demo --reward.encoder.steps=3"),
-        ("reward --mlm-steps 3", "reward --encoder.steps 3"),
+        ("reward --mlm_steps 3", "reward --encoder.steps 3"),
         ("finetune --finetune.group-size 3", "finetune --group.size 3"),
         ("finetune --baseline none", "finetune --reinforce.baseline=none --trpo.baseline=none"),
         ("iterate --person credit", "iterate --person credit"),
