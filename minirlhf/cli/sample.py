@@ -9,7 +9,7 @@ from minirlhf.cli.options import Sample
 
 
 def sample(arguments: Sample) -> None:
-    from minirlhf.runs import pipeline
+    from minirlhf.runs import products, run_models
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.system.seeds import step_generator
     from minirlhf.tokenizer import Tokenizer
@@ -23,13 +23,13 @@ def sample(arguments: Sample) -> None:
             f"found {arguments.best_of}"
         )
     run = Run.open(run_path(arguments.runs, arguments.run))
-    if not pipeline.is_done(run, "finetune"):
+    if not run.is_done("finetune"):
         raise ValueError(
             f"{run.path}: no tuned policy here yet; "
             f"run: python -m minirlhf finetune --run {arguments.run}"
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    reward_model = pipeline.load_reward_model(run, pipeline.REWARD_FINAL, tokenizer)
+    reward_model = run_models.load_reward_model(run, products.REWARD_FINAL, tokenizer)
     longest = run.config.finetune.max_new_tokens
     # A prompt that is too long loses its beginning, so that the text fits into the context.
     prompt_limit = run.config.model.context - longest
@@ -37,7 +37,7 @@ def sample(arguments: Sample) -> None:
 
     def texts(tuned: bool) -> list[str]:
         """The text that the reward model scores highest in each group of `best_of` samples."""
-        policy = pipeline.model_for_sampling(run, tokenizer, tuned)
+        policy = run_models.model_for_sampling(run, tokenizer, tuned)
         rollout = collect(
             Models(policy, policy, reward_model, tokenizer),
             [prompt] * (arguments.count * arguments.best_of),

@@ -14,7 +14,7 @@ from minirlhf.config import SIZES, Config
 
 def demo(arguments: Demo) -> None:
     """All stages of a new run."""
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, products
 
     config, folder = arguments.config, arguments.folder
     if arguments.from_scratch:
@@ -23,7 +23,7 @@ def demo(arguments: Demo) -> None:
         config = dataclasses.replace(config, pretrain=pretrain)
 
     def todo():
-        return plan.plan_new(folder.path, config, pipeline.STAGES, folder.resume, folder.overwrite)
+        return plan.plan_new(folder.path, config, products.STAGES, folder.resume, folder.overwrite)
 
     run(todo, f"demo {folder.words}")
     print_summary(folder.path)
@@ -61,11 +61,11 @@ def reward(arguments: Reward) -> None:
 
     For a report, a reward model that is already trained is kept.
     """
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, run_task
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
-    keep = arguments.report and pipeline.is_done(Run.open(folder.path), "reward")
+    keep = arguments.report and Run.open(folder.path).is_done("reward")
 
     def todo():
         return plan.plan_stages(
@@ -83,7 +83,7 @@ def reward(arguments: Reward) -> None:
     from minirlhf.runs.reward_card import write_report_card
 
     opened = Run.open(folder.path)
-    card = write_report_card(opened, pipeline.task_of(opened), arguments.curve)
+    card = write_report_card(opened, run_task.task_of(opened), arguments.curve)
     for check in card["checks"]:
         print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
     print(f"Report card: {folder.path / 'reward_card.html'}")
@@ -133,7 +133,7 @@ def evaluate(arguments: Evaluate) -> None:
 def iterate(arguments: Iterate) -> None:
     """All stages but the first, in rounds of rating, refitting and fine-tuning."""
     from minirlhf.reports.run_report import rounds_of
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, run_task
     from minirlhf.runs.folder import Run
 
     folder, settings = arguments.folder, arguments.finetune
@@ -154,7 +154,7 @@ def iterate(arguments: Iterate) -> None:
 
     person = [] if arguments.person is None else ["--person", arguments.person]
     words = f"iterate {folder.words} {shlex.join(person)}".strip()
-    run(todo, words, ask=lambda task: pipeline.with_raters(opened, task, arguments.person))
+    run(todo, words, ask=lambda task: run_task.with_raters(opened, task, arguments.person))
     for row in rounds_of(opened.read("metrics.jsonl")):
         print(
             f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; "
@@ -186,7 +186,7 @@ def run(make_plan, words: str, ask=lambda task: task) -> None:
 
 def report_done(path: Path, stage: str) -> None:
     """Print which file the stage has written."""
-    from minirlhf.runs.pipeline import RESULT
+    from minirlhf.runs.products import RESULT
 
     print(f"done: {stage} -> {path / RESULT[stage]}")
 

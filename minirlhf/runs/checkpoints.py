@@ -17,7 +17,6 @@ from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.optimizers import load_optimizer
 
-CHECKPOINT = "checkpoint.safetensors"
 HEADER = {"stage", "step", "tensors", "states"}
 
 

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from minirlhf.config import Config, from_json, to_json
-from minirlhf.runs.checkpoints import CHECKPOINT, Checkpoints
+from minirlhf.runs.checkpoints import Checkpoints
+from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.system.files import (
@@ -36,30 +37,6 @@ from minirlhf.system.files import (
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
-
-# What the stages write. config.json is last: a folder is a run as long as it holds that file.
-PRODUCTS = (
-    "tokenizer.json",
-    "pretrained.safetensors",
-    "encoder.safetensors",
-    "first_ratings.jsonl",
-    "feedback.jsonl",
-    "reward.safetensors",
-    "reward_card.html",
-    "reward_card.json",
-    "collected.jsonl",
-    "reward_final.safetensors",
-    "policy.safetensors",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "progress.json",
-    "summary.json",
-    "report.html",
-    CHECKPOINT,
-    "config.json",
-)
-# What people answered (rate, iterate --person). Nothing deletes these files.
-ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
 
 
 def run_path(runs: Path, name: str) -> Path:
@@ -191,6 +168,9 @@ class Run:
         return Checkpoints(self.path / CHECKPOINT, stage)
 
     # Progress and checkpoints -----------------------------------------------------------------
+
+    def is_done(self, stage: str) -> bool:
+        return is_done(self.path, stage)
 
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and facts passed on to later stages."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.config import Config, PretrainConfig, check_config
-from minirlhf.runs import estimate, pipeline
+from minirlhf.runs import estimate, pipeline, products, run_task
 from minirlhf.runs.base import read_base
-from minirlhf.runs.folder import CHECKPOINT, Run
+from minirlhf.runs.folder import Run
+from minirlhf.runs.products import CHECKPOINT
 from minirlhf.system.devices import pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
@@ -53,16 +54,16 @@ def plan_stages(
     `overwrite` is given.
     """
     run, first = Run.open(path), stages[0]
-    needed = pipeline.STAGES[: pipeline.STAGES.index(first)]
+    needed = products.STAGES[: products.STAGES.index(first)]
     for stage in needed:
-        if not pipeline.is_done(run, stage):
+        if not run.is_done(stage):
             raise ValueError(
                 f"{path}: {first} needs the stage before it; "
                 f"run: python -m minirlhf {stage} {run.words}"
             )
     if resume:
         return Plan(path, run.config, stages)
-    later = [stage for stage in pipeline.STAGES[len(needed) :] if pipeline.is_done(run, stage)]
+    later = [stage for stage in products.STAGES[len(needed) :] if run.is_done(stage)]
     if later and not overwrite:
         raise ValueError(
             f"{path}: {first} is done already; redo it (and what follows) with --overwrite"
@@ -72,9 +73,9 @@ def plan_stages(
             f"{path}: a stage was interrupted here; continue with --resume or start over with "
             "--overwrite"
         )
-    outdated = [pipeline.RESULT[stage] for stage in later] + [CHECKPOINT]
+    outdated = [products.RESULT[stage] for stage in later] + [CHECKPOINT]
     if first == "reward":
-        outdated += pipeline.outdated_feedback(run)
+        outdated += run_task.outdated_feedback(run)
     return Plan(path, dataclasses.replace(run.config, **settings), stages, tuple(outdated))
 
 
@@ -89,8 +90,8 @@ def check(plan: Plan) -> tuple[Plan, Task]:
     check_config(config)
     pick_device(config.device)
     if not plan.new:
-        return plan, pipeline.task_of(Run.open(plan.path))
-    task = pipeline.task_from(config)
+        return plan, run_task.task_of(Run.open(plan.path))
+    task = run_task.task_from(config)
     return dataclasses.replace(plan, config=settle_start(config, task)), task
 
 
@@ -140,7 +141,7 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
 
     KeyboardInterrupt is left to the caller; --resume continues where the run was interrupted.
     """
-    todo = [stage for stage in stages if not pipeline.is_done(run, stage)]
+    todo = [stage for stage in stages if not run.is_done(stage)]
     expected = {}
     if len(todo) > 1:
         expected = estimate.seconds(run.config, run.device, raters=task.raters is not None)
