@@ -21,6 +21,8 @@ from minirlhf.config import (
     RewardConfig,
 )
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -70,7 +72,7 @@ class Pretrain:
     size: Literal["tiny", "small", "gpu"] = "small"
     """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of matrix products; weights are always float32.
     auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
@@ -95,6 +97,7 @@ class Reward:
     An already trained model is kept as it is."""
     curve: bool = True
     """Draw the card's learning curve, which trains three more reward models."""
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Finetune:
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Iterate:
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class Evaluate:
     evaluate: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluateConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ class Sample:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,7 @@ class Rate:
     """Fraction of the questions asked twice, to measure your consistency."""
     seed: int = 0
     """Raters with the same seed get the same texts, each in a different order."""
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

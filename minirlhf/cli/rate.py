@@ -12,7 +12,7 @@ def rate(arguments: Rate) -> None:
 
     if not 1 <= arguments.count <= 10_000:
         raise ValueError(f"--count: expected 1 to 10000, found {arguments.count}")
-    run = Run.open(run_path(arguments.runs, arguments.run))
+    run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
     pairs = arguments.mode == "pair"
     path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
     session = open_session(

@@ -22,7 +22,7 @@ def sample(arguments: Sample) -> None:
             "--best-of: expected at least 1 and at most 4096 texts in all, "
             f"found {arguments.best_of}"
         )
-    run = Run.open(run_path(arguments.runs, arguments.run))
+    run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
     if not run.is_done("finetune"):
         raise ValueError(
             f"{run.path}: no tuned policy here yet; "

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from minirlhf.cli.options import Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
@@ -25,7 +26,7 @@ def demo(arguments: Demo) -> None:
     def todo():
         return plan.plan_new(folder.path, config, products.STAGES, folder.resume, folder.overwrite)
 
-    run(todo, f"demo {folder.words}")
+    run(folder.path, todo, f"demo {folder.words}")
     print_summary(folder.path)
 
 
@@ -33,7 +34,9 @@ def pretrain(arguments: Pretrain) -> None:
     """The first stage of a new run; --export also writes the model as a base."""
     from minirlhf.runs import plan
     from minirlhf.runs.base import check_export, export_base
-    from minirlhf.runs.folder import Run
+    from minirlhf.runs.folder import Run, read_config
+    from minirlhf.runs.products import is_run
+    from minirlhf.runs.redo import resumed
 
     folder = arguments.folder
     shared = {
@@ -41,18 +44,23 @@ def pretrain(arguments: Pretrain) -> None:
         for field in dataclasses.fields(Config)
         if hasattr(arguments, field.name)
     }
-    config = dataclasses.replace(SIZES[arguments.size], **shared)
+    others = SIZES[arguments.size]
+    if folder.resume and is_run(folder.path):
+        others = read_config(resumed(folder.path))
+    config = dataclasses.replace(others, **shared)
     if arguments.export is not None:
         check_export(arguments.export)
 
     def todo():
         return plan.plan_new(folder.path, config, ("pretrain",), folder.resume, folder.overwrite)
 
-    run(todo, f"pretrain {folder.words}")
+    run(folder.path, todo, f"pretrain {folder.words}")
     report_done(folder.path, "pretrain")
     if arguments.export is not None:
         words = " ".join(shlex.quote(word) for word in sys.argv[1:])
-        base = export_base(Run.open(folder.path), arguments.export, f"python -m minirlhf {words}")
+        base = export_base(
+            Run.open(folder.path, config.device), arguments.export, f"python -m minirlhf {words}"
+        )
         print(f"exported: {base.folder}")
 
 
@@ -65,25 +73,31 @@ def reward(arguments: Reward) -> None:
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
-    keep = arguments.report and Run.open(folder.path).is_done("reward")
+    command = f"reward {folder.words}"
+    is_trained = Run.open(folder.path, arguments.device).is_done("reward")
+    keep = arguments.report and is_trained and not (folder.resume or folder.overwrite)
 
     def todo():
         return plan.plan_stages(
             folder.path,
             ("reward",),
             {"reward": arguments.reward},
-            folder.resume or (keep and not folder.overwrite),
+            folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
-    run(todo, f"reward {folder.words}")
+    if not keep:
+        run(folder.path, todo, command)
     if not arguments.report:
         report_done(folder.path, "reward")
         return
     from minirlhf.runs.reward_card import write_report_card
+    from minirlhf.system.locks import locked
 
-    opened = Run.open(folder.path)
-    card = write_report_card(opened, run_task.task_of(opened), arguments.curve)
+    with locked(folder.path, f"python -m minirlhf {command} --report"):
+        opened = Run.open(folder.path, arguments.device)
+        card = write_report_card(opened, run_task.task_of(opened), arguments.curve)
     for check in card["checks"]:
         print(f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}")
     print(f"Report card: {folder.path / 'reward_card.html'}")
@@ -103,9 +117,10 @@ def finetune(arguments: Finetune) -> None:
             {"finetune": arguments.finetune},
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
-    run(todo, f"finetune {folder.words}")
+    run(folder.path, todo, f"finetune {folder.words}")
     if distributed.rank() == 0:
         report_done(folder.path, "finetune")
     distributed.stop()
@@ -124,9 +139,10 @@ def evaluate(arguments: Evaluate) -> None:
             {"evaluate": arguments.evaluate},
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
-    run(todo, f"evaluate {folder.words}")
+    run(folder.path, todo, f"evaluate {folder.words}")
     print_summary(folder.path)
 
 
@@ -139,22 +155,31 @@ def iterate(arguments: Iterate) -> None:
     folder, settings = arguments.folder, arguments.finetune
     if settings.rounds < 1 or settings.ratings_per_round < 1:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
-    opened = Run.open(folder.path)
-    # As many samples of the pretrained policy are rated as in each later round.
-    reward = dataclasses.replace(opened.config.reward, own_texts=settings.ratings_per_round)
+    opened = Run.open(folder.path, arguments.device)
+    given = {"finetune": settings}
+    if not folder.resume:
+        # As many samples of the pretrained policy are rated as in each later round.
+        own_texts = settings.ratings_per_round
+        given["reward"] = dataclasses.replace(opened.config.reward, own_texts=own_texts)
 
     def todo():
         return plan.plan_stages(
             folder.path,
             ("reward", "finetune", "evaluate"),
-            {"finetune": settings, "reward": reward},
+            given,
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
     person = [] if arguments.person is None else ["--person", arguments.person]
     words = f"iterate {folder.words} {shlex.join(person)}".strip()
-    run(todo, words, ask=lambda task: run_task.with_raters(opened, task, arguments.person))
+    run(
+        folder.path,
+        todo,
+        words,
+        ask=lambda task: run_task.with_raters(opened, task, arguments.person),
+    )
     for row in rounds_of(opened.read("metrics.jsonl")):
         print(
             f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; "
@@ -164,24 +189,42 @@ def iterate(arguments: Iterate) -> None:
     print_summary(folder.path)
 
 
-def run(make_plan, words: str, ask=lambda task: task) -> None:
-    """Make a plan, check it, delete what it replaces and carry it out.
+def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
+    """Make a plan, check it, make room for it and carry it out, while the run is locked.
 
-    Ctrl-C prints one line that says how to continue, and exits with code 130. `ask` may put other
-    raters into the task. Of several processes, the first prepares the folder for all.
+    Ctrl-C prints one line that says how to continue, and exits with code 130. A failure leaves the
+    old results as they were, and of a run that could not begin nothing. `ask` may put other raters
+    into the task. Of several processes, the first prepares the folder for all.
     """
     from minirlhf.runs import plan
+    from minirlhf.runs.folder import finish_swap
+    from minirlhf.runs.products import is_run
     from minirlhf.system import distributed
+    from minirlhf.system.locks import locked
 
-    with distributed.rank_zero_first():
-        todo, task = plan.check(make_plan())
-        task = ask(task)
-        opened = plan.clear(todo)
-    try:
-        plan.carry_out(opened, task, todo.stages)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. Go on with: python -m minirlhf {words} --resume", file=sys.stderr)
-        sys.exit(130)
+    command, is_writer = f"python -m minirlhf {words}", distributed.rank() == 0
+    with ExitStack() as at_the_end:
+        with distributed.rank_zero_first():
+            if is_writer and is_run(path):
+                finish_swap(path)
+                at_the_end.enter_context(locked(path, command))
+            todo, task = plan.check(make_plan())
+            task = ask(task)
+            if is_writer and todo.new:
+                plan.make_folder(path)
+                at_the_end.callback(plan.remove_if_empty, path)
+                at_the_end.enter_context(locked(path, command))
+            opened = plan.prepare(todo)
+        try:
+            plan.carry_out(opened, task, todo.stages)
+        except KeyboardInterrupt:
+            unchanged = " The old results are unchanged." if todo.redo else ""
+            print(f"\nInterrupted.{unchanged} Go on with: {command} --resume", file=sys.stderr)
+            sys.exit(130)
+        except (ValueError, OSError):
+            plan.undo(todo)
+            raise
+        plan.finish(todo)
 
 
 def report_done(path: Path, stage: str) -> None:

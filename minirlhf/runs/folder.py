@@ -11,6 +11,7 @@ step), so a resumed run draws the same ones as an uninterrupted run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -22,7 +23,9 @@ from torch import nn
 
 from minirlhf.config import Config, from_json, to_json
 from minirlhf.runs.checkpoints import Checkpoints
-from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done
+from minirlhf.runs.divergence import check_finite
+from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done, is_run
+from minirlhf.runs.redo import REDO, SWAP, recover
 from minirlhf.system import distributed
 from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
 from minirlhf.system.files import (
@@ -34,6 +37,7 @@ from minirlhf.system.files import (
     save_tensors,
     write_jsonl,
 )
+from minirlhf.system.locks import LOCK, locked
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
@@ -51,8 +55,30 @@ def run_path(runs: Path, name: str) -> Path:
 
 def run_words(path: Path) -> str:
     """The options --run and --runs that select a run folder, quoted for a shell."""
+    if path.name == REDO:
+        path = path.parent
     runs = "" if path.parent == Path("runs") else f" --runs {shlex.quote(str(path.parent))}"
     return f"--run {shlex.quote(path.name)}{runs}"
+
+
+def read_config(path: Path) -> Config:
+    """The settings of the run in this folder.
+
+    Raises ValueError if there is none or config.json is malformed.
+    """
+    file = path / "config.json"
+    try:
+        content = read_json(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no run here (no config.json)") from None
+    return from_json(content, str(file))
+
+
+def finish_swap(path: Path) -> None:
+    """Finish what a crash stopped in the middle of the exchange of old results for new ones."""
+    if (path / REDO / SWAP).exists() and distributed.rank() == 0:
+        with locked(path, "opens the run"):
+            recover(path)
 
 
 class Run:
@@ -80,8 +106,8 @@ class Run:
 
         That is: a run exists and `overwrite` is False, or the folder holds something else.
         """
-        if path.exists() and any(path.iterdir()):
-            if not (path / "config.json").exists():
+        if path.exists() and any(found.name != LOCK for found in path.iterdir()):
+            if not is_run(path):
                 raise ValueError(
                     f"{path}: expected a run folder or an empty one (no config.json in it)"
                 )
@@ -102,7 +128,7 @@ class Run:
         `config` names are kept. Raises ValueError if the folder holds a run and neither is given,
         or if it is not a run folder.
         """
-        if resume and (path / "config.json").exists():
+        if resume and is_run(path):
             return cls.open(path)
         cls.check_free(path, overwrite)
         run = cls(path, config)
@@ -118,17 +144,14 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Run:
-        """The run in this folder.
+    def open(cls, path: Path, device: str = "auto") -> Run:
+        """The run in this folder, on a device of this machine, whatever device it was made on.
 
-        Raises ValueError if there is none or config.json is malformed.
+        If a crash has stopped the exchange of old results for new ones (redo.py), that is finished
+        first. Raises ValueError if there is no run or config.json is malformed.
         """
-        file = path / "config.json"
-        try:
-            content = read_json(file)
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no run here (no config.json)") from None
-        return cls(path, from_json(content, str(file)))
+        finish_swap(path)
+        return cls(path, dataclasses.replace(read_config(path), device=device))
 
     def replace_config(self, config: Config) -> None:
         self.config = config
@@ -165,7 +188,7 @@ class Run:
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Where a stage's training loop saves its state and loads it again."""
-        return Checkpoints(self.path / CHECKPOINT, stage)
+        return Checkpoints(self.path / CHECKPOINT, stage, self.config)
 
     # Progress and checkpoints -----------------------------------------------------------------
 
@@ -186,8 +209,9 @@ class Run:
         """Write the facts, then the models, and delete the checkpoint last.
 
         The last model marks the stage as done, so a crash in between only repeats the end of the
-        stage.
+        stage. Raises ValueError, and writes nothing, if a weight is NaN or infinite.
         """
+        check_finite(models, stage, self.config)
         if distributed.rank() > 0:
             return
         progress = self.progress() | facts

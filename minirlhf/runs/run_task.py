@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
+from pathlib import Path
 
 from minirlhf.config import Config
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.session import SCORES
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ANSWERS, ENCODER, FEEDBACK, FIRST_RATINGS
+from minirlhf.runs.products import ANSWERS, FEEDBACK
+from minirlhf.system import distributed
 from minirlhf.system.files import replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
@@ -24,14 +27,40 @@ def task_of(run: Run) -> Task:
     The feedback is read from a copy in the run folder: if answers were added to the original file,
     texts would move between the reward model's training data and the judge's.
     """
-    config, kept = run.config, run.path / FEEDBACK
-    if config.feedback is None:
-        return task_from(config)
-    if not kept.exists() and config.feedback.exists():
+    keep_feedback(run)
+    kept = run.path / FEEDBACK
+    if run.config.feedback is None or not kept.exists():
+        return task_from(run.config)
+    return task_from(dataclasses.replace(run.config, feedback=kept))
+
+
+def keep_feedback(run: Run) -> None:
+    """Copy the user's own feedback into the run folder, unless a copy is there."""
+    kept, original = run.path / FEEDBACK, run.config.feedback
+    if original is None or kept.exists() or not original.is_file():
+        return
+    if distributed.rank() == 0:
         with replacing(kept) as temporary:
-            shutil.copyfile(config.feedback, temporary)
-    feedback = kept if kept.exists() else config.feedback
-    return task_from(dataclasses.replace(config, feedback=feedback))
+            shutil.copyfile(original, temporary)
+
+
+def feedback_again(path: Path, config: Config) -> Path | None:
+    """The file to read when the reward model is fitted again: the user's own, else the run's copy.
+
+    None if the run has no feedback of its own. Raises ValueError if neither file is there.
+    """
+    original, kept = config.feedback, path / FEEDBACK
+    if original is None:
+        return None
+    # Older versions stored the path as it was typed, relative to a folder that nobody recorded.
+    if original.is_absolute() and original.is_file():
+        return original
+    if kept.is_file():
+        print(
+            f"note: {original} is not there any more; the run's copy of it is used", file=sys.stderr
+        )
+        return kept
+    return original
 
 
 def task_from(config: Config) -> Task:
@@ -42,18 +71,6 @@ def task_from(config: Config) -> Task:
     if config.feedback is not None:
         return custom.load(config.feedback, config.score_range, config.seed)
     return load_task(config.task, config.seed, config.pretrain.corpus_texts)
-
-
-def outdated_feedback(run: Run) -> list[str]:
-    """Files to delete before the reward model is fitted again.
-
-    The policy's samples are rated again, an encoder is pretrained with the new settings, and the
-    file of --feedback is read again (the original is never deleted).
-    """
-    names, original = [FIRST_RATINGS, ENCODER, FEEDBACK], run.config.feedback
-    if original is None:
-        return names
-    return [name for name in names if (run.path / name).resolve() != original.resolve()]
 
 
 def with_raters(run: Run, task: Task, person: str | None) -> Task:
