@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from minirlhf.config import SIZES, Config
@@ -35,6 +37,20 @@ def check_finite(modules: dict[str, nn.Module], stage: str, config: Config) -> N
                     f"{stage}: expected finite weights, found NaN or inf in {name}; "
                     f"{advice(stage, config)}, and begin again with --overwrite"
                 )
+
+
+def check_loss(rows: list[dict], stage: str, config: Config) -> None:
+    """Raise ValueError, one line, if a loss in the stage's last row of metrics is NaN or infinite.
+
+    Steps with such gradients are skipped, so the weights themselves may still be finite.
+    """
+    own = [row for row in rows if row.get("stage") == stage]
+    for name, value in own[-1].items() if own else ():
+        if "loss" in name and not math.isfinite(value):
+            raise ValueError(
+                f"{stage}: expected a finite loss after step {own[-1]['step']}, found {name} "
+                f"{value}; {advice(stage, config)}, and begin again with --overwrite"
+            )
 
 
 def advice(stage: str, config: Config) -> str:

@@ -16,6 +16,7 @@ import torch
 from minirlhf.evaluation.reward_quality import quality
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
+from minirlhf.runs.divergence import check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import RESULT, REWARD_FINAL
 from minirlhf.runs.run_feedback import first_ratings, split_feedback, split_own_texts
@@ -57,6 +58,7 @@ def pretrain_stage(run: Run, task: Task) -> None:
     if policy is None or settings.steps > 0:
         log, checkpoints = run.log("pretrain"), run.checkpoints("pretrain")
         policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
+        check_loss(log.rows, "pretrain", run.config)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
 
 

@@ -31,7 +31,7 @@ def open_session(
     if not run.is_done("pretrain"):
         raise ValueError(
             f"{run.path}: nothing here writes texts yet; "
-            f"run: python -m minirlhf pretrain --run {run.path.name}"
+            f"run: python -m minirlhf pretrain {run.words} --resume"
         )
     file = AnswerFile(path)
     if any(("better" in record) != pairs for record in file.records()):

@@ -7,6 +7,7 @@ import copy
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
+from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import ENCODER, RESULT
 from minirlhf.runs.run_task import corpus_of
@@ -68,6 +69,8 @@ def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedL
     if not (run.path / ENCODER).exists():
         log, checkpoints = run.log("masked-lm"), run.checkpoints("masked-lm")
         trained = pretrain_mlm(tokenizer, corpus_of(task), run.config, log, checkpoints)
+        check_loss(log.rows, "masked-lm", run.config)
+        check_finite({"encoder": trained}, "masked-lm", run.config)
         run.save_model(ENCODER, trained)
     empty = build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
     return run.load_model(ENCODER, empty)
