@@ -157,6 +157,7 @@ def iterate(arguments: Iterate) -> None:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     opened = Run.open(folder.path, arguments.device)
     given = {"finetune": settings}
+    opened.config = dataclasses.replace(opened.config, finetune=settings)
     if not folder.resume:
         # As many samples of the pretrained policy are rated as in each later round.
         own_texts = settings.ratings_per_round
@@ -196,7 +197,7 @@ def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
     old results as they were, and of a run that could not begin nothing. `ask` may put other raters
     into the task. Of several processes, the first prepares the folder for all.
     """
-    from minirlhf.runs import plan
+    from minirlhf.runs import plan, workplace
     from minirlhf.runs.folder import finish_swap
     from minirlhf.runs.products import is_run
     from minirlhf.system import distributed
@@ -211,10 +212,10 @@ def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
             todo, task = plan.check(make_plan())
             task = ask(task)
             if is_writer and todo.new:
-                plan.make_folder(path)
-                at_the_end.callback(plan.remove_if_empty, path)
+                workplace.make_folder(path)
+                at_the_end.callback(workplace.remove_if_empty, path)
                 at_the_end.enter_context(locked(path, command))
-            opened = plan.prepare(todo)
+            opened = workplace.prepare(todo)
         try:
             plan.carry_out(opened, task, todo.stages)
         except KeyboardInterrupt:
@@ -222,9 +223,9 @@ def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
             print(f"\nInterrupted.{unchanged} Go on with: {command} --resume", file=sys.stderr)
             sys.exit(130)
         except (ValueError, OSError):
-            plan.undo(todo)
+            workplace.undo(todo)
             raise
-        plan.finish(todo)
+        workplace.finish(todo)
 
 
 def report_done(path: Path, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 
@@ -70,9 +71,9 @@ def _option(name: str, config: Config) -> str:
     return f"--{name.replace('_', '-')} {value_of(config, name):g}"
 
 
-def value_of(config: Config, name: str):
+def value_of(config: Config, name: str) -> float:
     """The setting with this dotted name."""
-    value: object = config
+    value: Any = config
     for part in name.split("."):
         value = getattr(value, part)
     return value

@@ -1,14 +1,12 @@
-"""From a command to its work in four steps: plan, check, prepare, carry out.
+"""What a command does to a run folder: planned and checked before anything is made or deleted.
 
-Plan what to do, check that it can be done, make room for it, do it. Nothing is created before
-everything that can be checked has been checked, and nothing is deleted before the new results
-stand: stages that are done again work in a folder of their own (redo.py).
+Stages whose results exist are done again in a folder of their own (redo.py), so that the old
+results stand until the new ones do. workplace.py makes room for a plan, and carry_out runs it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,6 @@ from minirlhf.runs.folder import Run, read_config, run_words
 from minirlhf.runs.products import (
     CHECKPOINT,
     FEEDBACK,
-    PRODUCTS,
     command_of,
     is_done,
     is_run,
@@ -28,7 +25,7 @@ from minirlhf.runs.products import (
     stages_before,
     stages_from,
 )
-from minirlhf.system import distributed
+from minirlhf.runs.settings import differing, with_absolute_paths
 from minirlhf.system.devices import pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
@@ -156,29 +153,6 @@ def check_choice(resume: bool, overwrite: bool) -> None:
         raise ValueError("--resume and --overwrite: expected at most one of the two, found both")
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """The settings with absolute paths: nobody records the folder that others are relative to."""
-    feedback, base = config.feedback, config.pretrain.base
-    if feedback is not None:
-        config = dataclasses.replace(config, feedback=Path(os.path.abspath(feedback)))
-    if base is not None:
-        pretrain = dataclasses.replace(config.pretrain, base=Path(os.path.abspath(base)))
-        config = dataclasses.replace(config, pretrain=pretrain)
-    return config
-
-
-def differing(given: object, stored: object, prefix: str = "") -> list[str]:
-    """The dotted names of the settings in which two settings objects of one type differ."""
-    names = []
-    for field in dataclasses.fields(given):
-        one, other = getattr(given, field.name), getattr(stored, field.name)
-        if dataclasses.is_dataclass(one):
-            names += differing(one, other, f"{prefix}{field.name}.")
-        elif one != other:
-            names.append(prefix + field.name)
-    return names
-
-
 def check(plan: Plan) -> tuple[Plan, Task]:
     """The plan, completed with the model that the run starts from, and its task.
 
@@ -235,57 +209,6 @@ def settle_start(config: Config, task: Task) -> Config:
     steps = pretrain.steps or task.base_steps or 0
     pretrain = dataclasses.replace(pretrain, steps=steps)
     return dataclasses.replace(config, model=base.model, pretrain=pretrain)
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder of a new run, so that it can be locked.
-
-    Raises ValueError if it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def prepare(plan: Plan) -> Run:
-    """Create the run, or the folder in which its stages are done again; return it."""
-    config, is_writer = plan.config, distributed.rank() == 0
-    if plan.new:
-        return Run.create(plan.path, config)
-    if plan.redo and not plan.resume and is_writer:
-        redo.begin(plan.path, config, plan.stages, feedback_file(plan))
-    run = Run.open(plan.work, config.device)
-    if config != run.config:
-        run.replace_config(config)
-    return run
-
-
-def finish(plan: Plan) -> None:
-    """The stages are done: their results take the place of the old ones."""
-    if plan.redo and distributed.rank() == 0:
-        redo.swap(plan.path)
-
-
-def undo(plan: Plan) -> None:
-    """After a failure: if nothing that is worth keeping was made, leave the folder as it was."""
-    if plan.resume or distributed.rank() > 0 or (plan.work / CHECKPOINT).exists():
-        return
-    if any(is_done(plan.work, stage) for stage in plan.stages):
-        return
-    if plan.redo:
-        redo.discard(plan.path)
-    elif plan.new:
-        for name in PRODUCTS:
-            (plan.path / name).unlink(missing_ok=True)
-
-
-def remove_if_empty(path: Path) -> None:
-    """Remove the folder of a run that could not begin."""
-    try:
-        path.rmdir()
-    except OSError:
-        pass  # it holds something
 
 
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:

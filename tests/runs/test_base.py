@@ -11,7 +11,7 @@ import torch
 from conftest import TINY
 
 from minirlhf.config import PretrainConfig
-from minirlhf.runs import pipeline, plan, run_models
+from minirlhf.runs import pipeline, plan, run_models, workplace
 from minirlhf.runs.base import SHIPPED, export_base, read_base
 from minirlhf.runs.folder import Run
 from minirlhf.tokenizer import Tokenizer
@@ -49,7 +49,9 @@ def test_the_weights_are_those_of_the_run_in_bfloat16(exported, finished_run):
 
 def test_a_run_starts_from_it(base, tmp_path, small_task):
     todo = plan.plan_new(tmp_path / "run", config_from(base.folder), ("pretrain",), False, False)
-    run = plan.prepare(dataclasses.replace(todo, config=plan.settle_start(todo.config, small_task)))
+    run = workplace.prepare(
+        dataclasses.replace(todo, config=plan.settle_start(todo.config, small_task))
+    )
     plan.carry_out(run, small_task, ("pretrain",))
     policy = run_models.load_policy(run, "pretrained.safetensors", base.tokenizer())
     for one, other in zip(policy.parameters(), base.policy().parameters(), strict=True):

@@ -15,7 +15,7 @@ from conftest import TINY
 
 from minirlhf.cli.main import main, parse
 from minirlhf.config import PretrainConfig
-from minirlhf.runs import pipeline, plan
+from minirlhf.runs import pipeline, plan, workplace
 from minirlhf.runs.base import export_base, read_base
 from minirlhf.runs.divergence import advice, check_finite, check_loss
 from minirlhf.runs.folder import Run
@@ -130,7 +130,7 @@ def test_paths_are_stored_absolute(tmp_path, monkeypatch):
     pretrain = dataclasses.replace(TINY.pretrain, base=Path("../base"))
     config = dataclasses.replace(TINY, feedback=Path("mine.jsonl"), pretrain=pretrain)
     todo = plan.plan_new(tmp_path / "r", config, ("pretrain",), False, False)
-    plan.prepare(todo)
+    workplace.prepare(todo)
     stored = json.loads((tmp_path / "r" / "config.json").read_text())
     assert stored["feedback"] == str(tmp_path / "mine.jsonl")
     assert stored["pretrain"]["base"] == str(tmp_path.parent / "base")
@@ -294,3 +294,10 @@ def test_a_broken_export_leaves_the_old_base_or_one_that_can_be_written_again(
     assert sorted(file.name for file in tmp_path.iterdir()) in (
         [".base.new", "base", "new"],
     )  # what the break left; the next export to it writes it again
+
+
+def test_own_feedback_is_copied_when_the_run_begins(tmp_path):
+    (tmp_path / "mine.jsonl").write_text("x\n")
+    config = dataclasses.replace(TINY, feedback=tmp_path / "mine.jsonl")
+    workplace.prepare(plan.plan_new(tmp_path / "r", config, ("pretrain",), False, False))
+    assert (tmp_path / "r" / "feedback.jsonl").read_text() == "x\n"

@@ -13,7 +13,7 @@ import torch
 from conftest import TINY
 
 from minirlhf.cli.main import main
-from minirlhf.runs import pipeline, plan, redo
+from minirlhf.runs import pipeline, plan, redo, workplace
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import ANSWERS, FEEDBACK, PRODUCTS, is_done
 
@@ -258,7 +258,7 @@ def test_the_runs_copy_of_the_feedback_may_be_the_last(tmp_path, capsys, small_t
     for name in ("gone.jsonl", tmp_path / "gone.jsonl"):
         path = old_run(tmp_path / "r", dataclasses.replace(TINY, feedback=Path(name)))
         todo, _ = plan.check(plan.plan_stages(path, ("reward",), {}, False, True))
-        run = plan.prepare(todo)
+        run = workplace.prepare(todo)
         assert (run.path / FEEDBACK).read_text() == (path / FEEDBACK).read_text() == "old\n"
         assert "the run's copy of it is used" in capsys.readouterr().err
         shutil.rmtree(path)
@@ -270,7 +270,7 @@ def test_the_feedback_is_read_again_where_it_is(tmp_path, small_task, monkeypatc
     file.write_text("new\n")
     path = old_run(tmp_path / "r", dataclasses.replace(TINY, feedback=file))
     todo, _ = plan.check(plan.plan_stages(path, ("reward",), {}, False, True))
-    plan.prepare(todo)
+    workplace.prepare(todo)
     assert (path / redo.REDO / FEEDBACK).read_text() == "new\n"
     assert (path / FEEDBACK).read_text() == "old\n"
 
