@@ -156,7 +156,7 @@ def iterate(arguments: Iterate) -> None:
     if settings.rounds < 1 or settings.ratings_per_round < 1:
         raise ValueError("--rounds and --ratings-per-round: expected at least 1")
     opened = Run.open(folder.path, arguments.device)
-    given = {"finetune": settings}
+    given: dict[str, object] = {"finetune": settings}
     opened.config = dataclasses.replace(opened.config, finetune=settings)
     if not folder.resume:
         # As many samples of the pretrained policy are rated as in each later round.

@@ -30,8 +30,8 @@ class Checkpoints:
 
     every_seconds = 10.0
 
-    def __init__(self, path: Path, stage: str, config: Config):
-        self.path, self.stage, self.config = path, stage, config
+    def __init__(self, path: Path, stage: str, config: Config | None = None):
+        self.path, self.stage, self.config = path, stage, config or Config()
         self.saved = time.perf_counter()
 
     def resume(

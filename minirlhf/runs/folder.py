@@ -27,7 +27,14 @@ from minirlhf.runs.divergence import check_finite
 from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done, is_run
 from minirlhf.runs.redo import REDO, SWAP, recover
 from minirlhf.system import distributed
-from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
+from minirlhf.system.devices import (
+    DeviceName,
+    available_devices,
+    keep_freed_memory,
+    peak_rss_mb,
+    pick_device,
+    use_precision,
+)
 from minirlhf.system.files import (
     append_jsonl,
     atomic_write,
@@ -144,14 +151,17 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto") -> Run:
-        """The run in this folder, on a device of this machine, whatever device it was made on.
+    def open(cls, path: Path, device: DeviceName | None = None) -> Run:
+        """The run in this folder. Commands give the device that they were called with.
 
-        If a crash has stopped the exchange of old results for new ones (redo.py), that is finished
+        Without `device` it is the one that the run was made on, if this machine has it. If a crash has stopped the exchange of old results for new ones (redo.py), that is finished
         first. Raises ValueError if there is no run or config.json is malformed.
         """
         finish_swap(path)
-        return cls(path, dataclasses.replace(read_config(path), device=device))
+        config = read_config(path)
+        if device is None:
+            device = config.device if config.device in available_devices() else "auto"
+        return cls(path, dataclasses.replace(config, device=device))
 
     def replace_config(self, config: Config) -> None:
         self.config = config

@@ -26,7 +26,7 @@ from minirlhf.runs.products import (
     stages_from,
 )
 from minirlhf.runs.settings import differing, with_absolute_paths
-from minirlhf.system.devices import pick_device, release_freed_memory
+from minirlhf.system.devices import DeviceName, pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
 
@@ -69,7 +69,7 @@ def plan_stages(
     settings: dict,
     resume: bool,
     overwrite: bool,
-    device: str = "auto",
+    device: DeviceName = "auto",
 ) -> Plan:
     """Stages of an existing run, with new settings ({"finetune": FinetuneConfig(...)}, ...).
 

@@ -27,6 +27,7 @@ from minirlhf.runs.products import (
     ROWS_OF,
     SAMPLES,
     SHARED,
+    STAGES,
     is_run,
     made_by,
     stages_before,
@@ -75,7 +76,10 @@ def begin(path: Path, config: Config, stages: tuple[str, ...], feedback: Path | 
 
 def pending_stages(path: Path) -> tuple[str, ...]:
     """The stages that are being done again."""
-    return tuple(read_json(path / REDO / STAGES_FILE))
+    names = read_json(path / REDO / STAGES_FILE)
+    if not isinstance(names, list) or not names or not set(names) <= set(STAGES):
+        raise ValueError(f"{path / REDO / STAGES_FILE}: expected a list of stages")
+    return tuple(names)
 
 
 def swap(path: Path) -> None:
@@ -97,15 +101,19 @@ def recover(path: Path) -> None:
     if not (work / SWAP).exists():
         return
     steps = read_json(work / SWAP)
-    names = [*steps["move"], *steps["delete"]] if isinstance(steps, dict) else [None]
-    if not set(names) <= set(PRODUCTS):
+    lists = [steps.get("move"), steps.get("delete")] if isinstance(steps, dict) else []
+    if not lists or any(
+        not isinstance(names, list) or any(name not in PRODUCTS for name in names)
+        for names in lists
+    ):
         raise ValueError(f"{work / SWAP}: expected names of a run's files, found something else")
-    for name in steps["move"]:
+    moved, deleted = lists
+    for name in moved:
         try:
             os.replace(work / name, path / name)
         except FileNotFoundError:
             pass  # moved before the crash
-    for name in steps["delete"]:
+    for name in deleted:
         (path / name).unlink(missing_ok=True)
     discard(path)
 
@@ -141,9 +149,9 @@ def _link(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _stage_of(row: dict) -> str | None:
+def _stage_of(row: dict) -> str:
     """The stage that a row of metrics or samples belongs to. (The judged samples name none.)"""
-    stage = row.get("stage")
+    stage = row.get("stage", "")
     return ROWS_OF.get(stage, stage)
 
 
