@@ -7,6 +7,9 @@ Weights are safetensors, everything else is JSON: reading a run never executes c
 runs, its state is kept in checkpoint.safetensors (weights, the optimizer's moments and, in the
 header, the step), which is replaced atomically. Random numbers are a function of (seed, stage,
 step), so a resumed run draws the same ones as an uninterrupted run.
+
+Stages that are done again work in the folder .redo until they have ended (redo.py). A command that
+changes the run holds its lock (system/locks.py).
 """
 
 from __future__ import annotations
