@@ -67,7 +67,7 @@ def begin(path: Path, config: Config, stages: tuple[str, ...], feedback: Path | 
         rows = [row for row in read_jsonl(path / name) if _stage_of(row) in kept]
         if rows:
             write_jsonl(work / name, rows)
-    if (path / PROGRESS).exists():
+    if kept and (path / PROGRESS).exists():
         progress = _progress_of(read_json(path / PROGRESS), kept)
         atomic_write(work / PROGRESS, json.dumps(progress, indent=1) + "\n")
     atomic_write(work / STAGES_FILE, json.dumps(stages) + "\n")

@@ -15,7 +15,7 @@ from conftest import TINY
 from minirlhf.cli.main import main
 from minirlhf.runs import pipeline, plan, redo, workplace
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ANSWERS, FEEDBACK, PRODUCTS, is_done
+from minirlhf.runs.products import ANSWERS, FEEDBACK, MADE_BY, PRODUCTS, is_done
 
 MINE = "notes.txt"  # a file of the user's own
 
@@ -293,3 +293,28 @@ def test_a_summary_without_a_report_is_not_the_end(finished, monkeypatch, capsys
     monkeypatch.setattr(pipeline, "write_report", written)
     main(["evaluate", *selected(finished), "--resume"])
     assert is_done(finished, "evaluate")
+
+
+def test_a_whole_run_is_replaced_when_the_new_one_has_ended(finished, finished_run, monkeypatch):
+    """demo --overwrite, with stages that only store something."""
+    (finished / "ratings.jsonl").write_text("an answer\n")
+    old = contents(finished)
+
+    def stage(name):
+        def store(run, task):
+            assert {k: v for k, v in contents(finished).items() if k != ".lock"} == old
+            summary = (finished_run.path / "summary.json").read_bytes()
+            for product in MADE_BY[name]:
+                (run.path / product).write_bytes(summary)
+
+        return store
+
+    for name in pipeline.STAGE_FUNCTIONS:
+        monkeypatch.setitem(pipeline.STAGE_FUNCTIONS, name, stage(name))
+    main(["demo", *selected(finished), "--seed", "3", "--device", "cpu", "--overwrite"])
+    new = contents(finished)
+    made = {product for products in MADE_BY.values() for product in products}
+    assert new.keys() == made | {"config.json", "ratings.jsonl", MINE}
+    assert json.loads(new["config.json"])["seed"] == 3
+    assert new["ratings.jsonl"] == b"an answer\n" and new[MINE] == b"mine"
+    assert not (finished / redo.REDO).exists()
