@@ -20,7 +20,7 @@ import torch
 
 from minirlhf.evaluation.report_card import measures
 from minirlhf.models.encoder import EncoderReward
-from minirlhf.runs import pipeline
+from minirlhf.runs import products, run_feedback, run_models, run_task
 from minirlhf.runs.folder import Run, run_path
 from minirlhf.training.batches import EncodedTexts, Split
 from minirlhf.training.log import TrainLog
@@ -55,10 +55,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = Run.open(run_path(options.runs, options.run))
-    task = pipeline.task_of(run)
-    tokenizer, context = pipeline.tokenizer_of(run, task), run.config.model.context
+    task = run_task.task_of(run)
+    tokenizer, context = run_models.tokenizer_of(run, task), run.config.model.context
     train, heldout = (
-        ScoredTexts(tokenizer, part, context) for part in pipeline.split_feedback(run, task)
+        ScoredTexts(tokenizer, part, context) for part in run_feedback.split_feedback(run, task)
     )
     encoder_settings = dataclasses.replace(run.config.reward, body="encoder")
 
@@ -68,7 +68,7 @@ def main() -> None:
 
     def masked(config):
         settings = dataclasses.replace(run.config, reward=config)
-        return pretrain_mlm(tokenizer, pipeline.corpus_of(task), settings, run.log("masked-lm"))
+        return pretrain_mlm(tokenizer, run_task.corpus_of(task), settings, run.log("masked-lm"))
 
     available = options.pretrain_seconds or run.progress()["seconds"]["pretrain"]
     masked(with_mlm_steps(60))
@@ -81,7 +81,7 @@ def main() -> None:
     print(
         f"masked-LM: {encoder_settings.encoder.steps} steps in about {available:.0f} s", flush=True
     )
-    run.save_model(pipeline.ENCODER, masked(encoder_settings))
+    run.save_model(products.ENCODER, masked(encoder_settings))
     results = []
     for name, config in (
         ("causal", dataclasses.replace(run.config.reward, body="causal")),
@@ -91,7 +91,7 @@ def main() -> None:
 
         def fit(config):
             torch.manual_seed(run.config.seed)
-            model = pipeline.new_reward_model(run, tokenizer, task)
+            model = run_models.new_reward_model(run, tokenizer, task)
             log = TrainLog(f"{name} reward", leave_bar=False)
             return train_reward_model(model, Split(train, heldout), config, run.config.seed, log)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minirlhf.config import ModelConfig, PretrainConfig
 from minirlhf.reports.run_report import rounds_of
-from minirlhf.runs import pipeline
+from minirlhf.runs import products
 from minirlhf.runs.folder import Run
 
 
@@ -40,7 +40,7 @@ def minirlhf(*arguments: object, one_thread: bool) -> None:
 def one_seed(seed: int, options: argparse.Namespace, extra: list[str]) -> list[dict]:
     """A row for each number of rounds, all from one pretrained policy."""
     base, rows, one_thread = options.runs / f"iterate-base{seed}", [], options.workers > 1
-    if not (base / pipeline.RESULT["pretrain"]).exists():
+    if not (base / products.RESULT["pretrain"]).exists():
         steps = ["--steps", options.pretrain_steps] if options.pretrain_steps else []
         minirlhf(
             "pretrain",

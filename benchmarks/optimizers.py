@@ -42,8 +42,9 @@ from minirlhf.config import (
     TRPOConfig,
 )
 from minirlhf.evaluation.judge import best_of_n, sample_and_judge
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, products, run_models, run_task
 from minirlhf.runs.folder import Run
+from minirlhf.runs.hardware import hardware
 from minirlhf.system.files import atomic_write
 from minirlhf.training.rollout import Models, in_turn
 
@@ -80,9 +81,9 @@ CURVE = (
 )
 SHARED_FILES = (
     "tokenizer.json",
-    pipeline.RESULT["pretrain"],
-    pipeline.RESULT["reward"],
-    pipeline.FIRST_RATINGS,
+    products.RESULT["pretrain"],
+    products.RESULT["reward"],
+    products.FIRST_RATINGS,
     "progress.json",
 )
 SWEPT = (
@@ -146,9 +147,9 @@ def open_run(path: Path, config: Config, origin: Path | None = None) -> Run:
 
 
 def finish(run: Run, names: tuple[str, ...]) -> None:
-    task = pipeline.task_of(run)
+    task = run_task.task_of(run)
     for name in names:
-        if not pipeline.is_done(run, name):
+        if not run.is_done(name):
             pipeline.STAGE_FUNCTIONS[name](run, task)
 
 
@@ -157,9 +158,9 @@ def prepare(path: Path, config: Config) -> None:
     run = open_run(path, config)
     finish(run, ("pretrain", "reward"))
     if not (path / "best_of_n.json").exists():
-        task, tokenizer = pipeline.task_of(run), pipeline.tokenizer_of(run, pipeline.task_of(run))
-        policy = pipeline.load_policy(run, pipeline.RESULT["pretrain"], tokenizer).eval()
-        reward_model = pipeline.load_reward_model(run, pipeline.RESULT["reward"], tokenizer)
+        task, tokenizer = run_task.task_of(run), run_models.tokenizer_of(run, run_task.task_of(run))
+        policy = run_models.load_policy(run, products.RESULT["pretrain"], tokenizer).eval()
+        reward_model = run_models.load_reward_model(run, products.RESULT["reward"], tokenizer)
         most, groups = max(BEST_OF), math.ceil(config.evaluate.samples / 4)
         topics = [
             topic for topic in task.train_prompts for _ in range(most)
@@ -507,8 +508,7 @@ def main() -> None:
         "workers": arguments.workers,
         "texts": arguments.updates * FinetuneConfig.batch_size,
         "commit": commit(),
-        "hardware": pipeline.hardware(torch.device("cpu"))
-        | {"threads": "1", "system": platform.system()},
+        "hardware": hardware(torch.device("cpu")) | {"threads": "1", "system": platform.system()},
         "best_of_n": {
             seed: json.loads((path / "best_of_n.json").read_text("utf-8"))
             for seed, path in bases.items()

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.forms import best_of_n_scores, fit_form
 from minirlhf.equations import best_of_n_kl_bound
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_feedback, run_models, run_task
 from minirlhf.runs.folder import Run, run_path
 from minirlhf.stats import correlation
 from minirlhf.system.seeds import step_generator
@@ -77,8 +77,8 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
     """One reward model, climbed in both ways. `job`: how many triples, and the seed that draws them and all else."""
     size, seed = job
     base = Run.open(run_path(options.runs, options.run))
-    task = pipeline.task_of(base)
-    train, heldout = pipeline.split_feedback(base, task)
+    task = run_task.task_of(base)
+    train, heldout = run_feedback.split_feedback(base, task)
     order = torch.randperm(len(train), generator=step_generator(seed, "size", size)).tolist()
     triples = [train[index] for index in order[:size]]
     path = base.path.parent / f"{base.path.name}-overoptimization-{len(triples)}-{seed}"
@@ -95,20 +95,20 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
     )
     for name in ("tokenizer.json", "pretrained.safetensors"):
         shutil.copy(base.path / name, path / name)
-    tokenizer = pipeline.tokenizer_of(run, task)
+    tokenizer = run_models.tokenizer_of(run, task)
     texts, test = (
         ScoredTexts(tokenizer, part, run.config.model.context) for part in (triples, heldout)
     )
     torch.manual_seed(seed)
     reward_model = train_reward_model(
-        pipeline.new_reward_model(run, tokenizer, task),
+        run_models.new_reward_model(run, tokenizer, task),
         Split(texts, test),
         run.config.reward,
         seed,
         TrainLog("reward fit", leave_bar=False),
     )
     pearson = correlation(predict(reward_model, test), test.scores)
-    policy = pipeline.load_policy(run, "pretrained.safetensors", tokenizer)
+    policy = run_models.load_policy(run, "pretrained.safetensors", tokenizer)
     points = best_of_n(run, task, tokenizer, policy, reward_model, options.prompts, options.texts)
     finetune(
         Models(policy, policy.frozen_copy(), reward_model, tokenizer),
@@ -230,7 +230,7 @@ def main() -> None:
         os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     base = Run.open(run_path(options.runs, options.run))
     most = len(
-        pipeline.split_feedback(base, pipeline.task_of(base))[0]
+        run_feedback.split_feedback(base, run_task.task_of(base))[0]
     )  # rates first texts before the workers would
     sizes = sorted({min(size, most) for size in options.sizes})
     jobs = [(size, seed) for seed in range(options.seeds) for size in sizes]

@@ -22,7 +22,7 @@ import torch
 from minirlhf.evaluation.report_card import measures
 from minirlhf.feedback.records import Comparison, Triple
 from minirlhf.feedback.splits import triples_of_comparisons
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_feedback, run_models, run_task
 from minirlhf.runs.folder import Run, run_path
 from minirlhf.tasks.task import Task
 from minirlhf.training.batches import Split
@@ -84,9 +84,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = Run.open(run_path(options.runs, options.run))
-    task = pipeline.task_of(run)
-    tokenizer, context = pipeline.tokenizer_of(run, task), run.config.model.context
-    train, heldout = pipeline.split_feedback(run, task)
+    task = run_task.task_of(run)
+    tokenizer, context = run_models.tokenizer_of(run, task), run.config.model.context
+    train, heldout = run_feedback.split_feedback(run, task)
     # Texts that several raters scored on their own; of `reviews`, films only.
     prompts = set(task.train_prompts)
     train = [triple for triple in train if len(triple.ratings) > 1 and triple.topic in prompts]
@@ -113,7 +113,7 @@ def main() -> None:
                 torch.manual_seed(seed)
                 texts = ScoredTexts(tokenizer, part, context, comparisons)
                 model = train_reward_model(
-                    pipeline.new_reward_model(run, tokenizer, task),
+                    run_models.new_reward_model(run, tokenizer, task),
                     Split(texts, test),
                     config,
                     run.config.seed,

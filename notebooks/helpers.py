@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from IPython.display import HTML, Markdown, display  # noqa: E402
 
-from minirlhf.runs import pipeline  # noqa: E402
+from minirlhf.runs import pipeline, products  # noqa: E402
 from minirlhf.config import (
     Config,
     EncoderPretrainConfig,
@@ -221,9 +221,9 @@ def fork(run: Run, config: Config) -> Run:
     other = new_run(config)
     for name in (
         "tokenizer.json",
-        pipeline.RESULT["pretrain"],
-        pipeline.FIRST_RATINGS,
-        pipeline.RESULT["reward"],
+        products.RESULT["pretrain"],
+        products.FIRST_RATINGS,
+        products.RESULT["reward"],
     ):
         if (run.path / name).exists():
             shutil.copy(run.path / name, other.path / name)

@@ -19,7 +19,7 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, products
 from minirlhf.runs.folder import Run
 from minirlhf.system import devices
 from minirlhf.tasks.openings import task as openings
@@ -70,7 +70,7 @@ def small_task() -> Task:
 
 def run_all(path: Path, task: Task, config: Config = TINY) -> Run:
     run = Run.create(path, config)
-    for stage in pipeline.STAGES:
+    for stage in products.STAGES:
         pipeline.STAGE_FUNCTIONS[stage](run, task)
     return run
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from minirlhf.cli.main import COMMANDS, main
 from minirlhf.config import SIZES, Config, FinetuneConfig, ModelConfig, PretrainConfig
 from minirlhf.config_file import RENAMED, from_json
-from minirlhf.runs import pipeline, plan
+from minirlhf.runs import plan, run_task, workplace
 from minirlhf.settings import SettingError, Settings, alternatives, fits, limits_of, range_of
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -85,7 +85,9 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", {kind for kind, _, _ in FIELDS}, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", list(dict.fromkeys(kind for kind, _, _ in FIELDS)), ids=lambda kind: kind.__name__
+)
 def test_a_value_beyond_its_limits_cannot_exist(kind):
     for _, name, hint in (field for field in FIELDS if field[0] is kind):
         values = [value for part in alternatives(hint) for value in near_limits(part)]
@@ -136,8 +138,8 @@ def test_no_command_line_ends_in_a_traceback_or_leaves_a_folder(
         raise Reached
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(told):
-        patch.setattr(pipeline, "task_from", lambda config: small_task)
-        patch.setattr(plan, "clear", reached)
+        patch.setattr(run_task, "task_from", lambda config: small_task)
+        patch.setattr(workplace, "make_folder", reached)
         with pytest.raises((SystemExit, Reached)) as ended:
             main(["demo", "--from-scratch", "--runs", str(runs), *words])
     if isinstance(ended.value, SystemExit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -24,8 +25,8 @@ from minirlhf.cli.options import (
     Reward,
     Sample,
 )
-from minirlhf.config import SIZES, CommonConfig
-from minirlhf.config_file import RENAMED
+from minirlhf.config import SIZES, CommonConfig, Config
+from minirlhf.config_file import RENAMED, from_json
 from minirlhf.settings import option
 
 DESCRIPTION = (
@@ -132,18 +133,38 @@ def defaults(arguments: list[str]) -> dict[str, object]:
             pass  # the command itself reports what is wrong with the run
     size = given(arguments, "--size", size)
     config = SIZES.get(size, SIZES["small"])  # tyro rejects an unknown size
+    if "--resume" in arguments:
+        config = interrupted_config(arguments) or config
     found: dict[str, object] = {
         name: kind() for name, (kind, _) in COMMANDS.items() if name not in NEED_WORDS
     }
     found["demo"] = Demo(config=config)
-    scratch = Pretrain().pretrain if size == "small" else config.pretrain
-    common = CommonConfig(size=config.size, model=config.model)
+    is_small = config is SIZES["small"]  # whose demo starts from the shipped base
+    scratch = Pretrain().pretrain if is_small else config.pretrain
+    fields = dataclasses.fields(CommonConfig)
+    common = CommonConfig(**{field.name: getattr(config, field.name) for field in fields})
     found["pretrain"] = Pretrain(common=common, pretrain=scratch)
     found["reward"] = Reward(reward=config.reward)
     found["finetune"] = Finetune(finetune=config.finetune)
     found["iterate"] = Iterate(finetune=config.finetune)
     found["evaluate"] = Evaluate(evaluate=config.evaluate)
     return found
+
+
+def interrupted_config(arguments: list[str]) -> Config | None:
+    """The settings of the run that --resume goes on with, None if there is none to read.
+
+    As they are the defaults then, a setting that differs was typed, and is not ignored in silence.
+    """
+    from minirlhf.runs.redo import resumed
+
+    path = Path(option(arguments, "--runs", "runs")) / option(arguments, "--run", "demo")
+    file = resumed(path) / "config.json"
+    try:
+        config = from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError, RecursionError):
+        return None  # the command itself reports what is wrong with the run
+    return dataclasses.replace(config, device="auto")  # a property of the call, not of the run
 
 
 def parse(arguments: list[str]) -> object:

@@ -24,6 +24,8 @@ from minirlhf.settings import Count, Finite, NotNegative, Range, Seed, Settings
 
 MOST_SAMPLES = 4096  # that `sample` draws at once
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
 
 @dataclass(frozen=True)
 class RunFolder(Settings):
@@ -86,6 +88,7 @@ class Reward(Settings):
     An already trained model is kept as it is."""
     curve: bool = True
     """Draw the card's learning curve, which trains three more reward models."""
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Finetune(Settings):
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Iterate(Settings):
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class Evaluate(Settings):
     evaluate: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(
         default_factory=EvaluateConfig
     )
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ class Sample(Settings):
     top_k: Count | None = None
     top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
     seed: Seed = 0
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,6 +183,7 @@ class Rate(Settings):
     """Fraction of the questions asked twice, to measure your consistency."""
     seed: Seed = 0
     """Raters with the same seed get the same texts, each in a different order."""
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ def rate(arguments: Rate) -> None:
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.runs.rating import open_session
 
-    run = Run.open(run_path(arguments.runs, arguments.run))
+    run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
     pairs = arguments.mode == "pair"
     path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
     session = open_session(

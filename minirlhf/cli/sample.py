@@ -13,26 +13,26 @@ NARROWEST = 10  # characters of a column
 
 
 def sample(arguments: Sample) -> None:
-    from minirlhf.runs import pipeline
+    from minirlhf.runs import products, run_models
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.runs.topics import advice_on_topic
     from minirlhf.system.seeds import step_generator
     from minirlhf.tokenizer import Tokenizer
     from minirlhf.training.rollout import Models, collect
 
-    run = Run.open(run_path(arguments.runs, arguments.run))
-    if not pipeline.is_done(run, "finetune"):
+    run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
+    if not run.is_done("finetune"):
         raise ValueError(
             f"{run.path}: no tuned policy here yet; run: python -m minirlhf finetune {run.words}"
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    reward_model = pipeline.load_reward_model(run, pipeline.REWARD_FINAL, tokenizer)
+    reward_model = run_models.load_reward_model(run, products.REWARD_FINAL, tokenizer)
     for line in advice_on_topic(run, tokenizer, arguments.topic):
         print(f"note: {visible(line)}", file=sys.stderr)
 
     def texts(tuned: bool) -> list[str]:
         """The text that the reward model scores highest in each group of `best_of` samples."""
-        policy = pipeline.model_for_sampling(run, tokenizer, tuned)
+        policy = run_models.model_for_sampling(run, tokenizer, tuned)
         models = Models(policy, policy, reward_model, tokenizer)
         rollout = collect(
             models,

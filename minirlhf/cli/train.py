@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from minirlhf.cli.ending import interrupted
@@ -15,7 +16,7 @@ from minirlhf.system.terminal import quoted, visible, visible_line
 
 def demo(arguments: Demo) -> None:
     """All stages of a new run."""
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, products
 
     config, folder = arguments.config, arguments.folder
     if arguments.from_scratch:
@@ -24,9 +25,9 @@ def demo(arguments: Demo) -> None:
         config = dataclasses.replace(config, pretrain=pretrain)
 
     def todo():
-        return plan.plan_new(folder.path, config, pipeline.STAGES, folder.resume, folder.overwrite)
+        return plan.plan_new(folder.path, config, products.STAGES, folder.resume, folder.overwrite)
 
-    run(todo, f"demo {folder.words}")
+    run(folder.path, todo, f"demo {folder.words}")
     print_summary(folder.path)
 
 
@@ -34,17 +35,21 @@ def pretrain(arguments: Pretrain) -> None:
     """The first stage of a new run; --export also writes the model as a base."""
     from minirlhf.runs import plan
     from minirlhf.runs.base import check_export, export_base
-    from minirlhf.runs.folder import Run
+    from minirlhf.runs.folder import Run, read_config
+    from minirlhf.runs.products import is_run
+    from minirlhf.runs.redo import resumed
 
     folder = arguments.folder
-    preset = SIZES[arguments.common.size]
+    others = SIZES[arguments.common.size]
+    if folder.resume and is_run(folder.path):
+        others = read_config(resumed(folder.path))
     # Later stages may ask for longer texts; here the context must only hold those of the preset.
-    longest = min(preset.finetune.max_new_tokens, arguments.common.model.context * 2 // 3)
+    longest = min(others.finetune.max_new_tokens, arguments.common.model.context * 2 // 3)
     config = dataclasses.replace(
-        preset,
+        others,
         **vars(arguments.common),
         pretrain=arguments.pretrain,
-        finetune=dataclasses.replace(preset.finetune, max_new_tokens=longest),
+        finetune=dataclasses.replace(others.finetune, max_new_tokens=longest),
     )
     if arguments.export is not None:
         check_export(arguments.export)
@@ -55,11 +60,12 @@ def pretrain(arguments: Pretrain) -> None:
     words = f"pretrain {folder.words}"
     if arguments.export is not None:
         words += f" --export {quoted(str(arguments.export))}"
-    run(todo, words)
+    run(folder.path, todo, words)
     report_done(folder.path, "pretrain")
     if arguments.export is not None:
         words = f"python -m minirlhf {quoted(*sys.argv[1:])}"
-        base = export_base(Run.open(folder.path), arguments.export, words)
+        opened = Run.open(folder.path, config.device)
+        base = export_base(opened, arguments.export, words)
         print(f"exported: {visible_line(str(base.folder))}")
 
 
@@ -68,32 +74,38 @@ def reward(arguments: Reward) -> None:
 
     For a report, a reward model that is already trained is kept.
     """
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, run_task
     from minirlhf.runs.folder import Run
 
     folder = arguments.folder
-    keep = arguments.report and pipeline.is_done(Run.open(folder.path), "reward")
+    command = f"reward {folder.words}"
+    is_trained = Run.open(folder.path, arguments.device).is_done("reward")
+    keep = arguments.report and is_trained and not (folder.resume or folder.overwrite)
 
     def todo():
         return plan.plan_stages(
             folder.path,
             ("reward",),
             {"reward": arguments.reward},
-            folder.resume or (keep and not folder.overwrite),
+            folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
     words = f"reward {folder.words}"
     if arguments.report:
         words += " --report" if arguments.curve else " --report --no-curve"
-    run(todo, words)
+    if not keep:
+        run(folder.path, todo, words)
     if not arguments.report:
         report_done(folder.path, "reward")
         return
     from minirlhf.runs.reward_card import write_report_card
+    from minirlhf.system.locks import locked
 
-    opened = Run.open(folder.path)
-    card = write_report_card(opened, pipeline.task_of(opened), arguments.curve)
+    with locked(folder.path, f"python -m minirlhf {command} --report"):
+        opened = Run.open(folder.path, arguments.device)
+        card = write_report_card(opened, run_task.task_of(opened), arguments.curve)
     for check in card["checks"]:
         line = f"{'yes' if check['passed'] else 'NO ':4s} {check['question']} {check['answer']}"
         print(visible_line(line))
@@ -114,9 +126,10 @@ def finetune(arguments: Finetune) -> None:
             {"finetune": arguments.finetune},
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
-    run(todo, f"finetune {folder.words}")
+    run(folder.path, todo, f"finetune {folder.words}")
     if distributed.rank() == 0:
         report_done(folder.path, "finetune")
     distributed.stop()
@@ -135,35 +148,46 @@ def evaluate(arguments: Evaluate) -> None:
             {"evaluate": arguments.evaluate},
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
-    run(todo, f"evaluate {folder.words}")
+    run(folder.path, todo, f"evaluate {folder.words}")
     print_summary(folder.path)
 
 
 def iterate(arguments: Iterate) -> None:
     """All stages but the first, in rounds of rating, refitting and fine-tuning."""
     from minirlhf.reports.run_report import rounds_of
-    from minirlhf.runs import pipeline, plan
+    from minirlhf.runs import plan, run_task
     from minirlhf.runs.folder import Run
 
     folder, settings = arguments.folder, arguments.finetune
-    opened = Run.open(folder.path)
-    # As many samples of the pretrained policy are rated as in each later round.
-    reward = dataclasses.replace(opened.config.reward, own_texts=settings.ratings_per_round)
+    opened = Run.open(folder.path, arguments.device)
+    given: dict[str, object] = {"finetune": settings}
+    opened.config = dataclasses.replace(opened.config, finetune=settings)
+    if not folder.resume:
+        # As many samples of the pretrained policy are rated as in each later round.
+        own_texts = settings.ratings_per_round
+        given["reward"] = dataclasses.replace(opened.config.reward, own_texts=own_texts)
 
     def todo():
         return plan.plan_stages(
             folder.path,
             ("reward", "finetune", "evaluate"),
-            {"finetune": settings, "reward": reward},
+            given,
             folder.resume,
             folder.overwrite,
+            arguments.device,
         )
 
     person = [] if arguments.person is None else ["--person", arguments.person]
     words = f"iterate {folder.words} {quoted(*person)}".strip()
-    run(todo, words, ask=lambda task: pipeline.with_raters(opened, task, arguments.person))
+    run(
+        folder.path,
+        todo,
+        words,
+        ask=lambda task: run_task.with_raters(opened, task, arguments.person),
+    )
     for row in rounds_of(opened.read("metrics.jsonl")):
         print(
             f"round {row['round']}: judge {row['judge']:.3f}, reward {row['reward']:.3f}; "
@@ -173,28 +197,46 @@ def iterate(arguments: Iterate) -> None:
     print_summary(folder.path)
 
 
-def run(make_plan, words: str, ask=lambda task: task) -> None:
-    """Make a plan, check it, delete what it replaces and carry it out.
+def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
+    """Make a plan, check it, make room for it and carry it out, while the run is locked.
 
-    Ctrl-C prints one line that says how to continue, and exits. `ask` may put other
-    raters into the task. Of several processes, the first prepares the folder for all.
+    Ctrl-C prints one line that says how to continue, and exits with code 130. A failure leaves the
+    old results as they were, and of a run that could not begin nothing. `ask` may put other raters
+    into the task. Of several processes, the first prepares the folder for all.
     """
-    from minirlhf.runs import plan
+    from minirlhf.runs import plan, workplace
+    from minirlhf.runs.folder import finish_swap
+    from minirlhf.runs.products import is_run
     from minirlhf.system import distributed
+    from minirlhf.system.locks import locked
 
-    with distributed.rank_zero_first():
-        todo, task = plan.check(make_plan())
-        task = ask(task)
-        opened = plan.clear(todo)
-    try:
-        plan.carry_out(opened, task, todo.stages)
-    except KeyboardInterrupt as stop:
-        interrupted(stop, f"Interrupted. Go on with: python -m minirlhf {words} --resume")
+    command, is_writer = f"python -m minirlhf {words}", distributed.rank() == 0
+    with ExitStack() as at_the_end:
+        with distributed.rank_zero_first():
+            if is_writer and is_run(path):
+                finish_swap(path)
+                at_the_end.enter_context(locked(path, command))
+            todo, task = plan.check(make_plan())
+            task = ask(task)
+            if is_writer and todo.new:
+                workplace.make_folder(path)
+                at_the_end.callback(workplace.remove_if_empty, path)
+                at_the_end.enter_context(locked(path, command))
+            opened = workplace.prepare(todo)
+        try:
+            plan.carry_out(opened, task, todo.stages)
+        except KeyboardInterrupt as stop:
+            unchanged = " The old results are unchanged." if todo.redo else ""
+            interrupted(stop, f"Interrupted.{unchanged} Go on with: {command} --resume")
+        except (ValueError, OSError):
+            workplace.undo(todo)
+            raise
+        workplace.finish(todo)
 
 
 def report_done(path: Path, stage: str) -> None:
     """Print which file the stage has written."""
-    from minirlhf.runs.pipeline import RESULT
+    from minirlhf.runs.products import RESULT
 
     print(f"done: {stage} -> {visible_line(str(path / RESULT[stage]))}")
 

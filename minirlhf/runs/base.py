@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,14 @@ from minirlhf.config_file import read_settings
 from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
-from minirlhf.system.files import atomic_write, load_tensors, read_json, read_jsonl, save_tensors
+from minirlhf.system.files import (
+    atomic_write,
+    load_tensors,
+    read_json,
+    read_jsonl,
+    save_tensors,
+    unreadable,
+)
 from minirlhf.system.weights import load_weights
 from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tokenizer import Tokenizer
@@ -72,11 +80,12 @@ def read_base(folder: Path | None = None) -> Base:
     """
     folder = SHIPPED if folder is None else folder
     path = folder / "config.json"
-    if not path.is_file():
+    try:
+        facts = read_json(path)
+    except FileNotFoundError:
         raise ValueError(
             f"{folder}: expected a pretrained base (config.json and weights), found none"
-        )
-    facts = read_json(path)
+        ) from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(
             f"{path}: expected a base's settings (format {FORMAT!r}), found something else"
@@ -86,11 +95,15 @@ def read_base(folder: Path | None = None) -> Base:
         raise ValueError(f"{path}: sha256: expected one of each of {', '.join(HASHED)}")
     model = read_settings(ModelConfig, facts.get("model"), str(path), ("model",))
     for name in HASHED:
-        if not (folder / name).is_file():
+        try:
+            found = sha256(folder / name)
+        except FileNotFoundError:
             raise ValueError(
                 f"{folder / name}: no such file, though the base's config.json names it"
-            )
-        if sha256(folder / name) != digests[name]:
+            ) from None
+        except OSError as error:
+            raise unreadable(folder / name, error) from None
+        if found != digests[name]:
             raise ValueError(
                 f"{folder / name}: expected the file that config.json names "
                 f"(sha256 {digests[name][:12]}...), found another or a damaged one"
@@ -102,9 +115,12 @@ def export_base(run: Run, folder: Path, command: str) -> Base:
     """Write the pretrained model of a run as a base; return it, read back and checked.
 
     The weights are rounded to bfloat16. `command`, which made the run, is named in the base's
-    README. Raises ValueError if the folder already holds something else.
+    README. The files are written beside `folder` and moved when all are there. Raises ValueError if
+    the folder already holds something else.
     """
     check_export(folder)
+    target = folder
+    folder = target.with_name(f".{target.name}.new")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     state = load_tensors(run.path / "pretrained.safetensors")[0]
@@ -133,7 +149,13 @@ def export_base(run: Run, folder: Path, command: str) -> Base:
     }
     atomic_write(folder / "config.json", json.dumps(facts, indent=1) + "\n")
     atomic_write(folder / "README.md", card(facts))
-    return read_base(folder)
+    read_base(folder)
+    target.mkdir(exist_ok=True)
+    # config.json is first: then the folder counts as a base, and --export may fill it again.
+    for name in ("config.json", *HASHED, "README.md"):
+        os.replace(folder / name, target / name)
+    folder.rmdir()
+    return read_base(target)
 
 
 def thinned(rows: list[dict]) -> list[dict]:

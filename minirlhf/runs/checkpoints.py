@@ -6,6 +6,7 @@ it had never stopped.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minirlhf.config import Config
+from minirlhf.runs.divergence import check_finite
+from minirlhf.system import distributed
+from minirlhf.system.devices import precision_of
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.optimizers import load_optimizer
 
-CHECKPOINT = "checkpoint.safetensors"
 HEADER = {"stage", "step", "tensors", "states"}
 
 
@@ -26,8 +30,8 @@ class Checkpoints:
 
     every_seconds = 10.0
 
-    def __init__(self, path: Path, stage: str):
-        self.path, self.stage = path, stage
+    def __init__(self, path: Path, stage: str, config: Config | None = None):
+        self.path, self.stage, self.config = path, stage, config or Config()
         self.saved = time.perf_counter()
 
     def resume(
@@ -62,7 +66,20 @@ class Checkpoints:
             load_optimizer(optimizer, tensors, f"optimizer{number}/", str(self.path))
         for name, state in states.items():
             state.load_state_dict(header["states"][name])
+        if header.get("computed", self.computed) != self.computed and distributed.rank() == 0:
+            print(
+                f"note: {self.stage} was begun on {header['computed']} and goes on on "
+                f"{self.computed}; its numbers will differ slightly from those of a run that was "
+                "not interrupted",
+                file=sys.stderr,
+            )
         return header["step"]
+
+    @property
+    def computed(self) -> str:
+        """The kind of device and the precision of its matrix products, in words."""
+        device = next(next(iter(self.modules.values())).parameters()).device
+        return f"{device.type} in {precision_of(device)}"
 
     def not_ours(self) -> ValueError:
         return ValueError(
@@ -71,7 +88,11 @@ class Checkpoints:
         )
 
     def save(self, step: int) -> None:
-        """Save now; `step` is the number of steps done."""
+        """Save now; `step` is the number of steps done.
+
+        Raises ValueError, and keeps the last checkpoint, if a weight is NaN or infinite.
+        """
+        check_finite(self.modules, self.stage, self.config)
         tensors = {}
         for name, module in self.modules.items():
             tensors |= {f"{name}/{key}": tensor for key, tensor in weights(module).items()}
@@ -83,6 +104,7 @@ class Checkpoints:
         header = {
             "stage": self.stage,
             "step": step,
+            "computed": self.computed,
             "tensors": len(tensors),
             "states": {name: state.state_dict() for name, state in self.states.items()},
         }

@@ -7,10 +7,14 @@ Weights are safetensors, everything else is JSON: reading a run never executes c
 runs, its state is kept in checkpoint.safetensors (weights, the optimizer's moments and, in the
 header, the step), which is replaced atomically. Random numbers are a function of (seed, stage,
 step), so a resumed run draws the same ones as an uninterrupted run.
+
+Stages that are done again work in the folder .redo until they have ended (redo.py). A command that
+changes the run holds its lock (system/locks.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,9 +26,19 @@ from torch import nn
 
 from minirlhf.config import Config
 from minirlhf.config_file import from_json, to_json
-from minirlhf.runs.checkpoints import CHECKPOINT, Checkpoints
+from minirlhf.runs.checkpoints import Checkpoints
+from minirlhf.runs.divergence import check_finite
+from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done, is_run
+from minirlhf.runs.redo import REDO, SWAP, recover
 from minirlhf.system import distributed
-from minirlhf.system.devices import keep_freed_memory, peak_rss_mb, pick_device, use_precision
+from minirlhf.system.devices import (
+    DeviceName,
+    available_devices,
+    keep_freed_memory,
+    peak_rss_mb,
+    pick_device,
+    use_precision,
+)
 from minirlhf.system.files import (
     append_jsonl,
     atomic_write,
@@ -34,34 +48,11 @@ from minirlhf.system.files import (
     save_tensors,
     write_jsonl,
 )
+from minirlhf.system.locks import LOCK, locked
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.terminal import quoted
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
-
-# What the stages write. config.json is last: a folder is a run as long as it holds that file.
-PRODUCTS = (
-    "tokenizer.json",
-    "pretrained.safetensors",
-    "encoder.safetensors",
-    "first_ratings.jsonl",
-    "feedback.jsonl",
-    "reward.safetensors",
-    "reward_card.html",
-    "reward_card.json",
-    "collected.jsonl",
-    "reward_final.safetensors",
-    "policy.safetensors",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "progress.json",
-    "summary.json",
-    "report.html",
-    CHECKPOINT,
-    "config.json",
-)
-# What people answered (rate, iterate --person). Nothing deletes these files.
-ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
 
 
 def run_path(runs: Path, name: str) -> Path:
@@ -76,12 +67,34 @@ def run_path(runs: Path, name: str) -> Path:
 
 def run_words(path: Path) -> str:
     """The options --run and --runs that select a run folder, quoted for a shell."""
+    if path.name == REDO:
+        path = path.parent
     words = ["--run", path.name]
     if path.parent != Path("runs"):
         folder = str(path.parent)
         # A name like -x would be taken for an option.
         words += ["--runs", f".{os.sep}{folder}" if folder.startswith("-") else folder]
     return quoted(*words)
+
+
+def read_config(path: Path) -> Config:
+    """The settings of the run in this folder.
+
+    Raises ValueError if there is none or config.json is malformed.
+    """
+    file = path / "config.json"
+    try:
+        content = read_json(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no run here (no config.json)") from None
+    return from_json(content, str(file))
+
+
+def finish_swap(path: Path) -> None:
+    """Finish what a crash stopped in the middle of the exchange of old results for new ones."""
+    if (path / REDO / SWAP).exists() and distributed.rank() == 0:
+        with locked(path, "opens the run"):
+            recover(path)
 
 
 class Run:
@@ -109,8 +122,8 @@ class Run:
 
         That is: a run exists and `overwrite` is False, or the folder holds something else.
         """
-        if path.exists() and any(path.iterdir()):
-            if not (path / "config.json").exists():
+        if path.exists() and any(found.name != LOCK for found in path.iterdir()):
+            if not is_run(path):
                 raise ValueError(
                     f"{path}: expected a run folder or an empty one (no config.json in it)"
                 )
@@ -131,7 +144,7 @@ class Run:
         `config` names are kept. Raises ValueError if the folder holds a run and neither is given,
         or if it is not a run folder.
         """
-        if resume and (path / "config.json").exists():
+        if resume and is_run(path):
             return cls.open(path)
         cls.check_free(path, overwrite)
         run = cls(path, config)
@@ -147,17 +160,17 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Run:
-        """The run in this folder.
+    def open(cls, path: Path, device: DeviceName | None = None) -> Run:
+        """The run in this folder. Commands give the device that they were called with.
 
-        Raises ValueError if there is none or config.json is malformed.
+        Without `device` it is the one that the run was made on, if this machine has it. If a crash has stopped the exchange of old results for new ones (redo.py), that is finished
+        first. Raises ValueError if there is no run or config.json is malformed.
         """
-        file = path / "config.json"
-        try:
-            content = read_json(file)
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no run here (no config.json)") from None
-        return cls(path, from_json(content, str(file)))
+        finish_swap(path)
+        config = read_config(path)
+        if device is None:
+            device = config.device if config.device in available_devices() else "auto"
+        return cls(path, dataclasses.replace(config, device=device))
 
     def replace_config(self, config: Config) -> None:
         self.config = config
@@ -194,9 +207,12 @@ class Run:
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """Where a stage's training loop saves its state and loads it again."""
-        return Checkpoints(self.path / CHECKPOINT, stage)
+        return Checkpoints(self.path / CHECKPOINT, stage, self.config)
 
     # Progress and checkpoints -----------------------------------------------------------------
+
+    def is_done(self, stage: str) -> bool:
+        return is_done(self.path, stage)
 
     def progress(self) -> dict:
         """Seconds of each finished stage, peak memory, and facts passed on to later stages."""
@@ -212,8 +228,9 @@ class Run:
         """Write the facts, then the models, and delete the checkpoint last.
 
         The last model marks the stage as done, so a crash in between only repeats the end of the
-        stage.
+        stage. Raises ValueError, and writes nothing, if a weight is NaN or infinite.
         """
+        check_finite(models, stage, self.config)
         if distributed.rank() > 0:
             return
         progress = self.progress() | facts

@@ -1,7 +1,7 @@
-"""From a command to its work in four steps: plan, check, clear, carry out.
+"""What a command does to a run folder: planned and checked before anything is made or deleted.
 
-Plan what to do, check that it can be done, delete what it replaces, do it. Nothing is created or
-deleted before everything that can be checked has been checked.
+Stages whose results exist are done again in a folder of their own (redo.py), so that the old
+results stand until the new ones do. workplace.py makes room for a plan, and carry_out runs it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.config import Config, PretrainConfig
-from minirlhf.runs import estimate, pipeline
+from minirlhf.runs import estimate, pipeline, redo, run_feedback, run_task
 from minirlhf.runs.base import read_base
-from minirlhf.runs.folder import CHECKPOINT, Run
-from minirlhf.system.devices import pick_device, release_freed_memory
+from minirlhf.runs.folder import Run, read_config, run_words
+from minirlhf.runs.products import (
+    CHECKPOINT,
+    FEEDBACK,
+    command_of,
+    is_done,
+    is_run,
+    made_by,
+    stages_before,
+    stages_from,
+)
+from minirlhf.runs.settings import differing, with_absolute_paths
+from minirlhf.system.devices import DeviceName, pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
 
@@ -27,9 +38,14 @@ class Plan:
     path: Path
     config: Config  # the run's settings from now on
     stages: tuple[str, ...]  # to do, in this order; stages already done are skipped
-    outdated: tuple[str, ...] = ()  # files of the run that are deleted first
-    new: bool = False  # the run does not exist yet, or is replaced as a whole
-    overwrite: bool = False
+    new: bool = False  # the run does not exist yet
+    redo: bool = False  # the stages work in .redo; the old results are replaced at the end
+    resume: bool = False
+
+    @property
+    def work(self) -> Path:
+        """The folder in which the stages work."""
+        return self.path / redo.REDO if self.redo else self.path
 
 
 def plan_new(
@@ -37,46 +53,105 @@ def plan_new(
 ) -> Plan:
     """A run from its first stage on; with `resume` an existing one continues with its own settings.
 
-    Raises ValueError if a run exists and neither `resume` nor `overwrite` is given.
+    Raises ValueError if a run exists and neither `resume` nor `overwrite` is given, or if `config`
+    differs from the settings of a run that is to continue.
     """
-    if resume and (path / "config.json").exists():
-        return Plan(path, Run.open(path).config, stages)
+    check_choice(resume, overwrite)
+    if resume and is_run(path):
+        return plan_resume(path, config, stages)
     Run.check_free(path, overwrite)
-    return Plan(path, config, stages, new=True, overwrite=overwrite)
+    exists = is_run(path)
+    return Plan(path, with_absolute_paths(config), stages, new=not exists, redo=exists)
 
 
 def plan_stages(
-    path: Path, stages: tuple[str, ...], settings: dict, resume: bool, overwrite: bool
+    path: Path,
+    stages: tuple[str, ...],
+    settings: dict,
+    resume: bool,
+    overwrite: bool,
+    device: DeviceName = "auto",
 ) -> Plan:
     """Stages of an existing run, with new settings ({"finetune": FinetuneConfig(...)}, ...).
 
-    Raises ValueError if an earlier stage is missing, or if a result exists and neither `resume` nor
-    `overwrite` is given.
+    Raises ValueError if an earlier stage is missing, if a result exists and neither `resume` nor
+    `overwrite` is given, or if `settings` differ from those of a run that is to continue.
     """
-    run, first = Run.open(path), stages[0]
-    needed = pipeline.STAGES[: pipeline.STAGES.index(first)]
-    for stage in needed:
-        if not pipeline.is_done(run, stage):
+    check_choice(resume, overwrite)
+    own, first, words = read_config(path), stages[0], run_words(path)
+    is_interrupted = (path / CHECKPOINT).exists()
+    for stage in stages_before(first):
+        if not is_done(path, stage):
+            again = " --resume" if stage == "pretrain" or is_interrupted else ""
             raise ValueError(
                 f"{path}: {first} needs the stage before it; "
-                f"run: python -m minirlhf {stage} {run.words}"
+                f"run: python -m minirlhf {stage} {words}{again}"
             )
     if resume:
-        return Plan(path, run.config, stages)
-    later = [stage for stage in pipeline.STAGES[len(needed) :] if pipeline.is_done(run, stage)]
-    if later and not overwrite:
+        own = read_config(redo.resumed(path))
+        return plan_resume(path, dataclasses.replace(own, device=device, **settings), stages)
+    config = dataclasses.replace(own, device=device, **settings)
+    redone = has_products(path, first)
+    if overwrite:
+        return Plan(path, config, stages, redo=redone)
+    if redo.is_pending(path):
+        raise ValueError(f"{path}: {pending_words(path)} or start over with --overwrite")
+    if any(is_done(path, stage) for stage in stages_from(first)):
         raise ValueError(
             f"{path}: {first} is done already; redo it (and what follows) with --overwrite"
         )
-    if (path / CHECKPOINT).exists() and not overwrite:
+    if is_interrupted:
         raise ValueError(
             f"{path}: a stage was interrupted here; continue with --resume or start over with "
             "--overwrite"
         )
-    outdated = [pipeline.RESULT[stage] for stage in later] + [CHECKPOINT]
+    return Plan(path, config, stages, redo=redone)
+
+
+def has_products(path: Path, first: str) -> bool:
+    """Whether this stage or a later one has left files, finished or not.
+
+    The copy of the user's feedback counts for the reward model, which reads the original again.
+    """
+    names = [*made_by(stages_from(first)), CHECKPOINT]
     if first == "reward":
-        outdated += pipeline.outdated_feedback(run)
-    return Plan(path, dataclasses.replace(run.config, **settings), stages, tuple(outdated))
+        names.append(FEEDBACK)
+    return any((path / name).exists() for name in names)
+
+
+def plan_resume(path: Path, config: Config, stages: tuple[str, ...]) -> Plan:
+    """Go on where the run was interrupted; of `config` only the device and precision are new.
+
+    Raises ValueError if other settings differ from the run's, or if other stages were interrupted
+    while they were done again.
+    """
+    pending = redo.is_pending(path)
+    if pending and redo.pending_stages(path) != stages:
+        raise ValueError(f"{path}: {pending_words(path)} or start over with --overwrite")
+    own = read_config(redo.resumed(path))
+    given, kept = with_absolute_paths(config), with_absolute_paths(own)
+    given = dataclasses.replace(given, device=kept.device, precision=kept.precision)
+    if names := differing(given, kept):
+        found = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise ValueError(
+            "--resume: expected the settings with which the run was started, found other values of "
+            f"{found}; leave them out, or start over with --overwrite"
+        )
+    own = dataclasses.replace(own, device=config.device, precision=config.precision)
+    return Plan(path, own, stages, redo=pending, resume=True)
+
+
+def pending_words(path: Path) -> str:
+    command = command_of(redo.pending_stages(path))
+    return (
+        f"{command} was interrupted here; go on with: python -m minirlhf {command} "
+        f"{run_words(path)} --resume, go back to what was there by deleting {path / redo.REDO},"
+    )
+
+
+def check_choice(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite: expected at most one of the two, found both")
 
 
 def check(plan: Plan) -> tuple[Plan, Task]:
@@ -86,16 +161,27 @@ def check(plan: Plan) -> tuple[Plan, Task]:
     """
     config = plan.config
     pick_device(config.device)
-    if not plan.new:
-        task = pipeline.task_of(Run.open(plan.path))
-        if "reward" in plan.stages:
-            pipeline.check_feedback(config, task)
-        return plan, task
-    task = pipeline.task_from(config)
-    pipeline.check_feedback(config, task)
-    for warning in task.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return dataclasses.replace(plan, config=settle_start(config, task)), task
+    if plan.new or (plan.redo and not plan.resume):
+        task = run_task.task_from(dataclasses.replace(config, feedback=feedback_file(plan)))
+    else:
+        task = run_task.task_of(Run.open(plan.work, config.device))
+    if plan.stages[0] in ("pretrain", "reward") and not plan.resume:
+        run_feedback.check_feedback(config, task)
+    if plan.stages[0] == "pretrain" and not plan.resume:
+        for warning in task.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        plan = dataclasses.replace(plan, config=settle_start(config, task))
+    return plan, task
+
+
+def feedback_file(plan: Plan) -> Path | None:
+    """The file with the user's own feedback that the stages read. None: the task's is used."""
+    config, kept = plan.config, plan.path / FEEDBACK
+    if plan.stages[0] == "pretrain" or config.feedback is None:
+        return config.feedback  # as it was given
+    if plan.stages[0] == "reward" or not kept.exists():
+        return run_task.feedback_again(plan.path, config)
+    return kept
 
 
 def settle_start(config: Config, task: Task) -> Config:
@@ -125,26 +211,12 @@ def settle_start(config: Config, task: Task) -> Config:
     return dataclasses.replace(config, model=base.model, pretrain=pretrain)
 
 
-def clear(plan: Plan) -> Run:
-    """Create the run, or delete from it what the plan replaces; return it."""
-    if plan.new:
-        run = Run.create(plan.path, plan.config, overwrite=plan.overwrite)
-        pipeline.keep_feedback(run)  # a pipe cannot be read again, a file may be changed
-        return run
-    run = Run.open(plan.path)
-    if plan.config != run.config or plan.outdated:
-        for name in plan.outdated:
-            (plan.path / name).unlink(missing_ok=True)
-        run.replace_config(plan.config)
-    return run
-
-
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     """Run the stages that are not done yet; if there are several, print how long each may take.
 
     KeyboardInterrupt is left to the caller; --resume continues where the run was interrupted.
     """
-    todo = [stage for stage in stages if not pipeline.is_done(run, stage)]
+    todo = [stage for stage in stages if not run.is_done(stage)]
     expected = {}
     if len(todo) > 1:
         expected = estimate.seconds(run.config, run.device, raters=task.raters is not None)

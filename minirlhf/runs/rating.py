@@ -8,7 +8,7 @@ from pathlib import Path
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.checks import COMPARISONS, SCORES
 from minirlhf.feedback.session import RatingSession, make_items, make_queue
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_models, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.ratings import sample_texts
@@ -29,16 +29,16 @@ def open_session(
     Raises ValueError if the run is not pretrained, or if the file at `path` holds anything but
     answers of this kind (scores or comparisons).
     """
-    if not pipeline.is_done(run, "pretrain"):
+    if not run.is_done("pretrain"):
         raise ValueError(
             f"{run.path}: nothing here writes texts yet; "
-            f"run: python -m minirlhf pretrain {run.words}"
+            f"run: python -m minirlhf pretrain {run.words} --resume"
         )
     file = AnswerFile(path, COMPARISONS if pairs else SCORES)
-    task, tokenizer = pipeline.task_of(run), Tokenizer.load(run.path / "tokenizer.json")
-    models = {"before": pipeline.model_for_sampling(run, tokenizer, tuned=False)}
-    if pipeline.is_done(run, "finetune"):
-        models["after"] = pipeline.model_for_sampling(run, tokenizer, tuned=True)
+    task, tokenizer = run_task.task_of(run), Tokenizer.load(run.path / "tokenizer.json")
+    models = {"before": run_models.model_for_sampling(run, tokenizer, tuned=False)}
+    if run.is_done("finetune"):
+        models["after"] = run_models.model_for_sampling(run, tokenizer, tuned=True)
     topics = list(dict.fromkeys([*task.train_prompts, *task.heldout_prompts]))
     random.Random(seed).shuffle(topics)
     wanted = count

@@ -8,7 +8,7 @@ import torch
 
 from minirlhf.evaluation.report_card import report_card
 from minirlhf.reports.report_card_page import write_page
-from minirlhf.runs import pipeline
+from minirlhf.runs import products, run_feedback, run_models
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
@@ -24,13 +24,13 @@ def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
     `curve` also draws the learning curve, which trains three more reward models.
     """
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    train, heldout = pipeline.split_feedback(run, task)
-    name = pipeline.RESULT["reward"]
-    model = pipeline.load_reward_model(run, name, tokenizer).eval()
+    train, heldout = run_feedback.split_feedback(run, task)
+    name = products.RESULT["reward"]
+    model = run_models.load_reward_model(run, name, tokenizer).eval()
 
     def fit(texts: ScoredTexts, test: ScoredTexts) -> AnyReward:
         torch.manual_seed(run.config.seed)
-        new = pipeline.new_reward_model(run, tokenizer, task)
+        new = run_models.new_reward_model(run, tokenizer, task)
         log = TrainLog(f"curve: {len(texts)} triples", leave_bar=False)
         return train_reward_model(new, Split(texts, test), run.config.reward, run.config.seed, log)
 

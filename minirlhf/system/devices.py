@@ -6,12 +6,24 @@ import ctypes
 import functools
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Kind of device ("cpu", "cuda", ...) -> the precision that `use_precision` chose for it.
 _chosen: dict[str, str] = {}
+
+
+def available_devices() -> list[str]:
+    """The kinds of device on this machine, the preferred one first."""
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    return [kind for kind, is_there in found.items() if is_there]
 
 
 def pick_device(name: str) -> torch.device:
@@ -19,14 +31,10 @@ def pick_device(name: str) -> torch.device:
 
     Raises ValueError if the device asked for is not there.
     """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = available_devices()
     if name == "auto":
-        name = next(kind for kind, is_there in available.items() if is_there)
-    if not available.get(name):
+        name = available[0]
+    if name not in available:
         raise ValueError(f"--device {name}: not available on this machine; use --device auto")
     return torch.device(name)
 

@@ -69,8 +69,15 @@ def read_json(path: Path) -> object:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found: {str(error)[:100]}") from None
+
+
+def unreadable(path: Path, error: OSError) -> ValueError:
+    """The error of a file that is there, or may be, but cannot be read: what the system said."""
+    return ValueError(f"{path}: cannot be read: {error.strerror or str(error)[:100]}")
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
@@ -189,17 +196,21 @@ def read_jsonl(path: Path) -> list[dict]:
     """The objects of a JSONL file that the product wrote; [] if there is no such file.
 
     A last line without a newline was cut off by an interruption and is dropped. Blank lines are
-    skipped. Raises ValueError, one line, naming the file and the line that is no JSON object.
+    skipped. Raises ValueError, one line, if the file cannot be read, or naming the line that is no
+    JSON object.
     """
-    if not path.exists():
-        return []
     objects = []
-    for line in json_lines(path):
-        if not line.ended:
-            break
-        if line.fault:
-            raise ValueError(f"{path}: line {line.number}: {line.fault}")
-        objects.append(line.record)
+    try:
+        for line in json_lines(path):
+            if not line.ended:
+                break
+            if line.fault:
+                raise ValueError(f"{path}: line {line.number}: {line.fault}")
+            objects.append(line.record)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(path, error) from None
     return objects
 
 
@@ -266,14 +277,20 @@ def _utf8_name(path: Path) -> Iterator[str]:
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `save_tensors` wrote: tensors and header.
 
-    Raises ValueError, one line, if the file is missing, cut off or something else.
+    Raises ValueError, one line, if the file is missing, cannot be read, is cut off or something
+    else.
     """
+    try:
+        with open(path, "rb"):
+            pass  # safetensors calls any file that it cannot open missing; Python tells the reason
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     try:
         with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("minirlhf", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, header
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a safetensors file, found: {str(error)[:100]}"

@@ -17,7 +17,7 @@ from minirlhf.evaluation import baselines
 from minirlhf.evaluation.perturbations import CHECKS, PRAISE, sensitivity
 from minirlhf.evaluation.report_card import checks, gain, measures, worst
 from minirlhf.feedback.records import Triple
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_feedback, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.runs.reward_card import write_report_card
 from minirlhf.stats import expected_calibration_error, wilson
@@ -226,7 +226,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
     )
     card = write_report_card(run, small_task)
     assert json.loads((run.path / "reward_card.json").read_text(encoding="utf-8")) == card
-    train, heldout = pipeline.split_feedback(run, small_task)
+    train, heldout = run_feedback.split_feedback(run, small_task)
     assert (
         card["n_train"] == len(train) > 360 + len(small_task.authors_feedback)
         and card["n_heldout"] == 40
@@ -272,7 +272,7 @@ def test_the_card_measures_what_the_stage_measured(finished_run, fitted_run, sma
 
 
 def test_report_leaves_a_fitted_model_as_it_is(fitted_run, small_task, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "task_of", lambda run: small_task)
+    monkeypatch.setattr(run_task, "task_of", lambda run: small_task)
     before = (fitted_run.path / "reward.safetensors").read_bytes()
     main(
         ["reward", "--run", "card", "--runs", str(fitted_run.path.parent), "--report", "--no-curve"]

@@ -340,12 +340,12 @@ def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode
 
 
 def test_texts_of_a_run_come_from_both_models(finished_run, small_task, monkeypatch, tmp_path):
-    from minirlhf.runs import pipeline
+    from minirlhf.runs import run_models
     from minirlhf.tokenizer import Tokenizer
     from minirlhf.training.ratings import sample_texts
 
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
-    models = {"before": pipeline.model_for_sampling(finished_run, tokenizer, False)}
+    models = {"before": run_models.model_for_sampling(finished_run, tokenizer, False)}
     texts = sample_texts(
         models, tokenizer, ["Keeping a diary", "Why sleep matters"], 200, 60, seed=0
     )

@@ -17,7 +17,7 @@ from minirlhf.cli.main import main
 from minirlhf.config import EncoderPretrainConfig
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward
 from minirlhf.models.pretrained import from_encoder_state_dict, load_encoder
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, products, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
@@ -344,8 +344,8 @@ def test_an_encoder_is_pretrained_then_learns_scores(encoder_run, small_task):
     ]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert encoder_run.progress()["reward_model"]["n"] == 40
-    model = pipeline.load_reward_model(
-        encoder_run, "reward.safetensors", pipeline.tokenizer_of(encoder_run, small_task)
+    model = run_models.load_reward_model(
+        encoder_run, "reward.safetensors", run_models.tokenizer_of(encoder_run, small_task)
     )
     assert isinstance(model, EncoderReward) and not model.config.causal
     # Fine-tuning asks for every prefix's score, which it can have, in T passes.
@@ -359,7 +359,7 @@ def test_an_encoder_is_pretrained_then_learns_scores(encoder_run, small_task):
         )
     )
     pipeline.finetune_stage(run, small_task)
-    assert pipeline.is_done(run, "finetune")
+    assert run.is_done("finetune")
 
 
 class Stop(BaseException):
@@ -389,7 +389,7 @@ def test_interrupted_encoder_resumes_bit_for_bit(
         pipeline.reward_stage(run, small_task)
     monkeypatch.setattr(module, function, original)
     pipeline.reward_stage(Run.open(run.path), small_task)
-    for file in (pipeline.ENCODER, "reward.safetensors"):
+    for file in (products.ENCODER, "reward.safetensors"):
         ours, theirs = (load_tensors(path / file)[0] for path in (run.path, encoder_run.path))
         assert ours.keys() == theirs.keys() and all(
             torch.equal(ours[name], theirs[name]) for name in ours
@@ -418,7 +418,7 @@ def test_an_encoder_learns_from_comparisons(tmp_path, encoder_run, small_task):
         reward=dataclasses.replace(TINY_ENCODER.reward, loss="ranking", target="final"),
     )
     run = Run.create(tmp_path / "r", config)
-    for name in ("tokenizer.json", "pretrained.safetensors", pipeline.ENCODER):
+    for name in ("tokenizer.json", "pretrained.safetensors", products.ENCODER):
         (run.path / name).write_bytes((encoder_run.path / name).read_bytes())
     pipeline.reward_stage(run, small_task)
     assert [row["step"] for row in run.read("metrics.jsonl") if "heldout_ranking_nats" in row] == [

@@ -13,7 +13,7 @@ from test_reward import PROMPTS, TEXTS, config_of, randomise, rows_of
 from minirlhf.cli.main import main
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.value_model import ValueModel
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_models
 from minirlhf.system.files import load_tensors
 from minirlhf.training.batches import Split
 from minirlhf.training.rollout import Models, collect
@@ -65,12 +65,12 @@ def test_bad_ensembles_are_refused():
 
 def test_each_member_learns_as_it_would_alone(small_task, finished_run):
     """The first member sees the batches of a single model; the second sees others, so that the two differ."""
-    tokenizer = pipeline.tokenizer_of(finished_run, small_task)
+    tokenizer = run_models.tokenizer_of(finished_run, small_task)
     train, heldout = (
         ScoredTexts(tokenizer, part, 96)
         for part in (small_task.feedback[:200], small_task.feedback[200:260])
     )
-    policy = pipeline.load_policy(finished_run, "pretrained.safetensors", tokenizer)
+    policy = run_models.load_policy(finished_run, "pretrained.safetensors", tokenizer)
     config = dataclasses.replace(TINY.reward, steps=6, evaluate_every=6)
     texts = Split(train, heldout)
     alone = train_reward_model(RewardModel.from_policy(policy), texts, config, TINY.seed)
@@ -97,11 +97,11 @@ def test_a_run_with_an_ensemble(tmp_path, small_task):
     assert any(name.startswith("members.0.") for name in names) and any(
         name.startswith("members.1.") for name in names
     )
-    tokenizer = pipeline.tokenizer_of(run, small_task)
-    policy = pipeline.load_policy(run, "policy.safetensors", tokenizer)
+    tokenizer = run_models.tokenizer_of(run, small_task)
+    policy = run_models.load_policy(run, "policy.safetensors", tokenizer)
     prompts = [tokenizer.encode_prompt(topic) for topic in small_task.train_prompts[:4]] * 4
     models = [
-        pipeline.load_reward_model(run, "reward_final.safetensors", tokenizer, c)
+        run_models.load_reward_model(run, "reward_final.safetensors", tokenizer, c)
         for c in (0.0, 1.0)
     ]
     rewards = [

@@ -11,9 +11,10 @@ import torch
 from conftest import TINY
 
 from minirlhf.config import PretrainConfig
-from minirlhf.runs import pipeline, plan
+from minirlhf.runs import pipeline, plan, run_models, workplace
 from minirlhf.runs.base import SHIPPED, export_base, read_base
 from minirlhf.runs.folder import Run
+from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import heldout_loss
 
@@ -35,8 +36,8 @@ def config_from(folder, **pretrain):
 
 
 def test_the_weights_are_those_of_the_run_in_bfloat16(exported, finished_run):
-    tokenizer = pipeline.Tokenizer.load(finished_run.path / "tokenizer.json")
-    original = pipeline.load_policy(finished_run, "pretrained.safetensors", tokenizer)
+    tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
+    original = run_models.load_policy(finished_run, "pretrained.safetensors", tokenizer)
     for one, other in zip(original.parameters(), exported.policy().parameters(), strict=True):
         assert torch.equal(one.bfloat16().float(), other)
     assert exported.tokenizer().vocab_size == tokenizer.vocab_size
@@ -48,9 +49,11 @@ def test_the_weights_are_those_of_the_run_in_bfloat16(exported, finished_run):
 
 def test_a_run_starts_from_it(base, tmp_path, small_task):
     todo = plan.plan_new(tmp_path / "run", config_from(base.folder), ("pretrain",), False, False)
-    run = plan.clear(dataclasses.replace(todo, config=plan.settle_start(todo.config, small_task)))
+    run = workplace.prepare(
+        dataclasses.replace(todo, config=plan.settle_start(todo.config, small_task))
+    )
     plan.carry_out(run, small_task, ("pretrain",))
-    policy = pipeline.load_policy(run, "pretrained.safetensors", base.tokenizer())
+    policy = run_models.load_policy(run, "pretrained.safetensors", base.tokenizer())
     for one, other in zip(policy.parameters(), base.policy().parameters(), strict=True):
         assert torch.equal(one, other)
     rows = run.read("metrics.jsonl")
@@ -63,7 +66,7 @@ def test_a_run_trains_it_further(base, tmp_path, small_task):
     pipeline.pretrain_stage(run, small_task)
     steps = [row["step"] for row in run.read("metrics.jsonl") if row["stage"] == "pretrain"]
     assert steps == [10]
-    policy = pipeline.load_policy(run, "pretrained.safetensors", base.tokenizer())
+    policy = run_models.load_policy(run, "pretrained.safetensors", base.tokenizer())
     assert not torch.equal(policy.head.weight, base.policy().head.weight)
 
 

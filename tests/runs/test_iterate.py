@@ -14,7 +14,7 @@ from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import read_triples
 from minirlhf.reports.run_report import rounds_of
-from minirlhf.runs import pipeline, plan
+from minirlhf.runs import plan, run_feedback, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
 from minirlhf.tasks.task import Task
@@ -30,7 +30,7 @@ CONFIG = dataclasses.replace(
 
 def iterate(run: Run, task: Task, person: str | None = None) -> None:
     """What the command does with a run that is pretrained."""
-    task = pipeline.with_raters(run, task, person)
+    task = run_task.with_raters(run, task, person)
     reward = dataclasses.replace(run.config.reward, own_texts=run.config.finetune.ratings_per_round)
     run.replace_config(dataclasses.replace(run.config, reward=reward))
     plan.carry_out(run, task, ("reward", "finetune", "evaluate"))
@@ -44,7 +44,7 @@ def pretrained(tmp_path, finished_run, monkeypatch) -> Run:
         (run.path / name).write_bytes((finished_run.path / name).read_bytes())
     run.finish_stage("pretrain", 1.0, {})
     monkeypatch.setattr(
-        pipeline,
+        run_feedback,
         "sample_texts",
         lambda models, tokenizer, topics, count, *_: [
             (topics[index % len(topics)], f"Text {index} is here.", "before")
@@ -92,7 +92,7 @@ def test_one_round_rates_the_pretrained_policy_alone(pretrained, small_task):
 
 def test_held_out_texts_are_those_of_the_task(pretrained, small_task):
     iterate(pretrained, small_task)
-    train, heldout = pipeline.split_feedback(pretrained, small_task)
+    train, heldout = run_feedback.split_feedback(pretrained, small_task)
     first = read_triples(pretrained.path / "first_ratings.jsonl")
     assert train[-12:] == first and len(train) == 360 + 2 * len(small_task.authors_feedback) + 12
     assert len(heldout) == 40 and not set(heldout) & set(train)
@@ -163,7 +163,7 @@ def test_a_person_quits_and_goes_on_bit_for_bit(
 
 
 def test_iterate_command(pretrained, small_task, capsys, monkeypatch):
-    monkeypatch.setattr(pipeline, "task_of", lambda run: small_task)
+    monkeypatch.setattr(run_task, "task_of", lambda run: small_task)
     runs = ["--run", "r", "--runs", str(pretrained.path.parent)]
     tiny = [
         "--updates",

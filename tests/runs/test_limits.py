@@ -10,7 +10,7 @@ import threading
 import pytest
 from conftest import TINY
 
-from minirlhf.runs import pipeline, plan
+from minirlhf.runs import pipeline, plan, products, run_task, workplace
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
 from minirlhf.tasks import custom
@@ -86,10 +86,10 @@ def test_a_run_on_a_pipe_keeps_what_came_out_of_it(tmp_path, no_corpus):
     writer.start()
     config = dataclasses.replace(TINY, feedback=pipe)
     todo, task = plan.check(plan.plan_new(tmp_path / "run", config, ("reward",), False, False))
-    run = plan.clear(todo)
+    run = workplace.prepare(todo)
     writer.join(timeout=10)
     assert (run.path / "feedback.jsonl").read_text() == content
-    assert pipeline.task_of(run).feedback == task.feedback and len(task.feedback) == 33
+    assert run_task.task_of(run).feedback == task.feedback and len(task.feedback) == 33
 
 
 def test_a_file_without_pairs_is_refused_before_the_folder_is_made(tmp_path, no_corpus):
@@ -98,7 +98,7 @@ def test_a_file_without_pairs_is_refused_before_the_folder_is_made(tmp_path, no_
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     reward = dataclasses.replace(TINY.reward, loss="ranking")
     config = dataclasses.replace(TINY, feedback=path, reward=reward)
-    todo = plan.plan_new(tmp_path / "run", config, pipeline.STAGES, False, False)
+    todo = plan.plan_new(tmp_path / "run", config, products.STAGES, False, False)
     with pytest.raises(ValueError, match="--reward.loss ranking: .* no topic has two such texts"):
         plan.check(todo)
     assert not (tmp_path / "run").exists()

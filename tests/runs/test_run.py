@@ -17,7 +17,7 @@ from minirlhf.evaluation.judge import is_reward_hacking
 from minirlhf.feedback.records import Comparison as Compared
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged, split_comparisons
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, run_feedback, run_models, run_task
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.settings import SettingError
@@ -66,7 +66,7 @@ def test_a_crash_before_the_model_is_saved_leaves_the_stage_undone(run, monkeypa
             {"reward.safetensors": torch.nn.Linear(1, 1)},
             reward_model={"pearson": 0.5},
         )
-    assert not pipeline.is_done(run, "reward") and (run.path / "checkpoint.safetensors").exists()
+    assert not run.is_done("reward") and (run.path / "checkpoint.safetensors").exists()
     assert run.progress()["reward_model"] == {
         "pearson": 0.5
     }  # what the next stages read is there before the stage counts
@@ -114,7 +114,7 @@ def test_early_stopping_is_not_forgotten_by_resume(run, small_task, finished_run
             ),
         )
         torch.manual_seed(0)
-        model = pipeline.empty_reward_model(run, tokenizer)
+        model = run_models.empty_reward_model(run, tokenizer)
         train_reward_model(
             model,
             Split(train, heldout),
@@ -133,7 +133,7 @@ def test_a_fit_that_diverges_is_told_of(run, small_task, finished_run):
     texts = ScoredTexts(tokenizer, small_task.feedback[:50], 96)
     with pytest.raises(ValueError, match="never a finite number; lower --reward.learning-rate"):
         train_reward_model(
-            pipeline.empty_reward_model(run, tokenizer),
+            run_models.empty_reward_model(run, tokenizer),
             Split(texts, texts),
             dataclasses.replace(TINY.reward, learning_rate=1e38, steps=4, evaluate_every=2),
             TINY.seed,
@@ -163,7 +163,7 @@ def test_held_out_texts_that_the_policy_writes_again_are_not_trained_on(
     run, small_task, finished_run, monkeypatch
 ):
     monkeypatch.setattr(
-        pipeline,
+        run_feedback,
         "sample_texts",
         lambda *_: [
             *((triple.topic, triple.text, "before") for triple in small_task.feedback[:30]),
@@ -180,8 +180,8 @@ def test_held_out_texts_that_the_policy_writes_again_are_not_trained_on(
             TINY, reward=dataclasses.replace(TINY.reward, own_texts=90, heldout_share=0.5)
         )
     )
-    train, heldout = pipeline.split_feedback(run, small_task)
-    own_train, own_heldout = pipeline.split_own_texts(run, small_task)
+    train, heldout = run_feedback.split_feedback(run, small_task)
+    own_train, own_heldout = run_feedback.split_own_texts(run, small_task)
     seen, unseen = (
         {(triple.topic, triple.text) for triple in part} for part in (train, heldout + own_heldout)
     )
@@ -198,12 +198,12 @@ def test_own_feedback_is_read_from_the_runs_copy(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(lines) + "\n")
     run = Run.create(tmp_path / "r", dataclasses.replace(TINY, feedback=file))
-    before = pipeline.task_of(run)
+    before = run_task.task_of(run)
     with open(file, "a") as more:
         more.write(json.dumps({"topic": "t0", "text": "One more.", "score": 5}) + "\n")
-    assert pipeline.task_of(run).feedback == before.feedback
+    assert run_task.task_of(run).feedback == before.feedback
     assert (
-        pipeline.task_from(run.config).feedback != before.feedback
+        run_task.task_from(run.config).feedback != before.feedback
     )  # the file itself is split anew
     texts = {pair for pair in before.corpus if pair[0].startswith("t")}
     assert before.corpus_heldout and not texts & set(before.corpus_heldout)

@@ -20,7 +20,7 @@ from minirlhf.config_file import from_json, to_json
 from minirlhf.models.build import new_masked_language_model
 from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import attention
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, products, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.system import devices
@@ -62,7 +62,7 @@ def policy_and_batch(finished_run, small_task):
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
     texts = EncodedTexts(tokenizer, small_task.corpus[:64], finished_run.config.model.context)
     return (
-        pipeline.load_policy(finished_run, "pretrained.safetensors", tokenizer),
+        run_models.load_policy(finished_run, "pretrained.safetensors", tokenizer),
         texts.batch(torch.arange(64), CPU),
         tokenizer,
     )
@@ -201,7 +201,7 @@ def test_trpo_stays_float32(finished_run, policy_and_batch):
     """The KL of one step is smaller than bfloat16's rounding: the same rollout gives the same
     update, bit for bit."""
     start, _, tokenizer = policy_and_batch
-    reward_model = pipeline.load_reward_model(finished_run, "reward.safetensors", tokenizer)
+    reward_model = run_models.load_reward_model(finished_run, "reward.safetensors", tokenizer)
     prompts = [tokenizer.encode_prompt(topic) for topic in ("tea", "rain", "maps", "chess")]
     use_precision("bfloat16", CPU)
     rollout = collect(
@@ -302,7 +302,7 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path, monkeypatch, small_task
     run = Run.create(tmp_path / "stopped", config)
     monkeypatch.setattr(policy_gradient, "policy_gradient_loss", stopping)
     with pytest.raises(KeyboardInterrupt):
-        for stage in pipeline.STAGES:
+        for stage in products.STAGES:
             pipeline.STAGE_FUNCTIONS[stage](run, small_task)
     monkeypatch.setattr(policy_gradient, "policy_gradient_loss", original)
     use_precision("float32", CPU)

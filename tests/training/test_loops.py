@@ -25,7 +25,7 @@ from minirlhf.feedback.records import Triple
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs import pipeline
+from minirlhf.runs import run_feedback, run_models, run_task
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.tokenizer import Tokenizer
@@ -62,8 +62,8 @@ def tokenizer(finished_run) -> Tokenizer:
 @pytest.fixture
 def models(finished_run, tokenizer) -> Models:
     """The tiny run's pretrained policy with its reward model."""
-    policy = pipeline.load_policy(finished_run, "pretrained.safetensors", tokenizer)
-    reward_model = pipeline.load_reward_model(finished_run, "reward.safetensors", tokenizer)
+    policy = run_models.load_policy(finished_run, "pretrained.safetensors", tokenizer)
+    reward_model = run_models.load_reward_model(finished_run, "reward.safetensors", tokenizer)
     return Models(policy, policy.frozen_copy(), reward_model, tokenizer)
 
 
@@ -72,7 +72,7 @@ def models(finished_run, tokenizer) -> Models:
 
 def test_every_loop_runs_without_a_folder(tmp_path, monkeypatch, small_task, tokenizer):
     monkeypatch.chdir(tmp_path)
-    corpus = pipeline.corpus_of(small_task)
+    corpus = run_task.corpus_of(small_task)
     logs = {name: TrainLog(name) for name in ("pretrain", "masked-lm", "reward", "finetune")}
     policy = pretrain(tokenizer, corpus, SHORT, logs["pretrain"])
     pretrain_mlm(tokenizer, corpus, SHORT, logs["masked-lm"])
@@ -107,7 +107,7 @@ def test_a_loop_needs_not_even_a_log(small_task, models):
 
 def test_the_folder_changes_nothing(small_task, finished_run, tokenizer, models):
     """The tiny run's policy and reward model once more, bit for bit, with all rows in memory."""
-    feedback = Split(*pipeline.split_feedback(finished_run, small_task))
+    feedback = Split(*run_feedback.split_feedback(finished_run, small_task))
     log = TrainLog("finetune")
     finetune(models, small_task, TINY, feedback, log)
     for name, model in (("policy", models.policy), ("reward_final", models.reward_model)):

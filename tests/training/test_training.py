@@ -14,7 +14,7 @@ from minirlhf.config_file import from_json, to_json
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs import pipeline
+from minirlhf.runs import pipeline, products
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.stats import correlation, ranks
@@ -367,7 +367,7 @@ def test_interrupted_run_resumes_bit_for_bit(
         return original(*arguments, **keywords)
 
     run = Run.create(tmp_path / "tiny", TINY)
-    for name in pipeline.STAGES[: pipeline.STAGES.index(stage)]:
+    for name in products.STAGES[: products.STAGES.index(stage)]:
         pipeline.STAGE_FUNCTIONS[name](run, small_task)
     monkeypatch.setattr(module, function, stopping)
     with pytest.raises(Stop):
@@ -377,8 +377,8 @@ def test_interrupted_run_resumes_bit_for_bit(
 
     again = Run.create(tmp_path / "tiny", Config(), resume=True)
     assert again.config == TINY
-    for name in pipeline.STAGES:
-        if not pipeline.is_done(again, name):
+    for name in products.STAGES:
+        if not again.is_done(name):
             pipeline.STAGE_FUNCTIONS[name](again, small_task)
     for file in ("pretrained", "reward", "reward_final", "policy"):
         ours, theirs = (

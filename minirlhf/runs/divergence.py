@@ -1,0 +1,79 @@
+"""A stage whose weights are no longer numbers: it is not stored, and the cause is named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from minirlhf.config import SIZES, Config
+from minirlhf.system.weights import weights
+
+# The settings that make a step larger, by stage, as one types them.
+STEP_SIZES = {
+    "pretrain": (
+        "pretrain.learning_rate",
+        "pretrain.muon_learning_rate",
+        "pretrain.weight_decay",
+        "pretrain.match_weight",
+    ),
+    "masked-lm": ("reward.mlm_learning_rate", "reward.mlm_muon_learning_rate"),
+    "reward": ("reward.learning_rate", "reward.muon_learning_rate", "reward.weight_decay"),
+    "finetune": ("finetune.kl_weight", "reward.learning_rate", "reward.muon_learning_rate"),
+}
+# And the one that belongs to the algorithm of fine-tuning, if it is not the stage's learning rate.
+OF_ALGORITHM = {"ppo": "finetune.ppo.learning_rate", "trpo": "finetune.trpo.delta"}
+
+
+def check_finite(modules: dict[str, nn.Module], stage: str, config: Config) -> None:
+    """Raise ValueError, one line, if a weight is NaN or infinite.
+
+    It names the settings that may be the cause: those that make a step larger than the preset's.
+    """
+    for module in modules.values():
+        for name, tensor in weights(module).items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ValueError(
+                    f"{stage}: expected finite weights, found NaN or inf in {name}; "
+                    f"{advice(stage, config)}, and begin again with --overwrite"
+                )
+
+
+def check_loss(rows: list[dict], stage: str, config: Config) -> None:
+    """Raise ValueError, one line, if a loss in the stage's last row of metrics is NaN or infinite.
+
+    Steps with such gradients are skipped, so the weights themselves may still be finite.
+    """
+    own = [row for row in rows if row.get("stage") == stage]
+    for name, value in own[-1].items() if own else ():
+        if "loss" in name and not math.isfinite(value):
+            raise ValueError(
+                f"{stage}: expected a finite loss after step {own[-1]['step']}, found {name} "
+                f"{value}; {advice(stage, config)}, and begin again with --overwrite"
+            )
+
+
+def advice(stage: str, config: Config) -> str:
+    """Which settings to lower. Only those above the preset are blamed, if there are any."""
+    names = STEP_SIZES.get(stage, ())
+    if stage == "finetune":
+        own = OF_ALGORITHM.get(config.finetune.algorithm, "finetune.learning_rate")
+        names = (own, *names)
+    raised = [name for name in names if value_of(config, name) > value_of(SIZES[config.size], name)]
+    if raised:
+        return "lower " + " and ".join(_option(name, config) for name in raised)
+    found = ", ".join(_option(name, config) for name in names)
+    return f"no setting is above its usual value, so try lower ones ({found})"
+
+
+def _option(name: str, config: Config) -> str:
+    return f"--{name.replace('_', '-')} {value_of(config, name):g}"
+
+
+def value_of(config: Config, name: str) -> float:
+    """The setting with this dotted name."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

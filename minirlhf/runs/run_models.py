@@ -1,0 +1,76 @@
+"""The tokenizer and the models of a run: loaded from its folder, or made for its next stage."""
+
+from __future__ import annotations
+
+import copy
+
+from minirlhf.models import build
+from minirlhf.models.encoder import MaskedLanguageModel
+from minirlhf.models.policy import Policy
+from minirlhf.runs.divergence import check_finite, check_loss
+from minirlhf.runs.folder import Run
+from minirlhf.runs.products import ENCODER, RESULT
+from minirlhf.runs.run_task import corpus_of
+from minirlhf.tasks.task import Task
+from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.training.pretrain_mlm import pretrain_mlm
+from minirlhf.training.train_reward_model import AnyReward
+
+
+def tokenizer_of(run: Run, task: Task) -> Tokenizer:
+    """The run's tokenizer; it is trained on the task's corpus first if the run has none."""
+    path = run.path / "tokenizer.json"
+    if not path.exists():
+        texts = [f"{topic} {text}" for topic, text in task.corpus]
+        Tokenizer(train_bpe(texts, run.config.model.vocab_size)).save(path)
+    return Tokenizer.load(path)
+
+
+def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
+    return run.load_model(name, build.new_policy(run.config.model, tokenizer.vocab_size))
+
+
+def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
+    """The policy after (or, with tuned=False, before) fine-tuning, in evaluation mode."""
+    return load_policy(run, RESULT["finetune" if tuned else "pretrain"], tokenizer).eval()
+
+
+def load_reward_model(
+    run: Run, name: str, tokenizer: Tokenizer, conservatism: float = 0.0
+) -> AnyReward:
+    return run.load_model(name, empty_reward_model(run, tokenizer, conservatism))
+
+
+def empty_reward_model(run: Run, tokenizer: Tokenizer, conservatism: float = 0.0) -> AnyReward:
+    """A reward model with random weights."""
+    return build.new_reward_model(
+        run.config.model, run.config.reward, tokenizer.vocab_size, conservatism
+    )
+
+
+def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
+    """The reward model before it is trained on feedback, on the run's device.
+
+    An encoder is pretrained first if the run has none.
+    """
+    model = empty_reward_model(run, tokenizer)
+    if run.config.reward.start == "pretrained":
+        if run.config.reward.body == "encoder":
+            body = masked_language_model(run, tokenizer, task).body
+        else:
+            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+        for member in model.members:
+            member.body = copy.deepcopy(body)
+    return model.to(run.device)
+
+
+def masked_language_model(run: Run, tokenizer: Tokenizer, task: Task) -> MaskedLanguageModel:
+    """The run's encoder, pretrained once on the task's corpus and kept in encoder.safetensors."""
+    if not (run.path / ENCODER).exists():
+        log, checkpoints = run.log("masked-lm"), run.checkpoints("masked-lm")
+        trained = pretrain_mlm(tokenizer, corpus_of(task), run.config, log, checkpoints)
+        check_loss(log.rows, "masked-lm", run.config)
+        check_finite({"encoder": trained}, "masked-lm", run.config)
+        run.save_model(ENCODER, trained)
+    empty = build.new_masked_language_model(run.config.model, tokenizer.vocab_size)
+    return run.load_model(ENCODER, empty)

@@ -1,0 +1,96 @@
+"""The task of a run, and whom to ask for ratings."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+from minirlhf.config import Config
+from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.person import PersonRaters
+from minirlhf.feedback.session import SCORES
+from minirlhf.runs.folder import Run
+from minirlhf.runs.products import ANSWERS, FEEDBACK
+from minirlhf.system import distributed
+from minirlhf.system.files import reopenable, replacing
+from minirlhf.tasks import custom
+from minirlhf.tasks.load import load_task
+from minirlhf.tasks.task import Task
+from minirlhf.training.batches import Corpus
+
+
+def task_of(run: Run) -> Task:
+    """The run's task, or one made from the user's own feedback.
+
+    The feedback is read from a copy in the run folder: if answers were added to the original file,
+    texts would move between the reward model's training data and the judge's.
+    """
+    keep_feedback(run)
+    kept = run.path / FEEDBACK
+    if run.config.feedback is None or not kept.exists():
+        return task_from(run.config)
+    return task_from(dataclasses.replace(run.config, feedback=kept))
+
+
+def keep_feedback(run: Run) -> None:
+    """Copy the user's own feedback into the run folder, unless a copy is there."""
+    kept, original = run.path / FEEDBACK, run.config.feedback
+    if original is None or kept.exists() or not original.exists():
+        return
+    if distributed.rank() == 0:
+        with replacing(kept) as temporary:
+            shutil.copyfile(reopenable(original), temporary)
+
+
+def feedback_again(path: Path, config: Config) -> Path | None:
+    """The file to read when the reward model is fitted again: the user's own, else the run's copy.
+
+    None if the run has no feedback of its own. Raises ValueError if neither file is there.
+    """
+    original, kept = config.feedback, path / FEEDBACK
+    if original is None:
+        return None
+    # Older versions stored the path as it was typed, relative to a folder that nobody recorded.
+    if original.is_absolute() and original.exists():
+        return original
+    if kept.is_file():
+        print(
+            f"note: {original} is not there any more; the run's copy of it is used", file=sys.stderr
+        )
+        return kept
+    return original
+
+
+def task_from(config: Config) -> Task:
+    """The task that the settings name.
+
+    Raises ValueError naming every fault of the user's own feedback.
+    """
+    if config.feedback is not None:
+        return custom.load(config.feedback, config.score_range, config.seed)
+    return load_task(config.task, config.seed, config.pretrain.corpus_texts)
+
+
+def with_raters(run: Run, task: Task, person: str | None) -> Task:
+    """The task with a person at the terminal as its rater, or unchanged if `person` is None.
+
+    Raises ValueError if there is nobody to ask.
+    """
+    if person is not None:
+        config = run.config.finetune
+        file = AnswerFile(run.path / ANSWERS[0], "scores")
+        raters = PersonRaters(file, person, config.rounds * config.ratings_per_round)
+        scale = float(SCORES[0]), float(SCORES[-1])
+        task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
+    if task.raters is None:
+        raise ValueError(
+            f"task {task.name}: no raters to ask between rounds; give the ratings yourself with "
+            "--person NAME"
+        )
+    return task
+
+
+def corpus_of(task: Task) -> Corpus:
+    return Corpus(task.corpus, task.corpus_heldout, task.match_topics)
