@@ -81,9 +81,11 @@ def question(
 
 
 def sentence_on(topic: Topic, rng: random.Random) -> str:
-    """A sentence that does not name its topic, though its subject may."""
-    pattern = rng.choice(("{X}.", "{S} {e}.", "{S} {e}."))
-    return compose.fill(pattern, topic, rng)
+    """An example or a claim that does not name its topic."""
+    while True:
+        text = compose.fill(rng.choice(("{X}.", "{S} {e}.")), topic, rng)
+        if topic.name.lower() not in text.lower():
+            return text
 
 
 def long_winded(topic: Topic, rng: random.Random) -> str:

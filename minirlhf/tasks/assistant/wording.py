@@ -129,7 +129,13 @@ QUESTIONS: dict[str, dict[str, list[str]]] = {
         "nowhere": ["Do you remember the topic of my first question?"],
     },
     "thanks": {
-        "tuning": ["Thanks!", "Thank you.", "Thanks a lot.", "That helps, thank you.", "Thank you!"],
+        "tuning": [
+            "Thanks!",
+            "Thank you.",
+            "Thanks a lot.",
+            "That helps, thank you.",
+            "Thank you!",
+        ],
         "pretraining": ["Many thanks.", "Great, thanks."],
         "nowhere": ["Thank you so much for this!"],
     },

@@ -1,0 +1,135 @@
+"""Reads what an answer states: known facts word for word, or in words of its own.
+
+A fact is an effect, a reason, an example or a contrast of a topic, or a piece of advice. Facts that
+stand in the answer word for word are found first. The words that are left are then compared with
+the facts wanted: as many of a fact's content words as come in its order, with any endings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from minirlhf.tasks.assistant import poor
+from minirlhf.tasks.assistant.lookup import topics
+from minirlhf.tasks.assistant.vocabulary import requests
+from minirlhf.tasks.openings.phrases import MARKS, phrase_index, stem, stock_pieces, words_of
+
+FACTS = ("effects", "reasons", "examples", "contrasts", "advice")
+OWN_WORDS_AT_LEAST = 0.6  # a smaller share of a fact's words states nothing
+# Words that an answer may use freely around its facts.
+FRAME = frozenset(
+    "a about again all along also among an and answer any anything are as ask at be because but by "
+    "can case do does effect example examples fact few first first, for from give glad good happens "
+    "have he help helps here hope how i if in instance is it its kind like may me mean means might "
+    "more my not of often on one only or other our out reason second short shows so sure such that "
+    "the their them then there these they thing things this those to too topic try two up us was "
+    "way we well what when which while why will with would yes you your".split()
+)
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Some known words: a fact, a subject, a name or stock padding of an owner."""
+
+    owner: str  # a topic, or a request; "" for stock padding
+    part: str
+    words: tuple[str, ...]
+
+
+@dataclass
+class Reading:
+    """What was found in an answer to a question about `owner`."""
+
+    exact: list[Phrase] = field(default_factory=list)  # in the order of the answer
+    left: list[str] = field(default_factory=list)  # words outside, without marks
+
+    def stated(self, owner: str, part: str = "") -> set[tuple[str, ...]]:
+        """The different facts of that owner, or of one part of its facts."""
+        parts = (part,) if part else FACTS
+        return {p.words for p in self.exact if p.owner == owner and p.part in parts}
+
+    def foreign(self, owner: str) -> set[tuple[str, ...]]:
+        """Facts and subjects of other owners."""
+        return {
+            phrase.words
+            for phrase in self.exact
+            if phrase.owner not in ("", owner) and phrase.part in (*FACTS, "subjects")
+        }
+
+    def padding(self) -> int:
+        return sum(phrase.part == "padding" for phrase in self.exact)
+
+
+def read(answer: str, owner: str) -> Reading:
+    """Finds known phrases from left to right, the longest first, the owner's before others'."""
+    words = [word for word in words_of(answer) if word not in MARKS]
+    found = Reading()
+    start = 0
+    while start < len(words):
+        fitting = [
+            phrase
+            for phrase in _phrases().get(words[start], ())
+            if tuple(words[start : start + len(phrase.words)]) == phrase.words
+            and (len(phrase.words) > 1 or phrase.owner == owner)
+        ]
+        if fitting:
+            best = max(fitting, key=lambda phrase: (phrase.owner == owner, len(phrase.words)))
+            found.exact.append(best)
+            start += len(best.words)
+        else:
+            found.left.append(words[start])
+            start += 1
+    return found
+
+
+def in_own_words(left: list[str], fact: str) -> float:
+    """The share of a fact's content words that the words left over hold in its order, 0 to 1."""
+    told, asked = [stem(word) for word in left], content_stems(fact)
+    if len(asked) < 2:
+        return 0.0
+    # The longest common subsequence of the two, row by row.
+    best = [0] * (len(asked) + 1)
+    for word in told:
+        before = best[:]
+        for i, other in enumerate(asked, start=1):
+            best[i] = before[i - 1] + 1 if word == other else max(before[i], best[i - 1])
+    return best[-1] / len(asked)
+
+
+@lru_cache(maxsize=None)
+def content_stems(text: str) -> tuple[str, ...]:
+    """The stems of the words that say something, in order."""
+    return tuple(stem(w) for w in words_of(text) if w not in MARKS and w not in FRAME)
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> dict[str, tuple[Phrase, ...]]:
+    """Every known phrase by its first word."""
+    listed: list[Phrase] = []
+    for name, topic in topics().items():
+        for part in ("subjects", "effects", "reasons", "examples", "contrasts", "vague"):
+            listed += [Phrase(name, part, words_of(text)) for text in getattr(topic, part)]
+        listed.append(Phrase(name, "name", words_of(topic.name)))
+    for request in requests().values():
+        listed += [Phrase(request.text, "advice", words_of(text)) for text in request.advice]
+    for words, is_padding in stock_pieces():
+        if is_padding:
+            listed.append(Phrase("", "padding", words))
+    for text in (*poor.VAGUE_NAMING, *poor.VAGUE_REQUEST, *poor.VAGUE_TRANSLATION):
+        listed.append(Phrase("", "padding", words_of(text)))
+    by_first: dict[str, list[Phrase]] = {}
+    for phrase in listed:
+        words = tuple(word for word in phrase.words if word not in MARKS)
+        if len(words) >= (3 if phrase.part == "padding" else 1):
+            by_first.setdefault(words[0], []).append(Phrase(phrase.owner, phrase.part, words))
+    return {first: tuple(phrases) for first, phrases in by_first.items()}
+
+
+def unexplained(left: list[str], owner: str) -> int:
+    """How many of the words left over are neither the owner's own nor free for anyone."""
+    own = phrase_index().own_stems.get(owner, frozenset())
+    if owner in requests():
+        advice = (owner, *requests()[owner].advice)
+        own = frozenset(one for text in advice for one in content_stems(text))
+    return sum(word not in FRAME and stem(word) not in own for word in left)
