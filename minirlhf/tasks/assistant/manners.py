@@ -11,6 +11,7 @@ from minirlhf.tasks.openings.phrases import (
     NEVER_AFTER_ARTICLE,
     NEVER_AFTER_PREPOSITION,
     PREPOSITIONS,
+    phrase_index,
     words_of,
 )
 
@@ -148,8 +149,11 @@ def broken_pairs(answer: str) -> int:
     """How many pairs of neighbours stand in no sentence, such as "the of" or "because."."""
     words = words_of(answer)
     broken = int(bool(words) and words[0] in MARKS)
+    known_pairs = phrase_index().pairs
     for before, word in zip(words, words[1:]):
-        if word in MARKS:
+        if (before, word) in known_pairs:
+            continue
+        elif word in MARKS:
             broken += before in DANGLING or before in MARKS
         elif before in ARTICLES:
             broken += word in NEVER_AFTER_ARTICLE

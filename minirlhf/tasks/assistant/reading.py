@@ -13,10 +13,12 @@ from functools import lru_cache
 from minirlhf.tasks.assistant import poor
 from minirlhf.tasks.assistant.lookup import topics
 from minirlhf.tasks.assistant.vocabulary import requests
-from minirlhf.tasks.openings.phrases import MARKS, phrase_index, stem, stock_pieces, words_of
+from minirlhf.tasks.openings.phrases import MARKS, stock_pieces, words_of
 
 FACTS = ("effects", "reasons", "examples", "contrasts", "advice")
 OWN_WORDS_AT_LEAST = 0.6  # a smaller share of a fact's words states nothing
+# How many letters of two words must be the same: to recognise a fact, and to recognise a name.
+LOOSE, STRICT = 4, 5
 # Words that an answer may use freely around its facts.
 FRAME = frozenset(
     "a about again all along also among an and answer any anything are as ask at be because but by "
@@ -63,14 +65,14 @@ class Reading:
 
 def read(answer: str, owner: str) -> Reading:
     """Finds known phrases from left to right, the longest first, the owner's before others'."""
-    words = [word for word in words_of(answer) if word not in MARKS]
+    words = bare_words(answer)
     found = Reading()
     start = 0
     while start < len(words):
         fitting = [
             phrase
             for phrase in _phrases().get(words[start], ())
-            if tuple(words[start : start + len(phrase.words)]) == phrase.words
+            if words[start : start + len(phrase.words)] == phrase.words
             and (len(phrase.words) > 1 or phrase.owner == owner)
         ]
         if fitting:
@@ -83,9 +85,14 @@ def read(answer: str, owner: str) -> Reading:
     return found
 
 
+def bare_words(text: str) -> tuple[str, ...]:
+    """Its words in lower case, without punctuation marks."""
+    return tuple(word for word in words_of(text) if word not in MARKS)
+
+
 def in_own_words(left: list[str], fact: str) -> float:
     """The share of a fact's content words that the words left over hold in its order, 0 to 1."""
-    told, asked = [stem(word) for word in left], content_stems(fact)
+    told, asked = [_stem(word, LOOSE) for word in left], content_stems(fact, LOOSE)
     if len(asked) < 2:
         return 0.0
     # The longest common subsequence of the two, row by row.
@@ -97,10 +104,34 @@ def in_own_words(left: list[str], fact: str) -> float:
     return best[-1] / len(asked)
 
 
-@lru_cache(maxsize=None)
-def content_stems(text: str) -> tuple[str, ...]:
+@lru_cache(maxsize=4096)
+def content_stems(text: str, letters: int = STRICT) -> tuple[str, ...]:
     """The stems of the words that say something, in order."""
-    return tuple(stem(w) for w in words_of(text) if w not in MARKS and w not in FRAME)
+    return tuple(_stem(word, letters) for word in bare_words(text) if word not in FRAME)
+
+
+def _stem(word: str, letters: int) -> str:
+    """The first letters of a word without the s of the plural."""
+    singular = word[:-1] if word.endswith("s") and len(word) > 3 else word
+    return singular[:letters]
+
+
+def unexplained(left: list[str], owner: str) -> int:
+    """How many of the words left over are neither the owner's own nor free for anyone."""
+    own = _own_stems(owner)
+    return sum(word not in FRAME and _stem(word, LOOSE) not in own for word in left)
+
+
+@lru_cache(maxsize=None)
+def _own_stems(owner: str) -> frozenset[str]:
+    texts = [owner]
+    if owner in topics():
+        topic = topics()[owner]
+        texts += [topic.name, *topic.subjects, *topic.effects, *topic.reasons]
+        texts += [*topic.examples, *topic.contrasts, *topic.vague]
+    elif owner in requests():
+        texts += requests()[owner].advice
+    return frozenset(stem for text in texts for stem in content_stems(text, LOOSE))
 
 
 @lru_cache(maxsize=1)
@@ -109,27 +140,17 @@ def _phrases() -> dict[str, tuple[Phrase, ...]]:
     listed: list[Phrase] = []
     for name, topic in topics().items():
         for part in ("subjects", "effects", "reasons", "examples", "contrasts", "vague"):
-            listed += [Phrase(name, part, words_of(text)) for text in getattr(topic, part)]
-        listed.append(Phrase(name, "name", words_of(topic.name)))
+            listed += [Phrase(name, part, bare_words(text)) for text in getattr(topic, part)]
+        listed.append(Phrase(name, "name", bare_words(topic.name)))
     for request in requests().values():
-        listed += [Phrase(request.text, "advice", words_of(text)) for text in request.advice]
+        listed += [Phrase(request.text, "advice", bare_words(text)) for text in request.advice]
     for words, is_padding in stock_pieces():
         if is_padding:
-            listed.append(Phrase("", "padding", words))
+            listed.append(Phrase("", "padding", bare_words(" ".join(words))))
     for text in (*poor.VAGUE_NAMING, *poor.VAGUE_REQUEST, *poor.VAGUE_TRANSLATION):
-        listed.append(Phrase("", "padding", words_of(text)))
+        listed.append(Phrase("", "padding", bare_words(text)))
     by_first: dict[str, list[Phrase]] = {}
     for phrase in listed:
-        words = tuple(word for word in phrase.words if word not in MARKS)
-        if len(words) >= (3 if phrase.part == "padding" else 1):
-            by_first.setdefault(words[0], []).append(Phrase(phrase.owner, phrase.part, words))
+        if len(phrase.words) >= (3 if phrase.part == "padding" else 1):
+            by_first.setdefault(phrase.words[0], []).append(phrase)
     return {first: tuple(phrases) for first, phrases in by_first.items()}
-
-
-def unexplained(left: list[str], owner: str) -> int:
-    """How many of the words left over are neither the owner's own nor free for anyone."""
-    own = phrase_index().own_stems.get(owner, frozenset())
-    if owner in requests():
-        advice = (owner, *requests()[owner].advice)
-        own = frozenset(one for text in advice for one in content_stems(text))
-    return sum(word not in FRAME and stem(word) not in own for word in left)
