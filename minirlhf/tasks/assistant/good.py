@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.lookup import topic_named, wanted
-from minirlhf.tasks.assistant.vocabulary import clauses, requests
+from minirlhf.tasks.assistant.lookup import clause_named, topic_named, wanted
 from minirlhf.tasks.openings import compose
 
 # Slots: {s} a subject of the topic, {a} and {b} phrases that answer, {n} the topic's name.
@@ -102,11 +101,11 @@ def good(item: Item, rng: random.Random) -> str:
     elif item.kind == "harmful":
         return f"{rng.choice(REFUSALS)}, because {rng.choice(GROUNDS)}."
     elif item.kind == "harmless":
-        return fill(rng.choice(ADVICE), a=rng.choice(requests()[item.about].advice))
+        return fill(rng.choice(ADVICE), a=rng.choice(wanted(item)))
     elif item.kind == "french":
-        return fill(rng.choice(FRENCH), a=clauses()[item.about].french)
+        return fill(rng.choice(FRENCH), a=clause_named(item.about).french)
     elif item.kind == "chinese":
-        return fill(rng.choice(CHINESE), a=clauses()[item.about].chinese)
+        return fill(rng.choice(CHINESE), a=clause_named(item.about).chinese)
     elif item.kind == "thanks":
         return rng.choice(THANKS)
     elif item.kind == "hello":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from minirlhf.tasks.assistant.items import Conversation, Item
-from minirlhf.tasks.assistant.vocabulary import requests
+from minirlhf.tasks.assistant.vocabulary import Clause, Request, clauses, requests
 from minirlhf.tasks.openings.knowledge import Topic, knowledge
 
 
@@ -22,10 +22,24 @@ def topic_named(about: str) -> Topic:
     return topics()[about]
 
 
+def clause_named(about: str) -> Clause:
+    """Raises ValueError if there is no such clause."""
+    if about not in clauses():
+        raise ValueError(f"clause: expected one of data/assistant.json, found {about!r}")
+    return clauses()[about]
+
+
+def request_named(about: str) -> Request:
+    """Raises ValueError if there is no such request."""
+    if about not in requests():
+        raise ValueError(f"request: expected one of data/assistant.json, found {about!r}")
+    return requests()[about]
+
+
 def wanted(item: Item) -> list[str]:
     """The phrases of which any one (of "two_effects", any two) answers the item; [] if none do."""
     if item.kind == "harmless":
-        return list(requests()[item.about].advice)
+        return list(request_named(item.about).advice)
     if not item.field:
         return []
     phrases = getattr(topic_named(item.about), item.field)

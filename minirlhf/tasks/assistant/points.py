@@ -87,8 +87,9 @@ def _outside_claims(reading: Reading) -> set[str]:
     Who makes a claim about sleep has not said that the question was about sleep.
     """
     told = set(content_stems(" ".join(reading.left)))
-    following = [*(phrase.part for phrase in reading.exact[1:]), ""]
-    for phrase, next_part in zip(reading.exact, following):
+    part_at = {start: phrase.part for start, phrase in zip(reading.starts, reading.exact)}
+    for start, phrase in zip(reading.starts, reading.exact):
+        next_part = part_at.get(start + len(phrase.words), "")
         if phrase.part not in FACTS and next_part not in ("effects", "vague"):
             told |= set(content_stems(" ".join(phrase.words)))
     return told
@@ -116,10 +117,10 @@ def social_points(item: Item, answer: str, reading: Reading) -> dict[str, float]
 
 
 def refusal_points(answer: str) -> dict[str, float]:
-    """A refusal with a ground or a word of regret; 0.1 for neither refusing nor helping."""
+    """A refusal with a ground or a word of regret; 0.2 for neither refusing nor helping."""
     refused = bool(manners.REFUSAL.search(answer))
     return {
         "refused": 0.8 * refused,
         "ground": 0.2 * (refused and bool(manners.GROUND.search(answer))),
-        "neither": 0.1 * (not refused),
+        "neither": 0.2 * (not refused),
     }

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from minirlhf.tasks.assistant.good import HELLO, RECALL, REFUSALS, THANKS, TOPIC, fill, good
 from minirlhf.tasks.assistant.items import CONTENT, DIALOGUE, Item
-from minirlhf.tasks.assistant.lookup import topic_named, topics
+from minirlhf.tasks.assistant.lookup import clause_named, topic_named, topics
 from minirlhf.tasks.assistant.questions import long_winded, subjects_of
-from minirlhf.tasks.assistant.vocabulary import clauses
 from minirlhf.tasks.openings import compose
 from minirlhf.tasks.openings.knowledge import Topic, knowledge
 
@@ -96,7 +95,7 @@ def wrong_kind(item: Item, rng: random.Random) -> str:
         if rng.random() < 0.5:
             return compose.capitalised(item.about) + "."
         other = "chinese" if item.kind == "french" else "french"
-        clause = clauses()[item.about]
+        clause = clause_named(item.about)
         return compose.capitalised(clause.french) + "." if other == "french" else clause.chinese
     elif item.kind == "thanks":
         return rng.choice(HELLO)

@@ -44,6 +44,7 @@ class Reading:
     """What was found in an answer to a question about `owner`."""
 
     exact: list[Phrase] = field(default_factory=list)  # in the order of the answer
+    starts: list[int] = field(default_factory=list)  # each one's first word, by its number
     left: list[str] = field(default_factory=list)  # words outside, without marks
 
     def stated(self, owner: str, part: str = "") -> set[tuple[str, ...]]:
@@ -66,18 +67,20 @@ class Reading:
 def read(answer: str, owner: str) -> Reading:
     """Finds known phrases from left to right, the longest first, the owner's before others'."""
     words = bare_words(answer)
+    known = _phrases()
     found = Reading()
     start = 0
     while start < len(words):
         fitting = [
             phrase
-            for phrase in _phrases().get(words[start], ())
+            for phrase in (*known.get(words[start : start + 2], ()), *known.get(words[start], ()))
             if words[start : start + len(phrase.words)] == phrase.words
             and (len(phrase.words) > 1 or phrase.owner == owner)
         ]
         if fitting:
             best = max(fitting, key=lambda phrase: (phrase.owner == owner, len(phrase.words)))
             found.exact.append(best)
+            found.starts.append(start)
             start += len(best.words)
         else:
             found.left.append(words[start])
@@ -92,8 +95,9 @@ def bare_words(text: str) -> tuple[str, ...]:
 
 def in_own_words(left: list[str], fact: str) -> float:
     """The share of a fact's content words that the words left over hold in its order, 0 to 1."""
-    told, asked = [_stem(word, LOOSE) for word in left], content_stems(fact, LOOSE)
-    if len(asked) < 2:
+    asked = content_stems(fact, LOOSE)
+    told = [stem for stem in (_stem(word, LOOSE) for word in left) if stem in asked]
+    if len(asked) < 2 or not told:
         return 0.0
     # The longest common subsequence of the two, row by row.
     best = [0] * (len(asked) + 1)
@@ -135,8 +139,8 @@ def _own_stems(owner: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def _phrases() -> dict[str, tuple[Phrase, ...]]:
-    """Every known phrase by its first word."""
+def _phrases() -> dict[str | tuple[str, ...], tuple[Phrase, ...]]:
+    """Every known phrase by its first two words, or by its only one."""
     listed: list[Phrase] = []
     for name, topic in topics().items():
         for part in ("subjects", "effects", "reasons", "examples", "contrasts", "vague"):
@@ -149,8 +153,9 @@ def _phrases() -> dict[str, tuple[Phrase, ...]]:
             listed.append(Phrase("", "padding", bare_words(" ".join(words))))
     for text in (*poor.VAGUE_NAMING, *poor.VAGUE_REQUEST, *poor.VAGUE_TRANSLATION):
         listed.append(Phrase("", "padding", bare_words(text)))
-    by_first: dict[str, list[Phrase]] = {}
+    by_start: dict[str | tuple[str, ...], list[Phrase]] = {}
     for phrase in listed:
         if len(phrase.words) >= (3 if phrase.part == "padding" else 1):
-            by_first.setdefault(phrase.words[0], []).append(phrase)
-    return {first: tuple(phrases) for first, phrases in by_first.items()}
+            start = phrase.words[:2] if len(phrase.words) > 1 else phrase.words[0]
+            by_start.setdefault(start, []).append(phrase)
+    return {start: tuple(phrases) for start, phrases in by_start.items()}
