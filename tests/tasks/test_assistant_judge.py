@@ -279,6 +279,22 @@ def test_each_surplus_fact_costs():
     assert scores[2] == 0.75 and scores[5] == 0
 
 
+def test_one_answer_to_every_question_is_not_the_best():
+    topic = topics()[SLEEP]
+    everything = wordings.fill(
+        "{S} {a} because {r}; {x}.",
+        s=topic.subjects[0],
+        a=topic.effects[0],
+        r=topic.reasons[0],
+        x=topic.examples[0],
+    )
+    assert judge(ITEMS["opening"], everything) == 1
+    for kind in ("effect", "reason", "example", "why", "instance", "another"):
+        assert 0.3 < judge(ITEMS[kind], everything) < 0.6
+    # Nor are all the facts of which none was asked for.
+    assert judge(ITEMS["effect"], " ".join(f"{x.capitalize()}." for x in topic.examples)) == 0
+
+
 def test_shuffled_words_are_no_answer():
     rng = random.Random(5)
     scores = []

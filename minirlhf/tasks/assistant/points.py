@@ -37,9 +37,12 @@ def fact_points(item: Item, answer: str, reading: Reading) -> dict[str, float]:
             strengths.append(0.85 * share if share >= OWN_WORDS_AT_LEAST else 0.0)
     best = sorted(strengths, reverse=True)[:needed]
     points = {"fact": sum(best) / needed}
-    if points["fact"] == 0:
-        points = {"nearby": _nearby(item.about, answer, reading)}
     points["surplus"] = -0.25 * max(0, len(stated) - needed - 1)
+    if points["fact"] == 0:
+        points["nearby"] = _nearby(item.about, answer, reading)
+    elif item.field:
+        # Small, but an effect with its reason and an example must not be the best reply to all.
+        points["not asked"] = -0.1 * len(stated - reading.stated(item.about, item.field))
     if item.kind == "shorter":
         points["not shorter"] = -_too_long(answer, item.source)
     return points
