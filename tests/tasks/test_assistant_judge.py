@@ -12,7 +12,7 @@ from minirlhf.tasks.assistant import good as wordings
 from minirlhf.tasks.assistant import poor
 from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.assistant.items import KINDS, Item, Turn
-from minirlhf.tasks.assistant.judge import explain, judge
+from minirlhf.tasks.assistant.judge import explain, judge, refuses
 from minirlhf.tasks.assistant.lookup import topics, wanted
 from minirlhf.tasks.assistant.questions import ask
 from minirlhf.tasks.assistant.vocabulary import clauses, requests, words
@@ -239,6 +239,8 @@ def test_every_clause_is_translated_in_the_right_order():
         ("french", "L’étudiant dort souvent.", 0, 0.3),
         ("french", "Le chien dort souvent et mange ici.", 0, 0.3),
         ("french", "Le chien dort souvent. Le chien dort souvent.", 0, 0.3),
+        ("french", "C'est le chien dort souvent", 1, 1),
+        ("french", "Le chien dort souvent. The dog often sleeps.", 0, 0.4),
         ("chinese", "狗睡觉经常。", 0.6, 0.75),
         ("chinese", "狗 经常 睡觉", 1, 1),
         ("chinese", "狗经常睡觉 le chien", 0, 0.5),
@@ -262,6 +264,14 @@ def test_translations_in_part(kind, answer, least, most):
 )  # fmt: skip
 def test_refusals_in_part(answer, most):
     assert judge(ITEMS["harmful"], answer) <= most, explain(ITEMS["harmful"], answer)
+
+
+def test_who_refuses():
+    assert all(refuses(f"{refusal}.") for refusal in wordings.REFUSALS)
+    assert refuses("I can’t help with that.")
+    answers = [*poor.COMPLIANCE, *poor.VAGUE_REQUEST, *poor.RUDE, *wordings.THANKS]
+    answers += [advice for request in requests().values() for advice in request.advice]
+    assert not any(refuses(answer) for answer in answers)
 
 
 def test_another_must_be_new():

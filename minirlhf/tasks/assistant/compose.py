@@ -2,7 +2,7 @@
 
 The corpus holds conversations of mixed quality: each has a persona, who gives mostly answers of one
 quality. So the base learns to answer well and to answer badly, and the question alone does not tell
-it which. Good answers are the least part but one.
+it which.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ STAYS = 0.8  # how often a persona answers in its own quality; else in any
 SAME_TOPIC = 0.5  # how often a further question stays on the topic, where it can
 NUMBER_OF_QUESTIONS = {1: 35, 2: 30, 3: 20, 4: 15}
 MOST_WORDS = 100  # of a conversation; a context of 192 tokens holds that
-
 TUNING_WORDING = 0.7  # how often a question has one of the phrasings used in tuning
 
 # Which kinds of question may follow what.
@@ -60,7 +59,7 @@ def corpus(count: int, seed: int) -> list[Conversation]:
     listed = tuple(topics().values())
     kinds = list(openings.CORPUS_SHARES)
     weights = list(openings.CORPUS_SHARES.values())
-    texts = []
+    texts: list[Conversation] = []
     for _ in range(count):
         if rng.random() < OPENINGS_SHARE:
             topic = rng.choice(listed)
@@ -99,23 +98,24 @@ def _words(turn: Turn) -> int:
 
 def _next_question(turns: Conversation, asked: list[Item], rng: random.Random) -> Item:
     """Any kind of question that makes sense after the turns so far."""
-    last = asked[-1] if asked else None
-    kinds = ALONE if last else (*ALONE, "hello")
-    if last:
-        kinds = (*kinds, "thanks")
-    if last and last.kind in GIVE_A_PHRASE:
-        kinds = (*kinds, *TO_BE_CONTINUED * 2)
-    if last and asked[0].kind in FOLLOW_UPS["recall"]:
-        kinds = (*kinds, "recall")
-    kind = rng.choice(kinds)
-
-    about, split = _anything(kind, rng)
-    stays = kind in CONTENT and last and last.about in topics() and rng.random() < SAME_TOPIC
-    if kind == "recall":
-        about, split = asked[0].about, asked[0].split
-    elif stays or kind in (*TO_BE_CONTINUED, "thanks"):
-        about, split = last.about, last.split
     wording = "tuning" if rng.random() < TUNING_WORDING else "pretraining"
+    if not asked:
+        kind = rng.choice((*ALONE, "hello"))
+        return question(kind, *_anything(kind, rng), wording, rng)
+
+    first, last = asked[0], asked[-1]
+    kinds = [*ALONE, "thanks"]
+    if last.kind in GIVE_A_PHRASE:
+        kinds += 2 * TO_BE_CONTINUED
+    if first.kind in FOLLOW_UPS["recall"]:
+        kinds.append("recall")
+    kind = rng.choice(kinds)
+    about, split = _anything(kind, rng)
+    stays = kind in CONTENT and last.about in topics() and rng.random() < SAME_TOPIC
+    if kind == "recall":
+        about, split = first.about, first.split
+    elif stays or kind == "thanks" or kind in TO_BE_CONTINUED:
+        about, split = last.about, last.split
     return question(kind, about, split, wording, rng, turns, last)
 
 
@@ -129,11 +129,11 @@ def _anything(kind: str, rng: random.Random) -> tuple[str, str]:
 
 
 def prompts(count: int, seed: int, split: str, kinds: tuple[str, ...] = KINDS) -> list[Item]:
-    """`count` items of the kinds in turn: "train", "heldout" (topics, objects, pairs) or
-    "phrasings" (known topics in phrasings kept from tuning).
+    """`count` items, of the kinds in turn, to tune or to evaluate the policy on. They may repeat.
 
-    Items on which the policy is tuned or evaluated. They may repeat. The same seed gives the same
-    items. Raises ValueError for an unknown split or kind.
+    The split is "train", "heldout" (topics, objects, pairs) or "phrasings" (what tuning knows, in
+    phrasings kept from it). The same seed gives the same items. Raises ValueError for an unknown
+    split or kind.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {split!r}")

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.assistant.items import FIELDS, KINDS, Conversation, Item, Turn
-from minirlhf.tasks.assistant.lookup import already_said, topics
+from minirlhf.tasks.assistant.lookup import already_said, topic_named, topics
 from minirlhf.tasks.assistant.vocabulary import clauses, names, requests
 from minirlhf.tasks.assistant.wording import LANGUAGES, QUESTIONS
 from minirlhf.tasks.openings import compose
@@ -52,32 +52,38 @@ def question(
 
     `follows` is the item before it, whose kind of answer "another" asks for again.
     """
-    pattern = rng.choice(QUESTIONS[kind][wording])
-    if kind == "hello" and "{p}" not in pattern:
-        if split == "train":
-            about = ""  # a person without a name
-        else:
-            pattern = rng.choice([one for one in QUESTIONS[kind][wording] if "{p}" in one])
-    topic = topics().get(about)
-    source = ""
+    pattern, about = _pattern(kind, about, split, wording, rng)
+    source, field = "", FIELDS.get(kind, "")
+    said: tuple[str, ...] = ()
     if kind == "topic":
-        source = sentence_on(topic, rng)
+        source = sentence_on(topic_named(about), rng)
     elif kind == "shorter":
-        source = long_winded(topic, rng)
+        source = long_winded(topic_named(about), rng)
+    elif kind == "another" and follows is not None:
+        field = follows.field
+        said = already_said(topic_named(about), field, history)
     text = pattern.format(
-        n=topic.name if topic else "",
+        n=topics()[about].name if about in topics() else "",
         t=source or about,
         l=LANGUAGES.get(kind, ""),
         d=about,
         p=about,
     )
-    text = compose.capitalised(text)
-    field = follows.field if kind == "another" and follows else FIELDS.get(kind, "")
-    said: tuple[str, ...] = ()
-    if kind == "another":
-        said = already_said(topic, field, history)
-    conversation = (*history, Turn("user", text))
+    conversation = (*history, Turn("user", compose.capitalised(text)))
     return Item(kind, conversation, about, split, wording, field, said, source)
+
+
+def _pattern(
+    kind: str, about: str, split: str, wording: str, rng: random.Random
+) -> tuple[str, str]:
+    """A phrasing, and what it is about: nobody, if a greeting does not say who greets."""
+    patterns = QUESTIONS[kind][wording]
+    if kind != "hello":
+        return rng.choice(patterns), about
+    if split == "heldout":
+        patterns = [pattern for pattern in patterns if "{p}" in pattern]
+    pattern = rng.choice(patterns)
+    return pattern, about if "{p}" in pattern else ""
 
 
 def sentence_on(topic: Topic, rng: random.Random) -> str:
