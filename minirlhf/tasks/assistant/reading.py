@@ -21,12 +21,12 @@ OWN_WORDS_AT_LEAST = 0.6  # a smaller share of a fact's words states nothing
 LOOSE, STRICT = 4, 5
 # Words that an answer may use freely around its facts.
 FRAME = frozenset(
-    "a about again all along also among an and answer any anything are as ask at be because but by "
-    "can case do does effect example examples fact few first first, for from give glad good happens "
-    "have he help helps here hope how i if in instance is it its kind like may me mean means might "
-    "more my not of often on one only or other our out reason second short shows so sure such that "
-    "the their them then there these they thing things this those to too topic try two up us was "
-    "way we well what when which while why will with would yes you your".split()
+    "a about again all along also among an and answer any anything are as ask at be because but "
+    "by can case do does effect example examples fact few first for from give glad good happens "
+    "have he help helps here hope how i if in instance is it its kind like may me mean means "
+    "might more my not of often on one only or other our out reason second short shows so such "
+    "sure that the their them then there these they thing things this those to too topic try two "
+    "up us was way we well what when which while why will with would yes you your".split()
 )
 
 
