@@ -16,7 +16,7 @@ Conventions that hold everywhere in this file:
 - Log-probabilities, entropies and KL divergences (KL 散度) are in nats. Any floating dtype will do.
 - Every function raises ValueError (one line: argument, expected, got) for a wrong shape or dtype.
   The checks look only at shapes and dtypes, so they never wait for a GPU.
-- Functions stand in the order of their equations, E1 to E9; the checks and shared parts come last.
+- Functions stand in the order of their equations, E1 to E12; the checks and shared parts come last.
 """
 
 from __future__ import annotations
@@ -225,6 +225,29 @@ def ranking_loss(better: Tensor, worse: Tensor) -> Tensor:
     _check_dims("better", better, "(batch,)")
     _check_like("worse", worse, "(batch,)", better.shape)
     return -logsigmoid(better - worse).mean()
+
+
+def ranked_answers_loss(scores: Tensor, ranks: Tensor) -> Tensor:
+    r"""Ranking loss over all pairs of K ranked answers at once. E8, section 3.2.
+
+    $$L(\phi) = -\frac1N \sum_{i=1}^{N} \frac{1}{|P_i|} \sum_{(j, k) \in P_i}
+    \log \sigma\big(f_\phi(x_i, y_{ij}) - f_\phi(x_i, y_{ik})\big), \qquad
+    P_i = \{(j, k): y_{ij} \text{ ranks before } y_{ik}\}$$
+
+    Equation 1 of InstructGPT (Ouyang et al., 2022), where |P_i| = K (K - 1) / 2; with ties it is
+    less. The pairs of a prompt share their scores, so one pass over K answers serves all of them.
+
+    scores: (prompts, answers), real-valued, before the sigmoid. ranks: the same shape, integers, 1
+    is best; equal ranks are a tie, which makes no pair. Prompts whose answers are all tied do not
+    count in N. Returns a scalar loss, nats per comparison; 0 if there is no pair at all.
+    """
+    _check_group("scores", scores)
+    _check_like("ranks", ranks, "(prompts, answers)", scores.shape, integer=True)
+    is_pair = ranks[:, :, None] < ranks[:, None, :]  # (prompts, better, worse)
+    gaps = scores[:, :, None] - scores[:, None, :]
+    losses = -logsigmoid(gaps).masked_fill(~is_pair, 0).sum(dim=(1, 2))  # (prompts,)
+    pairs = is_pair.sum(dim=(1, 2))
+    return (losses / pairs.clamp(min=1)).sum() / (pairs > 0).sum().clamp(min=1)
 
 
 # E9: KL divergence to a reference policy, entropy -------------------------------------------------
@@ -514,6 +537,54 @@ def best_of_n_kl_bound(n: int) -> float:
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
     return math.log(n) - (n - 1) / n
+
+
+# E10: supervised fine-tuning; E12: learning from comparisons without a reward model ---------------
+
+
+def demonstration_loss(token_log_probs: Tensor, mask: Tensor) -> Tensor:
+    r"""Supervised fine-tuning (监督微调) on demonstrations. E10, sections 1.2 and 2.
+
+    $$L = -\frac1N \sum_{i=1}^{N} \sum_{t=1}^{T_i} \log p_\theta(y_{it} \mid x_i, y_{i,<t})$$
+
+    The sum runs over the tokens of the answer alone: the prompt is read, not learned.
+
+    token_log_probs, mask: (batch, time), aligned with the answer. Returns a scalar loss, nats per
+    text.
+    """
+    return -sequence_log_prob(token_log_probs, mask).mean()
+
+
+def dpo_loss(
+    better: Tensor,
+    worse: Tensor,
+    reference_better: Tensor,
+    reference_worse: Tensor,
+    kl_weight: float,
+) -> Tensor:
+    r"""Direct preference optimisation (DPO). E12, section 2 (Rafailov et al., 2023, equation 7).
+
+    $$L = -\frac1N \sum_{i=1}^{N} \log \sigma\Big(
+    \beta \log \frac{p_\theta(y_i^{+} \mid x_i)}{p_\text{ref}(y_i^{+} \mid x_i)}
+    - \beta \log \frac{p_\theta(y_i^{-} \mid x_i)}{p_\text{ref}(y_i^{-} \mid x_i)}\Big)$$
+
+    It is E8 with the implicit reward beta log(p_theta / p_ref), and it is least where p_theta is
+    the maximum of E[r] - beta KL(p_theta || p_ref) for the reward r that explains the comparisons.
+
+    All tensors: (batch,), log-probabilities of whole answers, nats. kl_weight: beta > 0, in reward
+    units per nat. Returns a scalar loss, nats per comparison. Gradient flows into `better` and
+    `worse` only.
+    """
+    _check_dims("better", better, "(batch,)")
+    _check_like("worse", worse, "(batch,)", better.shape)
+    _check_like("reference_better", reference_better, "(batch,)", better.shape)
+    _check_like("reference_worse", reference_worse, "(batch,)", worse.shape)
+    if not kl_weight > 0:
+        raise ValueError(f"kl_weight: expected a number above 0, got {kl_weight}")
+    return ranking_loss(
+        kl_weight * (better - reference_better.detach()),
+        kl_weight * (worse - reference_worse.detach()),
+    )
 
 
 # Private: shared parts ----------------------------------------------------------------------------
