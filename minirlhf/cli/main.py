@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -59,7 +60,7 @@ SHORT = {
     "--base": "--pretrain.base",
 }
 NEED_WORDS = ("data", "sample", "feedback")  # commands that require an argument
-COMMANDS = {  # name: (its options, what it does)
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, what it does)
     "demo": (Demo, train.demo),
     "data": (Data, data.data),
     "pretrain": (Pretrain, train.pretrain),
@@ -138,13 +139,14 @@ def parse(arguments: list[str]) -> object:
     """
     arguments = spelled_out(arguments)
     filled = defaults(arguments)
-    kinds = []
+    kinds: list[Any] = []
     for name, (kind, _) in COMMANDS.items():
-        given = {"default": filled[name]} if name in filled else {}
+        given: dict[str, Any] = {"default": filled[name]} if name in filled else {}
         subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **given)
         kinds.append(Annotated[kind, subcommand])
+    any_command: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     return tyro.cli(
-        Union[tuple(kinds)],  # noqa: UP007 (made at run time)
+        any_command,
         args=arguments,
         prog="minirlhf",
         description=DESCRIPTION,

@@ -96,7 +96,7 @@ def best_of_n(rows: list[dict], n: int) -> list[dict]:
 
 def summarise(before: list[dict], after: list[dict]) -> dict:
     """The summary of one split (training or held-out topics), as in a run's summary.json."""
-    result = {}
+    result: dict = {}
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])
         result[f"reward_{when}"] = interval([row["reward"] for row in rows])

@@ -104,7 +104,7 @@ def _compare(
     originals: list[tuple[str, str]],
     degraded: list[tuple[str, str]],
 ) -> dict:
-    row = {
+    row: dict = {
         "n": len(originals),
         "falls": None,
         "change": None,

@@ -188,7 +188,7 @@ def write_triples(
 def _to_record(triple: Triple, low: float, high: float) -> dict:
     score = round(low + triple.score * (high - low), 4)
     score = min(max(score, low), high)  # rounding can step over the end of the range
-    record = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}
+    record: dict = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}
     if triple.ratings:
         record["ratings"] = [_plain(rating) for rating in triple.ratings]
     record["provenance"] = triple.provenance

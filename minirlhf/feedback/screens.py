@@ -24,7 +24,7 @@ def read_key() -> str:
         while (key := sys.stdin.read(1)).isspace():
             pass
         return key or QUIT
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         return msvcrt.getwch()
@@ -57,6 +57,7 @@ def printable(text: str) -> str:
 def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QUIT} quit") -> str:
     """The current item as text, wrapped to the terminal; `keys` names the other keys."""
     item = session.current
+    assert item is not None  # who asks has looked
     width = max(20, shutil.get_terminal_size().columns - 6)
     parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {printable(item.topic)}\n"]
     for number, text in enumerate(item.texts, start=1):

@@ -29,6 +29,7 @@ def split_triples(
     _check_share(heldout_share)
     if by not in ("text", "topic"):
         raise ValueError(f'by: expected "text" or "topic", found {by!r}')
+    keys: list[tuple[str, ...]]
     if by == "text":
         keys = [(triple.topic, triple.text) for triple in triples]
     else:
@@ -139,8 +140,8 @@ def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:
             wins.setdefault((one.topic, text), []).append(0.5 if one.tie else won)
             source[one.topic, text] = one.provenance
     triples = []
-    for (topic, text), won in wins.items():
-        score = (sum(won) + 0.5) / (len(won) + 1)
+    for (topic, text), results in wins.items():
+        score = (sum(results) + 0.5) / (len(results) + 1)
         provenance = source[topic, text]
         triples.append(Triple(topic=topic, text=text, score=score, provenance=provenance))
     return triples

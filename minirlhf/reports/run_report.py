@@ -101,7 +101,7 @@ def rounds_of(metrics: list[dict]) -> list[dict]:
             rounds.setdefault(row["round"], []).append(row)
     results = []
     for number, rows in sorted(rounds.items()):
-        result = {"round": number, "updates": len(rows)}
+        result: dict[str, float] = {"round": number, "updates": len(rows)}
         for key in ("judge", "reward", "reward_judge_mse", "reward_judge_pearson", "kl_nats"):
             result[key] = statistics.fmean(row[key] for row in rows[-ROUND_TAIL:])
         results.append(result)

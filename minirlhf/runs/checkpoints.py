@@ -7,7 +7,7 @@ it had never stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.system.weights import load_weights, weights
+from minirlhf.training.log import Stateful
 from minirlhf.training.optimizers import load_optimizer
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,9 +33,9 @@ class Checkpoints:
 
     def resume(
         self,
-        modules: dict[str, nn.Module],
+        modules: Mapping[str, nn.Module],
         optimizers: Iterable[torch.optim.Optimizer],
-        states: dict[str, object],
+        states: Mapping[str, Stateful],
     ) -> int:
         """Load this stage's checkpoint if there is one; return the number of steps done.
 
@@ -72,7 +73,7 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Save now; `step` is the number of steps done."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             tensors |= {f"{name}/{key}": tensor for key, tensor in weights(module).items()}
         for number, optimizer in enumerate(self.optimizers):

@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ from minirlhf.system.files import (
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # What the stages write. config.json is last: a folder is a run as long as it holds that file.
 PRODUCTS = (
@@ -222,7 +225,7 @@ class Run:
     def save_model(self, name: str, module: nn.Module) -> None:
         save_tensors(self.path / name, weights(module), {})
 
-    def load_model(self, name: str, module: nn.Module) -> nn.Module:
+    def load_model(self, name: str, module: Model) -> Model:
         """Fill `module` from a weights file of this run and put it on the run's device."""
         load_weights(module, load_tensors(self.path / name)[0], str(self.path / name))
         return module.to(self.device)

@@ -7,7 +7,6 @@ checkpoint.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import shutil
@@ -15,6 +14,7 @@ import sys
 import time
 
 import torch
+from torch import nn
 
 from minirlhf.config import Config, to_json
 from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
@@ -161,12 +161,13 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
     """
     model = empty_reward_model(run, tokenizer)
     if run.config.reward.start == "pretrained":
+        body: nn.Module
         if run.config.reward.body == "encoder":
             body = masked_language_model(run, tokenizer, task).body
         else:
             body = load_policy(run, RESULT["pretrain"], tokenizer).body
         for member in model.members:
-            member.body = copy.deepcopy(body)
+            member.body.load_state_dict(body.state_dict())
     return model.to(run.device)
 
 
@@ -288,7 +289,8 @@ def reward_stage(run: Run, task: Task) -> None:
 
 def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) -> dict:
     """Correlations on held-out samples of the policy and on handwritten texts, if there are any."""
-    facts, context = {}, run.config.model.context
+    facts: dict[str, float | None] = {}
+    context = run.config.model.context
     if own_heldout := split_own_texts(run, task)[1]:
         own = ScoredTexts(tokenizer, own_heldout, context)
         facts["own_texts_pearson"] = correlation(predict(model, own), own.scores)

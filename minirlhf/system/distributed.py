@@ -106,7 +106,7 @@ def all_reduce_max(value: Tensor) -> Tensor:
     return _all_reduce(value, dist.ReduceOp.MAX)
 
 
-def _all_reduce(value: Tensor, operation: dist.ReduceOp) -> Tensor:
+def _all_reduce(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
         return value
     value = value.detach().clone()

@@ -108,10 +108,11 @@ class TfIdf:
                     rows.append(row)
                     columns.append(self.terms[term])
                     counts.append(count)
-        rows, columns = np.array(rows, dtype=int), np.array(columns, dtype=int)
-        values = (1 + np.log(np.array(counts, dtype=float))) * self.idf[columns]
-        norms = np.sqrt(np.bincount(rows, values**2, len(texts)))
-        return SparseMatrix(rows, columns, values / norms[rows], (len(texts), len(self.terms)))
+        row_of, column_of = np.array(rows, dtype=int), np.array(columns, dtype=int)
+        values = (1 + np.log(np.array(counts, dtype=float))) * self.idf[column_of]
+        norms = np.sqrt(np.bincount(row_of, values**2, len(texts)))
+        shape = (len(texts), len(self.terms))
+        return SparseMatrix(row_of, column_of, values / norms[row_of], shape)
 
 
 def terms_of(text: str) -> list[str]:
@@ -130,7 +131,7 @@ def tfidf_ridge(train: Sequence[Triple], seed: int = 0) -> Predictor:
         for candidate in PENALTIES:
             predicted = fit_tfidf_ridge(fitting, candidate)(validation)
             errors[candidate] = np.mean((predicted - scores) ** 2)
-        penalty = min(errors, key=errors.get)
+        penalty = min(errors, key=lambda candidate: errors[candidate])
     return fit_tfidf_ridge(train, penalty)
 
 

@@ -31,7 +31,14 @@ class RatingRounds:
     Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
     """
 
-    def __init__(self, models: Models, task: Task, config: Config, feedback: Split, log: TrainLog):
+    def __init__(
+        self,
+        models: Models,
+        task: Task,
+        config: Config,
+        feedback: Split[list[Triple]],
+        log: TrainLog,
+    ):
         """`feedback`: the triples that the reward model was trained on, and its held-out ones."""
         self.models, self.task, self.config, self.feedback = models, task, config, feedback
         self.tables = log.tables

@@ -29,7 +29,7 @@ class RolloutLog:
 
     def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
         """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
-        numbers = summarise(rollout, topics, self.task, metrics)
+        numbers: dict = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
         row = {"step": update + 1, **numbers}
         if warnings := diagnose([*self.log.rows, row], self.settings):

@@ -39,12 +39,12 @@ from minirlhf.training.rollout import AnyReward
 
 __all__ = ["AnyReward", "ScoredTexts", "predict", "refit_config", "train_reward_model"]
 
-OBJECTIVES = {"mse": Regression, "ranking": Ranking}
+OBJECTIVES: dict[str, type[Regression] | type[Ranking]] = {"mse": Regression, "ranking": Ranking}
 
 
 def train_reward_model(
     model: AnyReward,
-    texts: Split,
+    texts: Split[ScoredTexts],
     settings: RewardConfig,
     seed: int,
     log: TrainLog | None = None,

@@ -78,7 +78,7 @@ class PhraseIndex:
             self.own_words[name] = own
             self.own_stems[name] = frozenset(stem(word) for word in own)
 
-    def _add_topic(self, topic: Topic, may_follow: set[str]) -> set[str]:
+    def _add_topic(self, topic: Topic, may_follow: frozenset[str]) -> set[str]:
         """Add the phrases of a topic; return all their words."""
         topic_words = set(words_of(topic.topic))
         for field in ("name", *PARTS):
