@@ -227,7 +227,7 @@ class Tokenizer:
                 f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}"
             )
         if not isinstance(tokens, list):
-            raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong call)
+            raise ValueError(  # a wrong file, not a wrong call
                 f"{path}: tokens: expected a list of strings, found {type(tokens).__name__}"
             )
         for rank, token in enumerate(tokens):

@@ -50,12 +50,12 @@ def sample(arguments: Sample) -> None:
         rewards = rollout.reward.view(arguments.count, arguments.best_of)  # (count, best of)
         best = rewards.argmax(1).tolist()
         starts = range(0, len(rollout.texts), arguments.best_of)
-        return [rollout.texts[start + place] for start, place in zip(starts, best)]
+        return [rollout.texts[start + place] for start, place in zip(starts, best, strict=True)]
 
     if not arguments.compare:
         print("\n".join(texts(tuned=True)))
         return
-    pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True))]
+    pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True), strict=True)]
     print_side_by_side(pairs)
 
 

@@ -51,7 +51,7 @@ def sample_and_judge(
         rollout = collect(alone, prompts, max_new_tokens, generator)
         kl = sequence_kl(models.policy, models.reference, rollout).tolist()
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
-        for index, (topic, text) in enumerate(zip(part, rollout.texts)):
+        for index, (topic, text) in enumerate(zip(part, rollout.texts, strict=True)):
             row = {
                 "topic": topic,
                 "text": text,

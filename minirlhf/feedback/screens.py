@@ -152,7 +152,7 @@ def rate_widget(session: RatingSession):
         bar.value = session.done
         topic.value = _heading(session)
         texts = item.texts if item else [""] * len(boxes)
-        for box, text in zip(boxes, texts):
+        for box, text in zip(boxes, texts, strict=False):
             box.value = text
         row = []
         if item:

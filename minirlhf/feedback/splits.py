@@ -44,8 +44,8 @@ def split_triples(
     random.Random(seed).shuffle(groups)
     heldout_count = min(max(round(heldout_share * len(groups)), 1), len(groups) - 1)
     heldout_keys = set(groups[:heldout_count])
-    train = [triple for triple, key in zip(triples, keys) if key not in heldout_keys]
-    heldout = [triple for triple, key in zip(triples, keys) if key in heldout_keys]
+    train = [triple for triple, key in zip(triples, keys, strict=True) if key not in heldout_keys]
+    heldout = [triple for triple, key in zip(triples, keys, strict=True) if key in heldout_keys]
     return train, heldout
 
 

@@ -33,7 +33,7 @@ class Samples:
     def ids(self) -> list[list[int]]:
         """The token ids of each text, without padding (one copy to the CPU for all of them)."""
         lengths = self.mask.sum(1).tolist()
-        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths)]
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """The report: one page that shows whether a run worked, made from its run folder alone.
 
 The first thing it shows is what the judge (评判) says, before and after, with intervals. The reward
-model (奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a red
-banner says reward hacking. Nothing is loaded from outside: style and figures are in the page. It
-also works on an unfinished run, and shows what there is.
+model (奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a
+red banner says reward hacking. Nothing is loaded from outside: style and figures are in the page.
+It also works on an unfinished run, and shows what there is.
 """
 
 from __future__ import annotations

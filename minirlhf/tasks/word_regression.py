@@ -13,6 +13,7 @@ numpy only; tests hold the baseline to scikit-learn's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections import Counter
@@ -118,7 +119,7 @@ class TfIdf:
 def terms_of(text: str) -> list[str]:
     """The words of a text and its pairs of neighbouring words, lower-cased."""
     words = WORD.findall(text.lower())
-    return words + [f"{a} {b}" for a, b in zip(words, words[1:])]
+    return words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
 
 
 def tfidf_ridge(train: Sequence[Triple], seed: int = 0) -> Predictor:
@@ -183,7 +184,7 @@ def hashed_terms(pairs: Sequence[tuple[str, str]]) -> SparseMatrix:
     for row, (topic, text) in enumerate(pairs):
         words = TERM.findall(text.lower())
         topic_words = set(re.findall(r"\w+", topic.lower()))
-        terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"])]
+        terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"], strict=True)]
         if any(word in topic_words for word in words):
             terms.append("<on topic>")
         counts = Counter(_hash(term) for term in terms)

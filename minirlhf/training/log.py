@@ -144,7 +144,7 @@ class Stateful(Protocol):
 
 
 class NoCheckpoints:
-    """Keeps nothing: for a loop that may start over. runs/checkpoints.py has the one that resumes."""
+    """Keeps nothing, for a loop that may start over. The one that resumes: runs/checkpoints.py."""
 
     def resume(
         self,

@@ -67,7 +67,12 @@ class Muon(torch.optim.Optimizer):
         """Raises ValueError for a parameter that is not a matrix."""
         super().__init__(
             parameters,
-            dict(lr=lr, weight_decay=weight_decay, momentum=momentum, iterations=iterations),
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "iterations": iterations,
+            },
         )
         for parameter in self.param_groups[0]["params"]:
             if parameter.dim() != 2:
@@ -194,7 +199,7 @@ def linear_schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
-    """The learning rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
+    """The rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
     warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
     decay = 1 - (1 - FINAL_SHARE) * update / updates
     return learning_rate * warmup * decay

@@ -173,7 +173,7 @@ def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
-    """The rows with a random share of the texts' tokens replaced by token 0, against overfitting."""
+    """The rows, a random share of the texts' tokens replaced by token 0, against overfitting."""
     columns = torch.arange(batch.rows.shape[1], device=batch.rows.device)
     is_text = columns >= batch.prompt_lengths[:, None]
     hidden = torch.rand(batch.rows.shape, generator=generator).to(batch.rows.device) < share

@@ -62,9 +62,9 @@ def summarise(
     tensors |= {name: value for name, value in metrics.items() if torch.is_tensor(value)}
     plain = {name: value for name, value in metrics.items() if not torch.is_tensor(value)}
     stacked = torch.stack([value.float() for value in tensors.values()])
-    numbers = dict(zip(tensors, stacked.tolist()))
+    numbers = dict(zip(tensors, stacked.tolist(), strict=True))
 
-    judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
+    judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts, strict=True)]
     # How far the reward model is off on the policy's own texts, which is where it will be
     # exploited.
     reward, judge = rollout.reward.float().cpu(), torch.tensor(judged)

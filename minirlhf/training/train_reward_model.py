@@ -103,7 +103,7 @@ def train_reward_model(
 
 
 class BestModel:
-    """Early stopping: the weights of the lowest held-out loss, and for how long none were better."""
+    """Early stopping: the weights of the lowest held-out loss, and how long none were better."""
 
     def __init__(self, model: AnyReward, patience: int):
         self.model = copy.deepcopy(model).requires_grad_(False)

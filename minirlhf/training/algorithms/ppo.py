@@ -139,7 +139,7 @@ class PPO:
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time)."""
+    """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
 
     def hidden(body: nn.Module) -> Tensor:
         states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)

@@ -100,7 +100,7 @@ def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
 
 
 def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
-    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
+    """`equations.mean_sequence_kl` of `texts` texts, from unpadded logits (tokens, vocab)."""
     return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
 
 
@@ -133,5 +133,7 @@ def flat(tensors) -> Tensor:
 
 @torch.no_grad()
 def set_parameters(parameters: Sequence[Tensor], values: Tensor) -> None:
-    for parameter, part in zip(parameters, values.split([p.numel() for p in parameters])):
+    for parameter, part in zip(
+        parameters, values.split([p.numel() for p in parameters]), strict=True
+    ):
         parameter.copy_(part.view_as(parameter))
