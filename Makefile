@@ -1,7 +1,7 @@
 # make demo            set up and run the main job
 # make test            set up and run the tests
 # make format          format the code and fix what the linter can fix
-# make lint            check style and format, change nothing
+# make lint            check style, format and types, change nothing
 # make notebooks       run all notebooks; fail on any error or warning
 # make notebooks-save  the same, and save their outputs
 PYTHON ?= python3
@@ -23,6 +23,7 @@ format: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/run_all.py

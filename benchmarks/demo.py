@@ -5,8 +5,8 @@
     python -m benchmarks.demo --seeds 1 --from-scratch
     python -m benchmarks.demo --seeds 1 --size gpu
 
-Each seed is a whole demo in a fresh process. The shipped feedback and the shipped base are the same for all.
-What the script does not know (--precision, --finetune.updates, ...) goes to the demo.
+Each seed is a whole demo in a fresh process. The shipped feedback and the shipped base are the same
+for all. What the script does not know (--precision, --finetune.updates, ...) goes to the demo.
 """
 
 from __future__ import annotations

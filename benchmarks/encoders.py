@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,30 +83,27 @@ def main() -> None:
         f"masked-LM: {encoder_settings.encoder.steps} steps in about {available:.0f} s", flush=True
     )
     run.save_model(products.ENCODER, masked(encoder_settings))
+
+    def fit(name, config):
+        torch.manual_seed(run.config.seed)
+        model = run_models.new_reward_model(run, tokenizer, task)
+        log = TrainLog(f"{name} reward", leave_bar=False)
+        return train_reward_model(model, Split(train, heldout), config, run.config.seed, log)
+
     results = []
     for name, config in (
         ("causal", dataclasses.replace(run.config.reward, body="causal")),
         ("encoder", encoder_settings),
     ):
         run.config = dataclasses.replace(run.config, reward=config)
-
-        def fit(config):
-            torch.manual_seed(run.config.seed)
-            model = run_models.new_reward_model(run, tokenizer, task)
-            log = TrainLog(f"{name} reward", leave_bar=False)
-            return train_reward_model(model, Split(train, heldout), config, run.config.seed, log)
-
-        fit(dataclasses.replace(config, steps=2))  # the first steps are slower
+        fit(name, dataclasses.replace(config, steps=2))  # the first steps are slower
         started = time.perf_counter()
-        fit(dataclasses.replace(config, steps=30, evaluate_every=30))
+        fit(name, dataclasses.replace(config, steps=30, evaluate_every=30))
         pace = (time.perf_counter() - started) / 30
         for seconds in options.seconds:
             steps = max(1, int(seconds / pace))
-            model = fit(
-                dataclasses.replace(
-                    config, steps=steps, evaluate_every=max(1, steps // 10), patience=10**9
-                )
-            )
+            never_stop = {"evaluate_every": max(1, steps // 10), "patience": 10**9}
+            model = fit(name, dataclasses.replace(config, steps=steps, **never_stop))
             found = measures(
                 predict(model, heldout).double().numpy(), heldout.scores.double().numpy(), None
             )
@@ -119,10 +117,9 @@ def main() -> None:
         batch = EncodedTexts(tokenizer, pairs, context).batch(torch.arange(64), run.device)
         width = batch.tokens.shape[1]
         with torch.inference_mode():
-            cost = seconds_of(lambda: model.prefix_scores(batch.rows, batch.prompt_lengths, width))
-            whole = seconds_of(
-                lambda: model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1))
-            )
+            cost = seconds_of(partial(model.prefix_scores, batch.rows, batch.prompt_lengths, width))
+            lengths = batch.prompt_lengths + batch.mask.sum(1)
+            whole = seconds_of(partial(model.text_scores, batch.rows, lengths))
         passes = width + 1 if isinstance(model, EncoderReward) else 1
         results.append(
             {
@@ -135,8 +132,8 @@ def main() -> None:
             }
         )
         print(
-            f"{name:8s} 64 texts of up to {width} tokens: whole texts {1000 * whole:.0f} ms, every prefix "
-            f"{1000 * cost:.0f} ms ({passes} passes)",
+            f"{name:8s} 64 texts of up to {width} tokens: whole texts {1000 * whole:.0f} ms, "
+            f"every prefix {1000 * cost:.0f} ms ({passes} passes)",
             flush=True,
         )
     if options.json:

@@ -1,6 +1,9 @@
-"""Over-optimisation (过度优化): how far can a reward model be climbed before the judge turns? Gao, Schulman and Hilton (2022).
+"""Over-optimisation (过度优化): how far can a reward model be climbed before the judge turns?
 
-d is the square root of the KL (nats a text) to the policy one started from, R the judge's score less its score at the start:
+Source: Gao, Schulman and Hilton (2022).
+
+d is the square root of the KL (nats a text) to the policy one started from, R the judge's score
+less its score at the start:
 
     best-of-n:  R(d) = d (alpha - beta d)              turns at d = alpha / (2 beta)
     RL:         R(d) = d (alpha - beta ln d)           turns at d = exp(alpha / beta - 1)
@@ -16,10 +19,11 @@ import numpy as np
 
 
 def best_of_n_scores(proxy: np.ndarray, gold: np.ndarray, n: int) -> tuple[float, float]:
-    """Mean (proxy, gold) of the proxy's favourite among n texts, over all choices of n out of the m given.
+    """Mean (proxy, gold) of the proxy's favourite among n texts, over all choices of n out of m.
 
-    proxy, gold (prompts, m). No sampling: the text of rank i (1 the worst) is the best of C(i - 1, n - 1) of the C(m, n) choices
-    (Nakano et al. 2021). Equal proxies are ranked as they stand.
+    proxy, gold (prompts, m). No sampling: the text of rank i (1 the worst) is the best of
+    C(i - 1, n - 1) of the C(m, n) choices (Nakano et al. 2021). Equal
+    proxies are ranked as they stand.
     """
     m = proxy.shape[1]
     if not 1 <= n <= m:
@@ -39,10 +43,13 @@ def best_of_n_scores(proxy: np.ndarray, gold: np.ndarray, n: int) -> tuple[float
 
 
 def fit_form(d: np.ndarray, score: np.ndarray, kind: str) -> dict[str, float | None]:
-    """alpha, beta, r_squared (share of the variance explained) and turn (the d of the highest score, None if it never turns).
+    """alpha, beta, r_squared (share of the variance explained) and turn.
 
-    d, score (points,); `score` is less the score at d = 0. `kind` is "best-of-n" or "rl". Points at d <= 0 say nothing and are
-    left out. Raises ValueError for another kind or fewer than three points.
+    `turn` is the d of the highest score, None if it never turns.
+
+    d, score (points,); `score` is less the score at d = 0. `kind` is "best-of-n" or "rl". Points at
+    d <= 0 say nothing and are left out. Raises ValueError for another kind or fewer than three
+    points.
     """
     if kind not in ("best-of-n", "rl"):
         raise ValueError(f'kind: expected "best-of-n" or "rl", found {kind!r}')

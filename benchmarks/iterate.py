@@ -2,8 +2,8 @@
 
     python -m benchmarks.iterate --seeds 5 --rounds 1 4 --ratings 3000 --workers 2 --json FILE
 
-Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again, if its settings are the same); each number of
-rounds starts from there. Other arguments go to `iterate`.
+Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again, if its settings
+are the same); each number of rounds starts from there. Other arguments go to `iterate`.
 """
 
 from __future__ import annotations
@@ -119,16 +119,18 @@ def main() -> None:
             results += rows
             for row in rows:
                 print(
-                    f"seed {row['seed']}, {row['rounds']} rounds, {row['ratings']} ratings: judge {row['train_judge']:.3f} "
-                    f"(held-out topics {row['heldout_judge']:.3f}), reward {row['train_reward']:.3f}; at the end the reward "
-                    f"model's MSE on the policy's own texts {row['by_round'][-1]['reward_judge_mse']:.4f}",
+                    f"seed {row['seed']}, {row['rounds']} rounds, {row['ratings']} ratings: "
+                    f"judge {row['train_judge']:.3f} (held-out topics {row['heldout_judge']:.3f}), "
+                    f"reward {row['train_reward']:.3f}; at the end the reward model's MSE on the "
+                    f"policy's own texts {row['by_round'][-1]['reward_judge_mse']:.4f}",
                     flush=True,
                 )
     for rounds in options.rounds:
         judged = [row["train_judge"] for row in results if row["rounds"] == rounds]
         spread = statistics.stdev(judged) if len(judged) > 1 else float("nan")
         print(
-            f"{rounds} rounds: judge {statistics.fmean(judged):.3f} +- {spread:.3f} over {len(judged)} seeds"
+            f"{rounds} rounds: judge {statistics.fmean(judged):.3f} +- {spread:.3f} "
+            f"over {len(judged)} seeds"
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,15 @@
-"""REINFORCE, RLOO, GRPO, PPO, TRPO and best-of-n side by side on `openings`: judge against texts, against KL, against step size.
+"""REINFORCE, RLOO, GRPO, PPO, TRPO and best-of-n side by side on `openings`.
+
+The judge against texts, against KL, against step size.
 
     python -m benchmarks.optimizers --seeds 5 --workers 2      (from the project's folder)
 
-For each seed one run is pretrained and gets a reward model; every algorithm starts from a copy of it and samples the same number
-of texts under its default settings (minirlhf/config.py). A second sweep repeats the first seeds with four step sizes, a
-factor of 30 apart in all (the learning rate; for TRPO delta, whose root is the length of a step). Every run is a run folder under
---runs; what is finished there is not done again, what was interrupted goes on at its checkpoint.
-Writes optimizers.json, .png and .md to --output.
+For each seed one run is pretrained and gets a reward model; every algorithm starts from a copy of
+it and samples the same number of texts under its default settings (minirlhf/config.py). A second
+sweep repeats the first seeds with four step sizes, a factor of 30 apart in all (the learning rate;
+for TRPO delta, whose root is the length of a step). Every run is a run folder under --runs; what is
+finished there is not done again, what was interrupted goes on at its checkpoint. Writes
+optimizers.json, .png and .md to --output.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ SWEPT = (
 SMOOTH = 5  # updates that a point of a curve is the mean of
 
 
-# Runs -------------------------------------------------------------------------------------------------------------
+# Runs ---------------------------------------------------------------------------------------------
 
 
 def scaled(finetune: FinetuneConfig, algorithm: str, factor: float) -> FinetuneConfig:
@@ -118,7 +121,9 @@ def step_size(finetune: FinetuneConfig) -> float:
 
 
 def relevant(config: Config, shared: bool) -> Config:
-    """The config with all that the shared stages (or else the run's algorithm) do not look at set to the default."""
+    """The config with all that the shared stages (or else the run's algorithm) do not look at set
+    to the default.
+    """
     finetune = config.finetune
     if shared:
         return dataclasses.replace(config, finetune=FinetuneConfig(), evaluate=EvaluateConfig())
@@ -195,11 +200,14 @@ def compare(path: Path, config: Config, origin: Path) -> None:
 
 def quiet_worker() -> None:
     torch.set_num_threads(1)
-    sys.stdout = open(os.devnull, "w")
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the worker lives)
 
 
 def run_all(jobs: list[tuple], workers: int, label: str) -> None:
-    """Each job is (function, *arguments). The first failure is raised when those at work have ended."""
+    """Each job is (function, *arguments).
+
+    The first failure is raised when those at work have ended.
+    """
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=quiet_worker
     ) as pool:
@@ -212,7 +220,7 @@ def run_all(jobs: list[tuple], workers: int, label: str) -> None:
             raise
 
 
-# Results ----------------------------------------------------------------------------------------------------------
+# Results ------------------------------------------------------------------------------------------
 
 
 def result_of(path: Path, seed: int, factor: float) -> dict:
@@ -274,14 +282,15 @@ def markdown(results: dict) -> str:
     lines = [
         "# Optimizers side by side",
         "",
-        f"Task `openings` (simulated raters; the judge is a rubric), {seeds} seed{'s' * (seeds > 1)}, "
-        f"{results['texts']:,} sampled texts a run, default settings. Mean over seeds with 95% interval "
-        "(Student's t). Made by `benchmarks/optimizers.py`, "
-        f"commit {results['commit']}, {hardware['device']} ({results['workers']} runs at a time, one thread each), "
+        "Task `openings` (simulated raters; the judge is a rubric), "
+        f"{seeds} seed{'s' * (seeds > 1)}, {results['texts']:,} sampled texts a run, default "
+        "settings. Mean over seeds with 95% interval (Student's t). Made by "
+        f"`benchmarks/optimizers.py`, commit {results['commit']}, {hardware['device']} "
+        f"({results['workers']} runs at a time, one thread each), "
         f"{hardware['precision']}, PyTorch {hardware['torch']}.",
         "",
-        "| | judge, training topics | judge, held-out topics | reward model | KL (nats) | distinct | minutes (median) "
-        "| warned of |",
+        "| | judge, training topics | judge, held-out topics | reward model | KL (nats) "
+        "| distinct | minutes (median) | warned of |",
         "|---|---|---|---|---|---|---|---|",
     ]
     before = [run["train"]["judge_before"] for runs in by_name.values() for run in runs]
@@ -295,27 +304,28 @@ def markdown(results: dict) -> str:
         for run in runs:
             for kind in run["warnings"]:
                 warned[kind] += 1
+        warnings = [f"{kind} ({count} of {len(runs)})" for kind, count in warned.items()]
         held = in_words([run["heldout"]["judge"] for run in runs])
         lines.append(
             f"| {ALGORITHMS[name]} | {in_words(train['judge'])} | {held} "
             f"| {in_words(train['reward'])} | {in_words(train['kl_nats'], 1)} "
             f"| {statistics.fmean(train['distinct']):.0%} "
             f"| {statistics.median(run['seconds'] for run in runs) / 60:.1f} "
-            f"| {', '.join(f'{kind} ({count} of {len(runs)})' for kind, count in warned.items()) or '–'} |"
+            f"| {', '.join(warnings) or '–'} |"
         )
     for n in BEST_OF[1:]:
         found = [row for rows in results["best_of_n"].values() for row in rows if row["n"] == n]
         judge, reward = (in_words([row[key] for row in found]) for key in ("judge", "reward"))
-        lines.append(
-            f"| best of {n} | {judge} | | {reward} | at most {found[0]['kl_bound_nats']:.1f} | | | |"
-        )
+        bound = found[0]["kl_bound_nats"]
+        lines.append(f"| best of {n} | {judge} | | {reward} | at most {bound:.1f} | | | |")
     if sweep:
         lines += [
             "",
             f"## Step size ({results['sweep_seeds']} seed{'s' * (results['sweep_seeds'] > 1)})",
             "",
-            "Each seed's value after the run. Columns: the default step size times 30^(-1/3), 1, 30^(1/3), 30^(2/3). In "
-            "brackets the learning rate, for TRPO delta (times the factor's square).",
+            "Each seed's value after the run. Columns: the default step size times 30^(-1/3), 1, "
+            "30^(1/3), 30^(2/3). In brackets the learning rate, for TRPO delta (times the "
+            "factor's square).",
         ]
         for title, split, key in SWEPT:
             lines += [
@@ -352,10 +362,10 @@ def plot(results: dict, path: Path) -> None:
     over_texts, over_kl, *over_steps = axes = figure.subplots(2 if sweep else 1, 2).flatten()
     for name, runs in by_name.items():
         curves = {
-            key: list(zip(*(smooth(run["curve"][key]) for run in runs)))
+            key: list(zip(*(smooth(run["curve"][key]) for run in runs), strict=True))
             for key in ("samples", "judge", "kl_nats")
         }
-        judge, low, high = zip(*(band(list(values)) for values in curves["judge"]))
+        judge, low, high = zip(*(band(list(values)) for values in curves["judge"]), strict=True)
         for axis, x in (
             (over_texts, [values[0] for values in curves["samples"]]),
             (over_kl, [statistics.fmean(values) for values in curves["kl_nats"]]),
@@ -365,14 +375,15 @@ def plot(results: dict, path: Path) -> None:
                 axis.fill_between(x, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
             else:  # the KL may go back and forth, so its band is drawn point by point
                 axis.vlines(x, low, high, color=COLOURS[name], alpha=0.25)
-    best = list(zip(*results["best_of_n"].values()))  # one entry for each n, over seeds
-    judge, low, high = zip(*(band([row["judge"] for row in rows]) for rows in best))
+    # One entry for each n, over seeds.
+    best = list(zip(*results["best_of_n"].values(), strict=True))
+    judge, low, high = zip(*(band([row["judge"] for row in rows]) for rows in best), strict=True)
     bound = [rows[0]["kl_bound_nats"] for rows in best]
     over_kl.plot(
         bound, judge, "o--", color=COLOURS["best of n"], label="best of n (KL: upper bound)"
     )
     over_kl.vlines(bound, low, high, color=COLOURS["best of n"], alpha=0.5)
-    for rows, x, y in zip(best, bound, judge):
+    for rows, x, y in zip(best, bound, judge, strict=True):
         over_kl.annotate(
             f"{rows[0]['n']}",
             (x, y),
@@ -388,8 +399,9 @@ def plot(results: dict, path: Path) -> None:
             "Judge after the run (dashed: held-out topics)",
             "Distinct texts after the run, training topics",
         ),
+        strict=True,
     ):
-        for (_, split, key), line in zip(panel, ("-", "--")):
+        for (_, split, key), line in zip(panel, ("-", "--"), strict=True):
             for name in ALGORITHMS:
                 each = [[run[split][key] for run in sweep[name, factor]] for factor in FACTORS]
                 axis.plot(
@@ -399,7 +411,7 @@ def plot(results: dict, path: Path) -> None:
                     color=COLOURS[name],
                     label=ALGORITHMS[name] if line == "-" else None,
                 )
-                for factor, values in zip(FACTORS, each) if line == "-" else ():
+                for factor, values in zip(FACTORS, each, strict=True) if line == "-" else ():
                     axis.plot([factor] * len(values), values, ".", color=COLOURS[name])
         axis.set(
             title=title,

@@ -1,12 +1,17 @@
-"""Where does the judge turn? Reward models of four data sizes, climbed by best-of-n and by RL (Gao et al. 2022).
+"""Where does the judge turn? Reward models of four data sizes, climbed by best-of-n and by RL.
+
+After Gao et al. (2022).
 
     python -m minirlhf pretrain --run base
-    python -m benchmarks.overoptimization --run base --seeds 3 --workers 2 --json FILE --plot FILE.png
+    python -m benchmarks.overoptimization --run base --seeds 3 --workers 2 \\
+        --json FILE --plot FILE.png
 
-For each size and seed: fit a reward model on that many triples; best-of-n on texts of the pretrained policy; then fine-tuning
-without KL penalty, so that it goes too far. Proxy (the reward model) and gold (the judge) against the square root of the KL,
-with the forms of minirlhf/overoptimization.py fitted to the points up to FIT_UP_TO. Texts that were cut off count 0 for the
-proxy, and in best-of-n for the judge too; in RL the judge takes them as they stand, which costs a text most of its score.
+For each size and seed: fit a reward model on that many triples; best-of-n on texts of the
+pretrained policy; then fine-tuning without KL penalty, so that it goes too far. Proxy (the reward
+model) and gold (the judge) against the square root of the KL, with the forms of
+minirlhf/overoptimization.py fitted to the points up to FIT_UP_TO. Texts that were cut off count 0
+for the proxy, and in best-of-n for the judge too; in RL the judge takes them as they stand, which
+costs a text most of its score.
 """
 
 from __future__ import annotations
@@ -41,7 +46,9 @@ from minirlhf.training.rollout import Models, collect
 from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 from minirlhf.training.truncation import prompt_tokens
 
-FIT_UP_TO = 8.0  # square root of nats: farther out the judge has nothing left to lose, and these forms cannot level off
+# Square root of nats: farther out the judge has nothing left to lose, and these forms cannot level
+# off.
+FIT_UP_TO = 8.0
 COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
 
 
@@ -62,19 +69,22 @@ def best_of_n(
         proxy[row] = rollout.reward.cpu()
         gold[row] = [
             task.judge(topic, text) if ended else 0.0
-            for text, ended in zip(rollout.texts, rollout.ended.tolist())
+            for text, ended in zip(rollout.texts, rollout.ended.tolist(), strict=True)
         ]
     points = []
     for n in (2**power for power in range(int(np.log2(texts)) + 1)):
         points.append(
-            dict(zip(("proxy", "gold"), best_of_n_scores(proxy, gold, n)))
+            dict(zip(("proxy", "gold"), best_of_n_scores(proxy, gold, n), strict=True))
             | {"n": n, "kl": best_of_n_kl_bound(n)}
         )
     return points
 
 
 def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
-    """One reward model, climbed in both ways. `job`: how many triples, and the seed that draws them and all else."""
+    """One reward model, climbed in both ways.
+
+    `job`: how many triples, and the seed that draws them and all else.
+    """
     size, seed = job
     base = Run.open(run_path(options.runs, options.run))
     task = run_task.task_of(base)
@@ -132,7 +142,9 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
 
 
 def fits(results: list[dict], size: int) -> dict:
-    """The forms fitted to all seeds of one size: {"best-of-n": {"gold": .., "proxy": ..}, "rl": ..}."""
+    """The forms fitted to all seeds of one size: {"best-of-n": {"gold": .., "proxy": ..},
+    "rl": ..}.
+    """
     found: dict[str, dict] = {}
     for kind, key in (("best-of-n", "best_of_n"), ("rl", "rl")):
         found[kind] = {}
@@ -149,7 +161,9 @@ def fits(results: list[dict], size: int) -> dict:
 
 
 def ends(climb: list[dict]) -> tuple[float, float, float]:
-    """Of one RL run, in means over five updates: the judge's highest, the judge's and the reward model's last."""
+    """Of one RL run, in means over five updates: the judge's highest, the judge's and the reward
+    model's last.
+    """
     judge = [
         statistics.fmean(row["gold"] for row in climb[start : start + 5])
         for start in range(max(1, len(climb) - 4))
@@ -160,9 +174,9 @@ def ends(climb: list[dict]) -> tuple[float, float, float]:
 def plot(results: list[dict], fitted: dict[int, dict], path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axis, (kind, key) in zip(
-        figure.subplots(1, 2, sharey=True), (("best-of-n", "best_of_n"), ("rl", "rl"))
+        figure.subplots(1, 2, sharey=True), (("best-of-n", "best_of_n"), ("rl", "rl")), strict=True
     ):
-        for colour, size in zip(COLOURS, fitted):
+        for colour, size in zip(COLOURS, fitted, strict=False):
             points = [
                 (
                     point["kl"] ** 0.5,
@@ -173,7 +187,7 @@ def plot(results: list[dict], fitted: dict[int, dict], path: Path) -> None:
                 if result["triples"] == size
                 for point in result[key]
             ]
-            d, gold, proxy = (np.array(values) for values in zip(*points))
+            d, gold, proxy = (np.array(values) for values in zip(*points, strict=True))
             axis.plot(d, gold, "o", color=colour, markersize=3, alpha=0.5)
             axis.plot(d, proxy, "x", color=colour, markersize=3, alpha=0.3)
             form, fine = fitted[size][kind]["gold"], np.linspace(1e-3, min(d.max(), FIT_UP_TO), 200)
@@ -248,8 +262,9 @@ def main() -> None:
         found = [result for result in results if result["triples"] == size]
         best, judge, reward = np.mean([ends(result["rl"]) for result in found], axis=0)
         picked = statistics.fmean(result["best_of_n"][-1]["gold"] for result in found)
+        pearson = statistics.fmean(result["pearson"] for result in found)
         print(
-            f"{size:6,} triples, {len(found)} seeds, r {statistics.fmean(result['pearson'] for result in found):.2f}; "
+            f"{size:6,} triples, {len(found)} seeds, r {pearson:.2f}; "
             f"RL: judge at best {best:.2f}, at the end {judge:.2f}, reward model {reward:.2f}; "
             f"best of {options.texts}: judge {picked:.2f}"
         )
@@ -263,7 +278,8 @@ def main() -> None:
             print(
                 f"        {kind:9s}  judge: alpha {gold['alpha']:.4f}, beta {gold['beta']:.4f}, "
                 f"R^2 {gold['r_squared']:.2f}, {turn}; "
-                f"reward model: alpha {form['proxy']['alpha']:.4f}, beta {form['proxy']['beta']:.4f}"
+                f"reward model: alpha {form['proxy']['alpha']:.4f}, "
+                f"beta {form['proxy']['beta']:.4f}"
             )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""The same work done by transformers and TRL, set up to be as quick as their options allow; used by step.py.
+"""The same work done by transformers and TRL, as quick as their options allow; used by step.py.
 
-Same shapes, same reward model, KL to a reference, one AdamW step a batch. No dropout, no gradient checkpointing, no logging, no
-saving; the end token lies outside the vocabulary, so that every text has its full length, here as with us.
+Same shapes, same reward model, KL to a reference, one AdamW step a batch. No dropout, no gradient
+checkpointing, no logging, no saving; the end token lies outside the vocabulary, so that every text
+has its full length, here as with us.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def pretrainer(shape, rows: Tensor) -> Callable[[], None]:
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of each step; `between` runs after each, outside the watch, so that both sides meet the same weather."""
+    """Seconds of each step; `between` runs after each, outside the watch, so that both sides meet
+    the same weather.
+    """
 
     def __init__(self, clock: Callable[[], float], between: Callable[[], None]):
         self.clock, self.between, self.seconds = clock, between, []
@@ -110,7 +113,10 @@ def trl_steps(
     clock: Callable[[], float],
     between: Callable[[], None],
 ) -> list[float]:
-    """Seconds of `steps` steps of TRL's trainer of that kind ("rloo" or "grpo"). `score` gives the rewards of texts."""
+    """Seconds of `steps` steps of TRL's trainer of that kind ("rloo" or "grpo").
+
+    `score` gives the rewards of texts.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # of names that the next TRL will change

@@ -2,10 +2,12 @@
 
     python -m minirlhf pretrain --run base && python -m benchmarks.ranking --run base --json FILE
 
-A judgment is one rater's score of one text, or one rater's answer to "which of these two is better". On `openings` the
-(simulated) rater who compares is one whose scores of both texts are known; equal scores are ties. On `reviews` no two scores are
-known to be one person's, so a judgment is a text's mean score, or a pair of one film with means at least --min-gap apart.
-Tested on held-out texts that are the same for all: Pearson and Spearman r with the mean score, and pairs put in the right order.
+A judgment is one rater's score of one text, or one rater's answer to "which of these two is
+better". On `openings` the (simulated) rater who compares is one whose scores of both texts are
+known; equal scores are ties. On `reviews` no two scores are known to be one person's, so a judgment
+is a text's mean score, or a pair of one film with means at least --min-gap apart. Tested on
+held-out texts that are the same for all: Pearson and Spearman r with the mean score, and pairs put
+in the right order.
 """
 
 from __future__ import annotations
@@ -125,7 +127,8 @@ def main() -> None:
             print(
                 f"{size:6,} judgments  {loss:8s}"
                 + "".join(
-                    f"  {key} {np.mean([row[key] for row in rows]):.3f} +- {np.std([row[key] for row in rows], ddof=1):.3f}"
+                    f"  {key} {np.mean([row[key] for row in rows]):.3f} "
+                    f"+- {np.std([row[key] for row in rows], ddof=1):.3f}"
                     for key in ("pearson", "spearman", "pairwise")
                     if len(rows) > 1
                 ),

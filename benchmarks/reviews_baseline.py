@@ -1,10 +1,11 @@
-"""The bar for the reward model on `reviews`: tf-idf of words and word pairs, then ridge regression (scikit-learn).
+"""The bar for the reward model on `reviews`: ridge regression on tf-idf of words and word pairs.
 
     python -m minirlhf data reviews && python -m benchmarks.reviews_baseline
 
-Same films held out as in the task. The penalty alpha is chosen on validation films, a fifth of the training films;
-the held-out films are scored once, by the model refitted on all training texts. Prints r, Spearman and MSE, with 95%
-intervals from resampling the held-out films (2,000 times): sentences about one film are not independent.
+Same films held out as in the task. The penalty alpha is chosen on validation films, a fifth of the
+training films; the held-out films are scored once, by the model refitted on all training texts.
+Prints r, Spearman and MSE, with 95% intervals from resampling the held-out films (2,000 times):
+sentences about one film are not independent.
 """
 
 from __future__ import annotations
@@ -62,10 +63,12 @@ def report(name: str, predicted: np.ndarray, test: list[Triple], draws: int = 20
 
 
 def noise_ceiling(triples: list[Triple]) -> tuple[float, float]:
-    """(share of the variance of the mean ratings that is not rater noise, r of a perfect predictor: its root).
+    """The share of the variance of the mean ratings that is not rater noise, and its root.
 
-    The noise in a mean of k ratings has variance s^2 / k, with s^2 the unbiased variance among its raters. It treats
-    a sentence's raters as drawn at random.
+    The root is the r of a perfect predictor.
+
+    The noise in a mean of k ratings has variance s^2 / k, with s^2 the unbiased variance among its
+    raters. It treats a sentence's raters as drawn at random.
     """
     noise = (
         np.mean([np.var(triple.ratings, ddof=1) / len(triple.ratings) for triple in triples]) / 64
@@ -79,10 +82,12 @@ def main() -> None:
     other = reviews.other_triples()
     reliability, ceiling = noise_ceiling(heldout)
     print(
-        f"training films: {len(train):,} texts; other domains: {len(other):,}; held-out films: {len(heldout):,}"
+        f"training films: {len(train):,} texts; other domains: {len(other):,}; "
+        f"held-out films: {len(heldout):,}"
     )
     print(
-        f"held-out mean ratings: reliability {reliability:.3f}, so a perfect predictor has r {ceiling:.3f}"
+        f"held-out mean ratings: reliability {reliability:.3f}, "
+        f"so a perfect predictor has r {ceiling:.3f}"
     )
     fitting, validation = split_triples(train, 0.2, seed=0, by="topic")
     for name, extra in (

@@ -1,15 +1,18 @@
-"""How long does one step take, part by part, against arithmetic and against well-known libraries that do the same work?
+"""How long does one step take, part by part?
+
+Compared with arithmetic, and with well-known libraries that do the same work.
 
     python -m pip install -e ".[bench]"
-    python -m benchmarks.step --json benchmarks/results/step.json        # CPU: some minutes; a GPU is found by itself
-    python -m benchmarks.step --size large --repeats 7                   # wants a GPU
-    python -m benchmarks.step --precision bfloat16                       # of matrix products, on all sides (CUDA: the default)
-    python -m benchmarks.step --threads 1 --cpu-seconds                  # on a busy machine
-    python -m benchmarks.step --steps 500                                # only our steps: does memory grow?
+    python -m benchmarks.step --json benchmarks/results/step.json    # CPU: some minutes, or a GPU
+    python -m benchmarks.step --size large --repeats 7               # wants a GPU
+    python -m benchmarks.step --precision bfloat16                   # of products (CUDA: default)
+    python -m benchmarks.step --threads 1 --cpu-seconds              # on a busy machine
+    python -m benchmarks.step --steps 500                            # does our memory grow?
 
-Ours and the peers' (peers.py) take turns within one run, so that a busy machine slows both; all figures are medians. The texts
-have no end token, so every text has its full length on all sides. Random weights: speed does not depend on them.
-The floor is the step's floating-point operations at the rate of a large matrix product, measured in the same minutes.
+Ours and the peers' (peers.py) take turns within one run, so that a busy machine slows both; all
+figures are medians. The texts have no end token, so every text has its full length on all sides.
+Random weights: speed does not depend on them. The floor is the step's floating-point operations at
+the rate of a large matrix product, measured in the same minutes.
 """
 
 from __future__ import annotations
@@ -164,7 +167,9 @@ def forward_flops(shape: Shape, columns: int, head_columns: int) -> float:
 
 
 def step_flops(shape: Shape) -> dict[str, float]:
-    """By part. The backward pass is two forward passes; the reward model has no output layer to speak of."""
+    """By part. The backward pass is two forward passes; the reward model has no output layer to
+    speak of.
+    """
     columns = shape.prompt + shape.new - 1
     forward = forward_flops(shape, columns, shape.new)
     return {
@@ -187,7 +192,9 @@ def product_rate(device: torch.device, clock: Callable[[], float]) -> float:
 def take_turns(
     repeats: int, clock: Callable[[], float], **parts: Callable[[], None]
 ) -> dict[str, float]:
-    """Median seconds of each part; they run in turns, forwards and backwards, after one round to warm up."""
+    """Median seconds of each part; they run in turns, forwards and backwards, after one round to
+    warm up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for turn in range(repeats + 1):
         for name in list(parts)[:: 1 if turn % 2 else -1]:
@@ -237,14 +244,18 @@ def prefix_scoring(ours: Ours, time: int = 48) -> tuple[Callable[[], None], Call
 def sampling_growth(
     shape: Shape, device: torch.device, repeats: int
 ) -> tuple[dict[int, float], float]:
-    """Seconds to sample T tokens for T = 32, 64, .. 512, and the exponent p of the line through them, seconds ~ T^p."""
+    """Seconds to sample T tokens for T = 32, 64, .. 512, and the exponent p of the line through
+    them, seconds ~ T^p.
+    """
     lengths = [32, 64, 128, 256, 512]
     makers = [
         Ours(Shape(shape.batch, shape.prompt, t, shape.vocab, 128, shape.layers, 4), device)
         for t in lengths
     ]
     seconds = take_turns(
-        repeats, makers[0].clock, **{str(t): maker.sample for t, maker in zip(lengths, makers)}
+        repeats,
+        makers[0].clock,
+        **{str(t): maker.sample for t, maker in zip(lengths, makers, strict=True)},
     )
     exponent = statistics.linear_regression(
         [math.log(t) for t in lengths], [math.log(seconds[str(t)]) for t in lengths]
@@ -253,7 +264,9 @@ def sampling_growth(
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """MB that this process has held at most: on the GPU since it was last asked, else of main memory since it started."""
+    """MB that this process has held at most: on the GPU since it was last asked, else of main
+    memory since it started.
+    """
     if device.type != "cuda":
         return peak_rss_mb()
     peak = torch.cuda.max_memory_allocated() / 1e6
@@ -269,7 +282,9 @@ def memory_over(ours: Ours, steps: int) -> None:
 
 
 def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
-    """Everything; the parts that need peers import them late, so that our own peak memory is ours alone."""
+    """Everything; the parts that need peers import them late, so that our own peak memory is ours
+    alone.
+    """
     ours, flops = Ours(shape, device), step_flops(shape)
     rates: list[float] = []
 
@@ -291,18 +306,18 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
     }
     for name in ("sample", "score", "update"):
         floor = flops[name] / rate
-        print(
-            f"{name:8s} {1e3 * parts[name]:9.1f} ms   {parts[name] / floor:4.2f} times its arithmetic"
-        )
+        times = parts[name] / floor
+        print(f"{name:8s} {1e3 * parts[name]:9.1f} ms   {times:4.2f} times its arithmetic")
     print(
-        f"step     {1e3 * parts['step']:9.1f} ms   {result['step_vs_floor']:4.2f} times its arithmetic at {rate / 1e9:.0f} "
-        f"GFLOP/s   {result['tokens_per_second']:.0f} new tokens/s",
+        f"step     {1e3 * parts['step']:9.1f} ms   {result['step_vs_floor']:4.2f} times its "
+        f"arithmetic at {rate / 1e9:.0f} GFLOP/s   {result['tokens_per_second']:.0f} new tokens/s",
         flush=True,
     )
     if device.type == "cuda":
         result["update_flops_utilisation"] = flops["update"] / parts["update"] / H100_FLOPS
         print(
-            f"update: {result['update_flops_utilisation']:.1%} of an H100's {H100_FLOPS / 1e12:.0f} TFLOP/s in bf16"
+            f"update: {result['update_flops_utilisation']:.1%} of an H100's "
+            f"{H100_FLOPS / 1e12:.0f} TFLOP/s in bf16"
         )
 
     from benchmarks import peers
@@ -389,7 +404,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     Ours.cpu_seconds = arguments.cpu_seconds
     device, shape = pick_device(arguments.device), SHAPES[arguments.size]
-    keep_freed_memory()  # as every run does; it serves the peers as well, who run in the same process
+    keep_freed_memory()  # as every run does; the peers run in the same process and gain, too
     if arguments.precision:
         use_precision(arguments.precision, device)
     if arguments.steps:

@@ -66,7 +66,7 @@ def build_world(vocab: int, max_length: int, prompt_probs: Sequence[float] = (1.
             f"prompt_probs: expected positive numbers that sum to 1, got {tuple(prompt_probs)}"
         )
     words, end = range(vocab - 1), vocab - 1
-    prefixes = []  # texts without their end, of 0 to max_length - 1 tokens
+    prefixes: list[tuple[int, ...]] = []  # texts without their end, of 0 to max_length - 1 tokens
     for length in range(max_length):
         prefixes += itertools.product(words, repeat=length)
     texts = [prefix + (end,) for prefix in prefixes]

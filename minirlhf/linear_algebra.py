@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-Vector = TypeVar("Vector")  # a numpy array or a torch tensor, (n,)
+import numpy as np
+from torch import Tensor
+
+Vector = TypeVar("Vector", np.ndarray, Tensor)  # (n,)
 
 
 def conjugate_gradient(

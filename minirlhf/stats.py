@@ -86,11 +86,11 @@ def correlation_facts(name: str, r: float, n: int, of_ranks: bool = False) -> di
     values: tuple[float | None, ...] = (None, None, None)
     if n >= LEAST_FOR_CORRELATION:
         values = (r, *correlation_interval(r, n, of_ranks))
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def correlation_words(facts: dict, name: str, n: int | None = None) -> str:
-    """ "0.947 [0.938, 0.955], n = 600" for what `correlation_facts` gave; r alone without bounds."""
+    """What `correlation_facts` gave, in words: 0.947 [0.938, 0.955], n = 600; or r alone."""
     count = "" if n is None else f"n = {n:,}"
     if facts[name] is None:
         return f"too few to say ({count})" if count else "too few to say"

@@ -110,7 +110,7 @@ class MergedRow:
         self.before += [-1, *places[:-1]]
         self.after += [*places[1:], -1]
         self.counts += [count] * len(word)
-        for place, pair in zip(places, pairwise(word)):
+        for place, pair in zip(places, pairwise(word), strict=False):
             self.pair_counts[pair] += count
             self.places[pair].append(place)
 
@@ -296,7 +296,7 @@ class Tokenizer:
                 f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}"
             )
         if not isinstance(tokens, list):
-            raise ValueError(  # noqa: TRY004 (a wrong file, not a wrong call)
+            raise ValueError(  # a wrong file, not a wrong call
                 f"{path}: tokens: expected a list of strings, found {type(tokens).__name__}"
             )
         for rank, token in enumerate(tokens):

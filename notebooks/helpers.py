@@ -18,12 +18,12 @@ sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # a clone works without being installed
 
-import minirlhf  # noqa: E402, F401, I001 (before torch: see its __init__.py)
-import matplotlib.pyplot as plt  # noqa: E402
-import torch  # noqa: E402
-from IPython.display import HTML, Markdown, display  # noqa: E402
+import minirlhf  # noqa: F401, I001 (before torch: see its __init__.py)
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import HTML, Markdown, display
 
-from minirlhf.runs import pipeline, products  # noqa: E402
+from minirlhf.runs import pipeline, products
 from minirlhf.config import (
     Config,
     EncoderPretrainConfig,
@@ -33,10 +33,10 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.reports.figures import STYLE  # noqa: E402
-from minirlhf.runs.folder import Run  # noqa: E402
+from minirlhf.reports.figures import STYLE
+from minirlhf.runs.folder import Run
 from minirlhf.tasks.openings import task as openings
-from minirlhf.tasks.task import Task  # noqa: E402
+from minirlhf.tasks.task import Task
 
 __all__ = [
     "FAST",

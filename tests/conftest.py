@@ -1,11 +1,14 @@
-"""One tiny run for all tests that need one: the real stages on the real task, small enough for seconds."""
+"""One tiny run for all tests that need one: the real stages on the real task, small enough for
+seconds.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# One thread, here and in every process that a test starts: tiny models gain nothing from more, and sums keep their order.
+# One thread, here and in every process that a test starts: tiny models gain nothing from more, and
+# sums keep their order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -35,7 +38,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def no_precision_chosen(monkeypatch):
-    """A run that one test opens chooses the precision of the whole process: the next test begins without a choice."""
+    """A run that one test opens chooses the precision of the whole process: the next test begins
+    without a choice.
+    """
     monkeypatch.setattr(devices, "_chosen", {})
 
 

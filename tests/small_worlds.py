@@ -1,4 +1,4 @@
-"""The worlds that the exact tests share: one with a tabular policy, one with a real Transformer policy."""
+"""The worlds that the exact tests share: one with a tabular policy, one with a Transformer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from minirlhf.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Case:
-    """A world, the logits of its policy (states, vocab), and their derivative in the policy's parameters."""
+    """A world, the logits of its policy (states, vocab), and their derivative in the policy's
+    parameters.
+    """
 
     world: enumeration.World
     logits: Tensor

@@ -1,4 +1,5 @@
-"""The notebooks: they run, their exercises can be solved and not be passed by doing nothing, and they say what is there.
+"""The notebooks: they run, their exercises can be solved and not be passed by doing nothing, and
+they say what is there.
 
 The runs are in fast mode (fewer steps). `make notebooks` runs them in full.
 """
@@ -79,7 +80,7 @@ def test_each_formula_of_the_text_stands_in_a_notebook_and_in_the_equations():
         assert re.search(rf"\b{formula}\b", source), f"{formula}: not in equations.py"
 
 
-# What each page holds ----------------------------------------------------------------------------------------------
+# What each page holds -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -118,7 +119,7 @@ def test_outputs_are_those_of_one_clean_full_run(path):
 
 
 def test_no_sentence_of_the_reviews_is_shown():
-    """Runs of eight words; only where the data is, since no copy of it may be here to compare with."""
+    """Runs of eight words; only where the data is: no copy of it may be here to compare with."""
     from minirlhf.tasks.reviews import task as reviews
 
     try:
@@ -141,12 +142,14 @@ def test_no_sentence_of_the_reviews_is_shown():
         assert not (found := runs("\n".join(shown)) & theirs), f"{path.name}: {sorted(found)[:3]}"
 
 
-# What the words promise --------------------------------------------------------------------------------------------
+# What the words promise ---------------------------------------------------------------------------
 
 
 @lru_cache
 def package_names() -> dict[str, object]:
-    """Every public name of the package, bare and with its module: "reward_to_go" and "equations.reward_to_go"."""
+    """Every public name of the package, bare and with its module: "reward_to_go" and
+    "equations.reward_to_go".
+    """
     names: dict[str, object] = {"minirlhf": minirlhf}
     for info in pkgutil.walk_packages(minirlhf.__path__, "minirlhf."):
         if info.name.endswith("__main__"):
@@ -185,7 +188,9 @@ def own_names(path: Path) -> set[str]:
 
 
 def is_command(span: str) -> bool:
-    """A command that the project has: a make target, python -m minirlhf with known flags, or a setting before one."""
+    """A command that the project has: a make target, python -m minirlhf with known flags, or a
+    setting before one.
+    """
     words = shlex.split(span)
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
@@ -286,7 +291,7 @@ def run_files() -> frozenset[str]:
     )
 
 
-# They run, and the exercises are real ------------------------------------------------------------------------------
+# They run, and the exercises are real -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

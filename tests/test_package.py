@@ -26,7 +26,7 @@ TINY = """
 
 
 def run(*command: object, folder: Path, **environment: str) -> str:
-    """Run a command in `folder`; return its standard output, fail with what it said if it failed."""
+    """Run a command in `folder`; return its standard output, or fail with what it said."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=folder,
@@ -40,7 +40,9 @@ def run(*command: object, folder: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy: building leaves a build folder, which the checkout shall not get."""
+    """The wheel, built from a copy: building leaves a build folder, which the checkout shall not
+    get.
+    """
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()

@@ -18,7 +18,8 @@ from minirlhf.tokenizer import END, PATTERN, SEPARATOR, Tokenizer, train_bpe
 BYTES = [bytes([value]) for value in range(256)]
 CORPUS = [
     "The low tide shows the lower rocks, and the lowest rocks show the slow snails.",
-    "Why does the sea rise and fall? The moon pulls the water; 12 hours 25 minutes later it is high again.",
+    "Why does the sea rise and fall? The moon pulls the water; 12 hours 25 minutes later it is "
+    "high again.",
     "月亮拉动海水，所以海水每天涨落两次。月亮离我们很远。",
     "It's the moon's pull, isn't it?  Two  spaces\n\nand\ttabs.",
 ]
@@ -30,7 +31,10 @@ def tokenizer() -> Tokenizer:
 
 
 def naive_bpe(texts: list[str], vocab_size: int) -> list[bytes]:
-    """BPE as the definition has it: count everything anew for each merge. Ties go to the lower ranks."""
+    """BPE as the definition has it: count everything anew for each merge.
+
+    Ties go to the lower ranks.
+    """
     words = [list(word.encode()) for text in texts for word in regex.findall(PATTERN, text)]
     tokens = list(BYTES)
     while len(tokens) < vocab_size:
@@ -52,10 +56,10 @@ def naive_bpe(texts: list[str], vocab_size: int) -> list[bytes]:
 
 
 def test_merges_computed_by_hand():
-    # Words: "aab" 3 times (with or without a space in front: " aab" twice, "aab" once), " ab" twice.
+    # Words: "aab" 3 times (" aab" twice, "aab" once), " ab" twice.
     # ab: 3 + 2 = 5; aa: 3; " a": 2 + 2 = 4. First ab.
-    # Then the words are a|ab, (space)|a|ab twice, (space)|ab twice: a+ab 3, space+a 2, space+ab 2. So aab.
-    # Then aab, (space)|aab twice, (space)|ab twice: a tie of 2; ab (rank 256) is older than aab (257).
+    # Then a|ab, (space)|a|ab twice, (space)|ab twice: a+ab 3, space+a 2, space+ab 2. So aab.
+    # Then aab, (space)|aab twice, (space)|ab twice: a tie of 2; ab (rank 256) is older than aab.
     # Then " aab". Nothing is left that occurs twice.
     tokens = train_bpe(["aab aab aab ab ab"], 300)
     assert tokens[:256] == BYTES
@@ -63,8 +67,8 @@ def test_merges_computed_by_hand():
 
 
 def test_overlapping_pair_merges_from_the_left():
-    # Four words " aaa": (space, a) 4, (a, a) 8. aa first, which leaves (space)|aa|a, each pair 4 times:
-    # (space, aa) is (32, 256), (aa, a) is (256, 97): the lower first rank wins.
+    # Four words " aaa": (space, a) 4, (a, a) 8. aa first, which leaves (space)|aa|a, each pair 4
+    # times: (space, aa) is (32, 256), (aa, a) is (256, 97): the lower first rank wins.
     assert train_bpe([" aaa" * 4], 300)[256:] == [b"aa", b" aa", b" aaa"]
 
 
@@ -104,8 +108,8 @@ def test_no_two_pairs_spell_the_same_token():
 
 def test_agrees_with_tiktokens_educational_trainer():
     educational = pytest.importorskip("tiktoken._educational")
-    # Each word of three of the letters a, b, c at its own random count, so that the commonest pair is never
-    # tied (the two trainers break ties differently).
+    # Each word of three of the letters a, b, c at its own random count, so that the commonest pair
+    # is never tied (the two trainers break ties differently).
     rng = random.Random(0)
     words = [" " + "".join(letters) for letters in product("abc", repeat=3)]
     text = "".join(word * rng.randint(5, 400) for word in words)
@@ -226,7 +230,7 @@ def test_decode_names_an_unknown_id(tokenizer, token_id):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"),
+    "tokens, message",
     [
         (BYTES + [b"ab", b"cd", b"ab"], "b'ab' more than once"),
         (BYTES + [b""], "no empty token, found one at 256"),
@@ -288,7 +292,7 @@ def test_the_unchanged_file_is_good(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content, message",
     [
         (b"", "JSON"),
         (b"\xff\xfe", "JSON in UTF-8"),

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -63,7 +64,7 @@ SHORT = {
     "--base": "--pretrain.base",
 }
 NEED_WORDS = ("data", "sample", "feedback")  # commands that require an argument
-COMMANDS = {  # name: (its options, what it does)
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, what it does)
     "demo": (Demo, train.demo),
     "data": (Data, data.data),
     "pretrain": (Pretrain, train.pretrain),
@@ -158,7 +159,7 @@ def interrupted_config(arguments: list[str]) -> Config | None:
     """
     from minirlhf.runs.redo import resumed
 
-    path = Path(option(arguments, "--runs", "runs")) / option(arguments, "--run", "demo")
+    path = Path(given(arguments, "--runs", "runs")) / given(arguments, "--run", "demo")
     file = resumed(path) / "config.json"
     try:
         config = from_json(json.loads(file.read_text(encoding="utf-8")), str(file))
@@ -174,13 +175,14 @@ def parse(arguments: list[str]) -> object:
     """
     arguments = spelled_out(arguments)
     filled = defaults(arguments)
-    kinds = []
+    kinds: list[Any] = []
     for name, (kind, _) in COMMANDS.items():
-        default = {"default": filled[name]} if name in filled else {}
+        default: dict[str, Any] = {"default": filled[name]} if name in filled else {}
         subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **default)
         kinds.append(Annotated[kind, subcommand])
+    any_command: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
     return tyro.cli(
-        Union[tuple(kinds)],  # noqa: UP007 (made at run time)
+        any_command,
         args=arguments,
         prog="minirlhf",
         description=DESCRIPTION,

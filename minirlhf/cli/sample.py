@@ -46,12 +46,13 @@ def sample(arguments: Sample) -> None:
         rewards = rollout.reward.view(arguments.count, arguments.best_of)  # (count, best of)
         best = rewards.argmax(1).tolist()
         starts = range(0, len(rollout.texts), arguments.best_of)
-        return [visible(rollout.texts[start + place]) for start, place in zip(starts, best)]
+        places = zip(starts, best, strict=True)
+        return [visible(rollout.texts[start + place]) for start, place in places]
 
     if not arguments.compare:
         print("\n".join(texts(tuned=True)))
         return
-    pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True))]
+    pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True), strict=True)]
     print_side_by_side(pairs)
 
 

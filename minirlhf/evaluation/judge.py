@@ -51,7 +51,7 @@ def sample_and_judge(
         rollout = collect(alone, prompts, max_new_tokens, generator)
         kl = sequence_kl(models.policy, models.reference, rollout).tolist()
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
-        for index, (topic, text) in enumerate(zip(part, rollout.texts)):
+        for index, (topic, text) in enumerate(zip(part, rollout.texts, strict=True)):
             row = {
                 "topic": topic,
                 "text": text,
@@ -96,7 +96,7 @@ def best_of_n(rows: list[dict], n: int) -> list[dict]:
 
 def summarise(before: list[dict], after: list[dict]) -> dict:
     """The summary of one split (training or held-out topics), as in a run's summary.json."""
-    result = {}
+    result: dict = {}
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])
         result[f"reward_{when}"] = interval([row["reward"] for row in rows])

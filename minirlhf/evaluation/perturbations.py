@@ -104,7 +104,7 @@ def _compare(
     originals: list[tuple[str, str]],
     degraded: list[tuple[str, str]],
 ) -> dict:
-    row = {
+    row: dict = {
         "n": len(originals),
         "falls": None,
         "change": None,
@@ -118,7 +118,7 @@ def _compare(
         return row
     change = predict(degraded) - predict(originals)
     judged_lower = np.array(
-        [judge(*other) < judge(*pair) for pair, other in zip(originals, degraded)]
+        [judge(*other) < judge(*pair) for pair, other in zip(originals, degraded, strict=True)]
     )
     row["falls"] = float((change < 0).mean())
     row["change"] = float(change.mean())

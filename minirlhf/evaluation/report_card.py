@@ -81,7 +81,7 @@ def report_card(
     except ValueError:
         pairs = None  # too few texts per topic to compare any
 
-    card = {
+    card: dict = {
         "task": config.task if config.feedback is None else config.feedback.name,
         "raters": train[0].provenance,
         "judge_name": task.judge_name,

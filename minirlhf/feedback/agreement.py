@@ -65,7 +65,7 @@ def cohens_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float
         )
     n = len(first)
     chance = sum(first.count(answer) * second.count(answer) for answer in set(first)) / n**2
-    agreed = sum(a == b for a, b in zip(first, second)) / n
+    agreed = sum(a == b for a, b in zip(first, second, strict=True)) / n
     return (agreed - chance) / (1 - chance) if chance < 1 else None
 
 

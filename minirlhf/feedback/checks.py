@@ -61,7 +61,7 @@ def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]
     fields = {field for field, _ in renamed}
     faults = [fault for fault in faults if fault.partition(":")[0] not in fields]
     names = [shown(name, quote=False) for _, name in renamed]
-    how = ", ".join(f"{name} to {field}" for (field, _), name in zip(renamed, names))
+    how = ", ".join(f"{name} to {field}" for (field, _), name in zip(renamed, names, strict=True))
     found = ", ".join(names)
     expected = ", ".join(FIELDS[kind])
     return [f"expected the fields {expected}; found {found}; rename {how}", *faults]

@@ -26,8 +26,8 @@ def split_to_measure(
 
     That is: LEAST_HELDOUT texts, or a fifth where there are too few. With `min_gap`, for the
     ranking loss, both sides also have pairs of texts on one topic whose scores are that far apart:
-    whole topics are held out where texts drawn one by one leave fewer than LEAST_PAIRS. Raises ValueError, which says
-    why, if that cannot be.
+    whole topics are held out where texts drawn one by one leave fewer than LEAST_PAIRS. Raises
+    ValueError, which says why, if that cannot be.
     """
     check_share(heldout_share)
     texts = len({(triple.topic, triple.text) for triple in triples})
@@ -138,7 +138,8 @@ def _why_no_pairs(triples: Sequence[Triple], min_gap: float) -> str:
         found = "there are too few such texts to have some on both sides"
     return (
         "--reward.loss ranking: expected texts on one topic with scores at least "
-        f"{min_gap:g} of the scale apart (--reward.min-gap), to learn from and to hold out; {found} "
+        f"{min_gap:g} of the scale apart (--reward.min-gap), to learn from and to hold out; "
+        f"{found} "
         f"among the {len(triples):,} for the reward model ({alone:,} of {len(by_topic):,} topics "
         "have one text only)"
     )

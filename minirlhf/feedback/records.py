@@ -90,9 +90,10 @@ def read_feedback(
 ) -> Feedback:
     """Read a JSONL file of scored texts or of comparisons, whichever most of its lines are.
 
-    Scores lie in `score_range` and are scaled to [0, 1]. The file may be a pipe. Raises FeedbackError listing every fault (the first 20 in full) as file, line, field,
-    expected and found; also for a file of both kinds, and for one that is empty or cannot be read.
-    Raises ValueError for an invalid score range.
+    Scores lie in `score_range` and are scaled to [0, 1]. The file may be a pipe. Raises
+    FeedbackError listing every fault (the first 20 in full) as file, line, field, expected and
+    found; also for a file of both kinds, and for one that is empty or cannot be read. Raises
+    ValueError for an invalid score range.
     """
     return _read(path, score_range, kind=None)
 
@@ -229,7 +230,7 @@ def to_record(triple: Triple, low: float, high: float) -> dict:
     """The triple as a line of a feedback file whose scores are from `low` to `high`."""
     score = round(low + triple.score * (high - low), 4)
     score = min(max(score, low), high)  # rounding can step over the end of the range
-    record = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}
+    record: dict = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}
     if triple.ratings:
         record["ratings"] = [_plain(rating) for rating in triple.ratings]
     record["provenance"] = triple.provenance

@@ -28,7 +28,7 @@ def read_key() -> str:
         while (key := sys.stdin.read(1)).isspace():
             pass
         return key or QUIT
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         return msvcrt.getwch()
@@ -54,6 +54,7 @@ def read_key() -> str:
 def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QUIT} quit") -> str:
     """The current item as text, wrapped to the terminal; `keys` names the other keys."""
     item = session.current
+    assert item is not None  # who asks has looked
     width = max(20, shutil.get_terminal_size().columns - 6)
     parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {visible_line(item.topic)}\n"]
     for number, text in enumerate(item.texts, start=1):
@@ -148,7 +149,7 @@ def rate_widget(session: RatingSession):
         bar.value = session.done
         topic.value = _heading(session)
         texts = item.texts if item else [""] * len(boxes)
-        for box, text in zip(boxes, texts):
+        for box, text in zip(boxes, texts, strict=False):
             box.value = text
         row = []
         if item:

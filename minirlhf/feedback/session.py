@@ -57,8 +57,8 @@ def make_items(
 ) -> list[Item]:
     """`count` items (fewer if there are not enough texts) from (topic, text, model).
 
-    No text is used twice (nor two that look the same), and blank texts are not used. With `pairs`, two texts on one topic per
-    item.
+    No text is used twice (nor two that look the same), and blank texts are not used. With `pairs`,
+    two texts on one topic per item.
     """
     different = {}
     for topic, text, model in texts:
@@ -147,7 +147,9 @@ class RatingSession:
         self.queue.append(item)
 
     def keys(self) -> tuple[str, ...]:
-        """The answers that the current item accepts."""
+        """The answers that the current item accepts; none at the end of the queue."""
+        if self.current is None:
+            return ()
         if len(self.current.texts) == 1:
             return tuple(str(score) for score in SCORES)
         return (FIRST, SECOND, TIE)
@@ -155,11 +157,15 @@ class RatingSession:
     def answer(self, key: str) -> None:
         """Write the answer, then move on.
 
-        Raises ValueError for a key that is not one of `keys()`, or if the file cannot be written.
+        Raises ValueError at the end of the queue, for a key that is not one of `keys()`, or if the
+        file cannot be written.
         """
+        item = self.current
+        if item is None:
+            raise ValueError("answer: expected an item, found the end of the queue")
         if key not in self.keys():
             raise ValueError(f"answer: expected one of {' '.join(self.keys())}, found {key!r}")
-        self.file.append(_record(self.current, key, self.rater))
+        self.file.append(_record(item, key, self.rater))
         self.answered.append(True)
         self.position += 1
 

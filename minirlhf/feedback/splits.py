@@ -48,8 +48,8 @@ def split_triples(
     heldout_count = min(max(round(heldout_share * len(groups)), 1), len(groups) - 1)
     heldout_keys = set(groups[:heldout_count])
     is_heldout = [group_of[key] in heldout_keys for key in keys]
-    train = [triple for triple, held in zip(triples, is_heldout) if not held]
-    heldout = [triple for triple, held in zip(triples, is_heldout) if held]
+    train = [triple for triple, held in zip(triples, is_heldout, strict=True) if not held]
+    heldout = [triple for triple, held in zip(triples, is_heldout, strict=True) if held]
     return train, heldout
 
 
@@ -58,8 +58,8 @@ def split_comparisons(
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Split at random into (train, heldout) so that no (topic, text) is on both sides.
 
-    Texts that are linked by comparisons, or look the same, stay together: whole groups of them are drawn. Each side
-    keeps the order given. Raises ValueError as `split_triples` does.
+    Texts that are linked by comparisons, or look the same, stay together: whole groups of them are
+    drawn. Each side keeps the order given. Raises ValueError as `split_triples` does.
     """
     check_share(heldout_share)
     groups = _linked_groups(comparisons)
@@ -149,8 +149,8 @@ def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:
             wins.setdefault((one.topic, text), []).append(0.5 if one.tie else won)
             source[one.topic, text] = one.provenance
     triples = []
-    for (topic, text), won in wins.items():
-        score = (sum(won) + 0.5) / (len(won) + 1)
+    for (topic, text), results in wins.items():
+        score = (sum(results) + 0.5) / (len(results) + 1)
         provenance = source[topic, text]
         triples.append(Triple(topic=topic, text=text, score=score, provenance=provenance))
     return triples

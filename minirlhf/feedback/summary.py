@@ -73,7 +73,7 @@ def histogram(ratings: Sequence[float], score_range: tuple[float, float]) -> dic
     if len(values) > 10:
         counts, edges = np.histogram(ratings, bins=10, range=score_range)
         values = (edges[1:] + edges[:-1]) / 2
-    return {f"{value:.3g}": int(count) for value, count in zip(values, counts)}
+    return {f"{value:.3g}": int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict:
@@ -136,7 +136,7 @@ def _pair_agreement(
     of_second = [raters[second][0] for raters in common]
     return {
         "n": len(common),
-        "agreed": float(np.mean([a == b for a, b in zip(of_first, of_second)])),
+        "agreed": float(np.mean([a == b for a, b in zip(of_first, of_second, strict=True)])),
         "kappa": cohens_kappa(of_first, of_second),
     }
 

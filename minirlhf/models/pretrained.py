@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from minirlhf.models.encoder import EncoderConfig, MaskedLanguageModel
 from minirlhf.models.policy import Policy
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.system.files import load_tensors
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # Our module name -> GPT-2's.
 GPT2_BODY = {
@@ -218,8 +221,8 @@ def _taker(state: dict[str, Tensor], what: str) -> Callable[[str], Tensor]:
 
 
 def _fill(
-    model: nn.Module, source_of: Callable[[str], tuple[str, Tensor]], what: str, names: list[str]
-) -> nn.Module:
+    model: Model, source_of: Callable[[str], tuple[str, Tensor]], what: str, names: list[str]
+) -> Model:
     """Fill the model's weights `names`; `source_of` gives each one's (name there, tensor)."""
     ours, loaded = model.state_dict(), {}
     for name in names:

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from minirlhf.models.encoder import EncoderConfig, EncoderReward
 from minirlhf.models.policy import Policy, gather_text
 from minirlhf.models.transformer import Transformer, TransformerConfig
 
@@ -104,16 +106,19 @@ class RewardEnsemble(nn.Module):
     Raises ValueError for fewer than two members or a negative c.
     """
 
-    def __init__(self, members: Sequence[RewardModel], conservatism: float = 0.0):
+    members: Sequence[RewardModel | EncoderReward]  # an nn.ModuleList
+
+    def __init__(self, members: Sequence[RewardModel | EncoderReward], conservatism: float = 0.0):
         super().__init__()
         if len(members) < 2:
             raise ValueError(f"ensemble: expected at least 2 reward models, found {len(members)}")
         if not conservatism >= 0:
             raise ValueError(f"conservatism: expected 0 or more, found {conservatism}")
-        self.members, self.conservatism = nn.ModuleList(members), conservatism
+        self.members = cast("Sequence[RewardModel | EncoderReward]", nn.ModuleList(members))
+        self.conservatism = conservatism
 
     @property
-    def config(self) -> TransformerConfig:
+    def config(self) -> TransformerConfig | EncoderConfig:
         return self.members[0].config
 
     @property

@@ -33,7 +33,7 @@ class Samples:
     def ids(self) -> list[list[int]]:
         """The token ids of each text, without padding (one copy to the CPU for all of them)."""
         lengths = self.mask.sum(1).tolist()
-        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths)]
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
 
 
 @torch.no_grad()
@@ -132,8 +132,8 @@ def _left_padded(
     Also which columns are real, (batch, prompt) bool; None where nothing is padded.
     """
     longest = max(len(prompt) for prompt in prompts)
-    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    padded = torch.tensor(padded, device=device)
+    lists = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    padded = torch.tensor(lists, device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     if all(len(prompt) == longest for prompt in prompts):
         return padded, None

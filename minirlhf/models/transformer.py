@@ -121,7 +121,7 @@ class KeyValueCache:
         self.keys[:, :, :, : self.length] = keys
         self.values[:, :, :, : self.length] = values
         self.valid = self.valid[rows]
-        if self.padding is not None:
+        if self.padding is not None and self.bias is not None:
             self.padding, self.bias = self.padding[rows], self.bias[rows]
 
 
@@ -192,12 +192,13 @@ class Transformer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        blocks = [Block(config) for _ in range(config.layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.final_norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
         # Each layer adds two branches to the residual stream. Scaled so, its size does not grow
         # with depth.
-        for block in self.blocks:
+        for block in blocks:
             for branch in (block.attention_out, block.mlp_out):
                 nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.layers))
 
@@ -234,7 +235,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Positions and mask of one new token per row, which attends to every real column."""
         positions = torch.arange(start, start + 1, device=device)
-        if cache.padding is None:
+        if cache.padding is None or cache.bias is None:
             return positions, None
         return positions - cache.padding, cache.bias[..., : start + 1]
 

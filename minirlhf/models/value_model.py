@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 
 
@@ -25,14 +26,19 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @classmethod
-    def from_reward_model(cls, reward_model: RewardModel | RewardEnsemble) -> ValueModel:
+    def from_reward_model(
+        cls, reward_model: RewardModel | EncoderReward | RewardEnsemble
+    ) -> ValueModel:
         """A separate value model that starts as the reward model (Ouyang et al. 2022).
 
         The reward model's score of a prefix is a good first guess of what its text will get. Values
         may be negative, so the sigmoid is replaced by its linearization at 0: 1/2 + logit / 4. Of
-        an ensemble the first member is copied.
+        an ensemble the first member is copied. Raises ValueError for an encoder: it sees the
+        tokens to come.
         """
         first = reward_model.members[0]
+        if not isinstance(first, RewardModel):
+            raise ValueError("value model: expected a causal reward model, found an encoder")
         model = cls(first.config.width, copy.deepcopy(first.body).requires_grad_(True))
         with torch.no_grad():
             model.head.weight.copy_(first.score.weight / 4)

@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 # name: (light, dark). Figures are drawn in the light colours; in a page each becomes the CSS
@@ -66,13 +67,14 @@ def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray
     for record in records:
         if record.get(x) is not None and record.get(y) is not None:
             points.append((record[x], record[y]))
-    return tuple(np.array(points, dtype=float).reshape(-1, 2).T)
+    xs, ys = np.array(points, dtype=float).reshape(-1, 2).T
+    return xs, ys
 
 
 def draw_before_after(axis: Axes, summary: dict) -> None:
     """Judge and reward on each split, a row each: before (hollow), after (filled), intervals."""
     scorers = (("judge", "judge", JUDGE), ("reward", "reward model", REWARD))
-    labels = []
+    labels: list[str] = []
     for key, name, colour in scorers:
         for split in evaluated_splits(summary):
             row = len(labels)
@@ -130,8 +132,7 @@ def _mark_rounds(axis: Axes, finetune: list[dict], label: str | None = None) -> 
 
 def finetune_figure(finetune: list[dict]) -> Figure:
     """Scores above; KL, length, distinct share and entropy below, all against minutes."""
-    figure = Figure(figsize=(9, 7.4), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)
+    figure = Figure(figsize=(9, 7.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
     grid = figure.add_gridspec(3, 2, height_ratios=(2.1, 1, 1))
     scores = figure.add_subplot(grid[0, :])
     draw_scores(scores, finetune)

@@ -174,9 +174,9 @@ def _draw_bars(figure: Figure, card: dict) -> None:
     """MSE, Pearson r and pairwise accuracy of each predictor; the reward model comes last."""
     names = list(card["predictors"])
     colours = [MUTED] * (len(names) - 1) + [REWARD]
-    axes = dict(zip(("mse", "pearson", "pairwise"), figure.subplots(1, 3)))
+    axes = dict(zip(("mse", "pearson", "pairwise"), figure.subplots(1, 3), strict=True))
     titles = ("MSE (lower is better)", "Pearson r", "pairwise accuracy")
-    for (key, axis), title in zip(axes.items(), titles):
+    for (key, axis), title in zip(axes.items(), titles, strict=True):
         values = [card["predictors"][name][key] or 0 for name in names]
         axis.barh(range(len(names)), values, color=colours)
         axis.set_yticks(range(len(names)), names if key == "mse" else [""] * len(names))

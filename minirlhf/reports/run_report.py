@@ -1,9 +1,9 @@
 """The report: one page that shows whether a run worked, made from its run folder alone.
 
 The first thing it shows is what the judge (评判) says, before and after, with intervals. The reward
-model (奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a red
-banner says reward hacking. Nothing is loaded from outside: style and figures are in the page. It
-also works on an unfinished run, and shows what there is.
+model (奖励模型) was optimised, so its own score proves nothing: where it rose and the judge fell, a
+red banner says reward hacking. Nothing is loaded from outside: style and figures are in the page.
+It also works on an unfinished run, and shows what there is.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def rounds_of(metrics: list[dict]) -> list[dict]:
             rounds.setdefault(row["round"], []).append(row)
     results = []
     for number, rows in sorted(rounds.items()):
-        result = {"round": number, "updates": len(rows)}
+        result: dict[str, float] = {"round": number, "updates": len(rows)}
         for key in ("judge", "reward", "reward_judge_mse", "reward_judge_pearson", "kl_nats"):
             result[key] = statistics.fmean(row[key] for row in rows[-ROUND_TAIL:])
         results.append(result)

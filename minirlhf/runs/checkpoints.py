@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from minirlhf.system import distributed
 from minirlhf.system.devices import precision_of
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.system.weights import load_weights, weights
+from minirlhf.training.log import Stateful
 from minirlhf.training.optimizers import load_optimizer
 
 HEADER = {"stage", "step", "tensors", "states"}
@@ -36,9 +37,9 @@ class Checkpoints:
 
     def resume(
         self,
-        modules: dict[str, nn.Module],
+        modules: Mapping[str, nn.Module],
         optimizers: Iterable[torch.optim.Optimizer],
-        states: dict[str, object],
+        states: Mapping[str, Stateful],
     ) -> int:
         """Load this stage's checkpoint if there is one; return the number of steps done.
 
@@ -93,7 +94,7 @@ class Checkpoints:
         Raises ValueError, and keeps the last checkpoint, if a weight is NaN or infinite.
         """
         check_finite(self.modules, self.stage, self.config)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             tensors |= {f"{name}/{key}": tensor for key, tensor in weights(module).items()}
         for number, optimizer in enumerate(self.optimizers):

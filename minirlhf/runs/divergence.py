@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -26,7 +27,7 @@ STEP_SIZES = {
 OF_ALGORITHM = {"ppo": "finetune.ppo.learning_rate", "trpo": "finetune.trpo.delta"}
 
 
-def check_finite(modules: dict[str, nn.Module], stage: str, config: Config) -> None:
+def check_finite(modules: Mapping[str, nn.Module], stage: str, config: Config) -> None:
     """Raise ValueError, one line, if a weight is NaN or infinite.
 
     It names the settings that may be the cause: those that make a step larger than the preset's.

@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -53,6 +54,8 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.system.terminal import quoted
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.log import TrainLog
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def run_path(runs: Path, name: str) -> Path:
@@ -163,8 +166,9 @@ class Run:
     def open(cls, path: Path, device: DeviceName | None = None) -> Run:
         """The run in this folder. Commands give the device that they were called with.
 
-        Without `device` it is the one that the run was made on, if this machine has it. If a crash has stopped the exchange of old results for new ones (redo.py), that is finished
-        first. Raises ValueError if there is no run or config.json is malformed.
+        Without `device` it is the one that the run was made on, if this machine has it. If a crash
+        has stopped the exchange of old results for new ones (redo.py), that is finished first.
+        Raises ValueError if there is no run or config.json is malformed.
         """
         finish_swap(path)
         config = read_config(path)
@@ -245,7 +249,7 @@ class Run:
     def save_model(self, name: str, module: nn.Module) -> None:
         save_tensors(self.path / name, weights(module), {})
 
-    def load_model(self, name: str, module: nn.Module) -> nn.Module:
+    def load_model(self, name: str, module: Model) -> Model:
         """Fill `module` from a weights file of this run and put it on the run's device."""
         load_weights(module, load_tensors(self.path / name)[0], str(self.path / name))
         return module.to(self.device)

@@ -18,7 +18,7 @@ def length_warning(
     pairs = list(dict.fromkeys(pairs))
     prompts = {topic: len(tokenizer.encode_prompt(topic)) for topic, _ in pairs}
     lengths = [len(tokenizer.encode_text(text)) for _, text in pairs]
-    whole = [prompts[topic] + length for (topic, _), length in zip(pairs, lengths)]
+    whole = [prompts[topic] + length for (topic, _), length in zip(pairs, lengths, strict=True)]
     too_long = sum(length > max_new_tokens for length in lengths)
     beyond_context = sum(length > context for length in whole)
     if not too_long and not beyond_context:

@@ -116,7 +116,8 @@ def reward_stage(run: Run, task: Task) -> None:
 
 def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) -> dict:
     """Correlations on held-out samples of the policy and on handwritten texts, if there are any."""
-    facts, context = {}, run.config.model.context
+    facts: dict[str, float | None] = {}
+    context = run.config.model.context
     if own_heldout := split_own_texts(run, task)[1]:
         own = ScoredTexts(tokenizer, own_heldout, context)
         r = correlation(predict(model, own), own.scores)

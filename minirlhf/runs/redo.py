@@ -10,6 +10,7 @@ opens the run after a crash finishes the swap (`recover`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -102,21 +103,22 @@ def recover(path: Path) -> None:
     if not (work / SWAP).exists():
         return
     steps = read_json(work / SWAP)
-    lists = [steps.get("move"), steps.get("delete")] if isinstance(steps, dict) else []
-    if not lists or any(
-        not isinstance(names, list) or any(name not in PRODUCTS for name in names)
-        for names in lists
-    ):
+    moved, deleted = _names(steps, "move"), _names(steps, "delete")
+    if moved is None or deleted is None:
         raise ValueError(f"{work / SWAP}: expected names of a run's files, found something else")
-    moved, deleted = lists
     for name in moved:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # moved before the crash
             os.replace(work / name, path / name)
-        except FileNotFoundError:
-            pass  # moved before the crash
     for name in deleted:
         (path / name).unlink(missing_ok=True)
     discard(path)
+
+
+def _names(steps: object, step: str) -> list[str] | None:
+    """The names of files in one step of a swap, or None if it is no list of a run's files."""
+    names = steps.get(step) if isinstance(steps, dict) else None
+    good = isinstance(names, list) and all(name in PRODUCTS for name in names)
+    return names if good else None
 
 
 def discard(path: Path) -> None:
@@ -133,10 +135,8 @@ def discard(path: Path) -> None:
     for temporary in work.glob(".*.tmp"):  # of a process that was killed while it wrote
         temporary.unlink(missing_ok=True)
     (work / SWAP).unlink(missing_ok=True)
-    try:
+    with contextlib.suppress(OSError):  # it may hold a file that is not ours
         work.rmdir()
-    except OSError:
-        pass  # it holds a file that is not ours
 
 
 def _link(source: Path, target: Path) -> None:

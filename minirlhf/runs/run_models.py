@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from torch import nn
 
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
@@ -56,11 +56,11 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
     model = empty_reward_model(run, tokenizer)
     if run.config.reward.start == "pretrained":
         if run.config.reward.body == "encoder":
-            body = masked_language_model(run, tokenizer, task).body
+            body: nn.Module = masked_language_model(run, tokenizer, task).body
         else:
             body = load_policy(run, RESULT["pretrain"], tokenizer).body
         for member in model.members:
-            member.body = copy.deepcopy(body)
+            member.body.load_state_dict(body.state_dict())
     return model.to(run.device)
 
 

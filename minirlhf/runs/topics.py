@@ -65,7 +65,8 @@ def advice_on_topic(run: Run, tokenizer: Tokenizer, topic: str) -> list[str]:
     cut = CutTopics.of(tokenizer, [topic], run.config.model.context)
     if cut.cut:
         lines.append(
-            f"topic: the model reads its last {cut.limit - 1} tokens; what stands before them is cut"
+            f"topic: the model reads its last {cut.limit - 1} tokens; "
+            "what stands before them is cut"
         )
     topics = known_topics(run)
     if topics and topic not in topics:

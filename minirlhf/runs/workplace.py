@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from minirlhf.runs import redo, run_task
@@ -58,7 +59,5 @@ def undo(plan: Plan) -> None:
 
 def remove_if_empty(path: Path) -> None:
     """Remove the folder of a run that could not begin."""
-    try:
+    with contextlib.suppress(OSError):  # it may hold something
         path.rmdir()
-    except OSError:
-        pass  # it holds something

@@ -106,7 +106,7 @@ def all_reduce_max(value: Tensor) -> Tensor:
     return _all_reduce(value, dist.ReduceOp.MAX)
 
 
-def _all_reduce(value: Tensor, operation: dist.ReduceOp) -> Tensor:
+def _all_reduce(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
         return value
     value = value.detach().clone()
@@ -121,7 +121,7 @@ def average_gradients(module: nn.Module) -> None:
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     means = (all_reduce_sum(flat) / world_size()).split([grad.numel() for grad in gradients])
-    for gradient, mean in zip(gradients, means):
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 

@@ -115,7 +115,7 @@ def reopenable(path: Path) -> Path:
     """The path itself, or a temporary copy of what comes out of a pipe, which is read only once."""
     if path.is_file() or path.is_dir() or not path.exists():
         return path
-    copy = tempfile.NamedTemporaryFile(suffix=".jsonl")
+    copy = tempfile.NamedTemporaryFile(suffix=".jsonl")  # noqa: SIM115 (kept to the end)
     with open(path, "rb") as pipe:
         shutil.copyfileobj(pipe, copy)
     copy.flush()

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -65,10 +65,8 @@ def _open(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     """Delete the lock file. If that fails it does no harm: what counts is the system's lock."""
-    try:
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass
 
 
 def _lock(file: int) -> None:

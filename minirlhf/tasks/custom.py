@@ -101,7 +101,8 @@ def _check_differences(triples: Sequence[Triple], whose: str) -> None:
     """A reward model learns from differences."""
     if len({triple.score for triple in triples}) < 2:
         raise ValueError(
-            f"expected scores that differ, found {whose} {len(triples):,} equal: which of two texts "
+            f"expected scores that differ, found {whose} {len(triples):,} equal: "
+            "which of two texts "
             "is better cannot be learned from them"
         )
 

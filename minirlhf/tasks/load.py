@@ -14,7 +14,7 @@ def load_task(name: str, seed: int, corpus_texts: int = 20_000) -> Task:
         from minirlhf.tasks.openings import task as openings
 
         return openings.load(seed, corpus_texts)
-    elif name == "reviews":
+    if name == "reviews":
         from minirlhf.tasks.reviews import task as reviews
 
         return reviews.load(seed)

@@ -58,7 +58,12 @@ class Task:
 
 
 def rated(task: Task, topic: str, text: str, seed: int) -> Triple:
-    """The text with the ratings of the task's raters, as a triple."""
+    """The text with the ratings of the task's raters, as a triple.
+
+    Raises ValueError if the task has no raters.
+    """
+    if task.raters is None:
+        raise ValueError(f"task {task.name}: expected raters to ask, found none")
     low, high = task.rating_range
     ratings = task.raters(topic, text, seed)
     return Triple(

@@ -13,6 +13,7 @@ numpy only; tests hold the baseline to scikit-learn's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 from collections import Counter
@@ -108,16 +109,17 @@ class TfIdf:
                     rows.append(row)
                     columns.append(self.terms[term])
                     counts.append(count)
-        rows, columns = np.array(rows, dtype=int), np.array(columns, dtype=int)
-        values = (1 + np.log(np.array(counts, dtype=float))) * self.idf[columns]
-        norms = np.sqrt(np.bincount(rows, values**2, len(texts)))
-        return SparseMatrix(rows, columns, values / norms[rows], (len(texts), len(self.terms)))
+        row_of, column_of = np.array(rows, dtype=int), np.array(columns, dtype=int)
+        values = (1 + np.log(np.array(counts, dtype=float))) * self.idf[column_of]
+        norms = np.sqrt(np.bincount(row_of, values**2, len(texts)))
+        shape = (len(texts), len(self.terms))
+        return SparseMatrix(row_of, column_of, values / norms[row_of], shape)
 
 
 def terms_of(text: str) -> list[str]:
     """The words of a text and its pairs of neighbouring words, lower-cased."""
     words = WORD.findall(text.lower())
-    return words + [f"{a} {b}" for a, b in zip(words, words[1:])]
+    return words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
 
 
 def tfidf_ridge(train: Sequence[Triple], seed: int = 0) -> Predictor:
@@ -130,7 +132,7 @@ def tfidf_ridge(train: Sequence[Triple], seed: int = 0) -> Predictor:
         for candidate in PENALTIES:
             predicted = fit_tfidf_ridge(fitting, candidate)(validation)
             errors[candidate] = np.mean((predicted - scores) ** 2)
-        penalty = min(errors, key=errors.get)
+        penalty = min(errors, key=lambda candidate: errors[candidate])
     return fit_tfidf_ridge(train, penalty)
 
 
@@ -182,7 +184,7 @@ def hashed_terms(pairs: Sequence[tuple[str, str]]) -> SparseMatrix:
     for row, (topic, text) in enumerate(pairs):
         words = TERM.findall(text.lower())
         topic_words = set(re.findall(r"\w+", topic.lower()))
-        terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"])]
+        terms = words + [f"{a} {b}" for a, b in zip(["^", *words], [*words, "$"], strict=True)]
         if any(word in topic_words for word in words):
             terms.append("<on topic>")
         counts = Counter(_hash(term) for term in terms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +18,15 @@ from minirlhf.training.truncation import prompt_tokens, text_tokens
 BUCKET = 16  # batches drawn at a time and sorted by length among themselves
 
 
-class Split(NamedTuple):
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Split(Generic[Part]):
     """The two parts of a data set: what is learned from, and what is kept out to measure on."""
 
-    train: list
-    heldout: list
+    train: Part
+    heldout: Part
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def finetune(
     models: Models,
     task: Task,
     config: Config,
-    feedback: Split,
+    feedback: Split[list[Triple]],
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> list[Triple]:

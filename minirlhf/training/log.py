@@ -6,7 +6,8 @@ A loop needs no run folder: without one the rows stay in memory, and nothing is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -134,14 +135,22 @@ class TrainLog:
         self.tables.append(SAMPLES, [row])
 
 
+class Stateful(Protocol):
+    """What a checkpoint can keep: its state as plain JSON, and back."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
 class NoCheckpoints:
-    """Keeps nothing: for a loop that may start over. runs/checkpoints.py has the one that resumes."""
+    """Keeps nothing, for a loop that may start over. The one that resumes: runs/checkpoints.py."""
 
     def resume(
         self,
-        modules: dict[str, nn.Module],
+        modules: Mapping[str, nn.Module],
         optimizers: Iterable[torch.optim.Optimizer],
-        states: dict[str, object],
+        states: Mapping[str, Stateful],
     ) -> int:
         return 0
 

@@ -68,7 +68,12 @@ class Muon(torch.optim.Optimizer):
         """Raises ValueError for a parameter that is not a matrix."""
         super().__init__(
             parameters,
-            dict(lr=lr, weight_decay=weight_decay, momentum=momentum, iterations=iterations),
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "iterations": iterations,
+            },
         )
         for parameter in self.param_groups[0]["params"]:
             if parameter.dim() != 2:
@@ -77,7 +82,7 @@ class Muon(torch.optim.Optimizer):
                 )
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # takes no closure
         for group in self.param_groups:
             mu = group["momentum"]
             for weight in group["params"]:
@@ -193,7 +198,7 @@ def linear_schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
-    """The learning rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
+    """The rate of an update of fine-tuning: up in a few updates, straight down to a tenth."""
     warmup = min(1.0, (update + 1) / WARMUP_UPDATES)
     decay = 1 - (1 - FINAL_SHARE) * update / updates
     return learning_rate * warmup * decay

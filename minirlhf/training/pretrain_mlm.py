@@ -55,7 +55,7 @@ class Masks:
             self.tables = self._draw((COPIES, *texts.rows.shape), generator_of("static masks", 0))
 
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(action, other token). 0: leave out of the loss, 1: mask, 2: replace by other, 3: keep."""
+        """(action, other token). 0: not in the loss, 1: mask, 2: replace by other, 3: keep."""
         chance = torch.rand(shape, generator=generator) / CHOSEN
         action = torch.where(
             chance >= 1,
@@ -67,7 +67,7 @@ class Masks:
         )
 
     def apply(self, batch: Batch, step: int, hidden_by: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows with tokens hidden by `hidden_by`, where to guess, real columns), (batch, columns)."""
+        """(rows with tokens hidden by `hidden_by`, where to guess, real): (batch, columns) each."""
         device, columns = batch.rows.device, batch.rows.shape[1]
         if self.static:
             copy = torch.randint(

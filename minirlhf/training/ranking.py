@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minirlhf import equations
 from minirlhf.feedback.records import Comparison, Triple
+from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.system.seeds import step_generator
 from minirlhf.training.batches import Batch, EncodedTexts
@@ -107,18 +108,23 @@ def tied_ranking_loss(better: Tensor, worse: Tensor, tie: Tensor) -> Tensor:
     ) / 2
 
 
-def ranking_reward_loss(model: RewardModel, batch: Batch, tie: Tensor, target: str) -> Tensor:
+def ranking_reward_loss(
+    model: RewardModel | EncoderReward, batch: Batch, tie: Tensor, target: str
+) -> Tensor:
     """E8 over a `pair_batch`: whole texts ("final"), or all their prefixes ("every-prefix").
 
     Then the difference at t learns the log-odds that the one text *will* be preferred, given the
     first t tokens of both. Past the end of the shorter text, the whole of it is compared with the
-    longer one's prefixes.
+    longer one's prefixes. Raises ValueError for all prefixes with an encoder, which has no such
+    scores in one pass.
     """
     if target != "every-prefix":
         better, worse = model.text_logits(
             batch.rows, batch.prompt_lengths + batch.mask.sum(1)
         ).chunk(2)
         return tied_ranking_loss(better, worse, tie)
+    if not isinstance(model, RewardModel):
+        raise ValueError("target: expected final with an encoder that ranks, found every-prefix")
     time = batch.tokens.shape[1]
     logits = model.prefix_logits(batch.rows, batch.prompt_lengths, time)  # (2n, time)
     last = batch.mask.sum(1, keepdim=True) - 1  # (2n, 1)

@@ -1,4 +1,4 @@
-"""Step 4 of section 3.2 (迭代优化): the policy's samples are rated and the reward model refitted."""
+"""Step 4 of section 3.2 (迭代优化): samples of the policy are rated, the reward model refitted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ class RatingRounds:
     Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
     """
 
-    def __init__(self, models: Models, task: Task, config: Config, feedback: Split, log: TrainLog):
+    def __init__(
+        self,
+        models: Models,
+        task: Task,
+        config: Config,
+        feedback: Split[list[Triple]],
+        log: TrainLog,
+    ):
         """`feedback`: the triples that the reward model was trained on, and its held-out ones."""
         self.models, self.task, self.config, self.feedback = models, task, config, feedback
         self.tables = log.tables
@@ -126,7 +133,7 @@ def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[
                 models.tokenizer.end_id,
                 randomness=generator,
             )
-        for topic, ids in zip(part, samples.ids()):
+        for topic, ids in zip(part, samples.ids(), strict=True):
             triples.append(rated(task, topic, models.tokenizer.decode_text(ids), seed))
     return triples
 
@@ -156,7 +163,7 @@ def sample_texts(
                 tokenizer.end_id,
                 randomness=step_generator(seed, f"rate {name}", start, model.device),
             )
-            for topic, ids, ended in zip(part, samples.ids(), samples.ended.tolist()):
+            for topic, ids, ended in zip(part, samples.ids(), samples.ended.tolist(), strict=True):
                 if ended:
                     drawn.append((topic, tokenizer.decode_text(ids), name))
     return drawn

@@ -58,7 +58,7 @@ class Regression:
 
     loss_name, stops_on = "loss_mse", "heldout_mse"
 
-    def __init__(self, texts: Split, settings: RewardConfig):
+    def __init__(self, texts: Split[ScoredTexts], settings: RewardConfig):
         self.texts, self.target, self.batch_size = texts, settings.target, settings.batch_size
 
     def draw(self, seed: int, name: str, step: int, device: torch.device) -> tuple[Batch, Tensor]:
@@ -86,7 +86,7 @@ class Ranking:
 
     loss_name, stops_on = "loss_ranking_nats", "heldout_ranking_nats"
 
-    def __init__(self, texts: Split, settings: RewardConfig):
+    def __init__(self, texts: Split[ScoredTexts], settings: RewardConfig):
         self.texts, self.target, self.batch_size = texts, settings.target, settings.batch_size
         self.pairs = texts.train.pairs(settings.min_gap)
         self.heldout_pairs = texts.heldout.pairs(settings.min_gap)
@@ -154,10 +154,10 @@ def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
 
 
 @torch.no_grad()
-def centre(model: RewardModel, texts: EncodedTexts) -> None:
+def centre(model: RewardModel | EncoderReward, texts: EncodedTexts) -> None:
     """Shift all logits alike so that their mean over `texts` is 0."""
     logits = torch.logit(predict(model, texts).double(), eps=1e-9)
-    model.score.bias -= logits.mean().to(model.score.bias)
+    model.score.bias.sub_(logits.mean().to(model.score.bias))
 
 
 def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
@@ -173,7 +173,7 @@ def cut_at_random(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def hide_tokens(batch: Batch, share: float, generator: torch.Generator) -> Tensor:
-    """The rows with a random share of the texts' tokens replaced by token 0, against overfitting."""
+    """The rows, a random share of the texts' tokens replaced by token 0, against overfitting."""
     columns = torch.arange(batch.rows.shape[1], device=batch.rows.device)
     is_text = columns >= batch.prompt_lengths[:, None]
     hidden = torch.rand(batch.rows.shape, generator=generator).to(batch.rows.device) < share

@@ -79,7 +79,7 @@ def join_rows(
     prompts: list[list[int]], texts: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Prompt and text back to back, padded: rows (batch, columns), prompt_lengths (batch,)."""
-    joined = [prompt + text for prompt, text in zip(prompts, texts)]
+    joined = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     longest = max(len(row) for row in joined)
     rows = torch.tensor([row + [0] * (longest - len(row)) for row in joined], device=device)
     return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -151,5 +151,7 @@ def collect(
     if distributed.world_size() > 1:
         tensors = {name: distributed.gather_rows(tensor, count) for name, tensor in tensors.items()}
         lengths = tensors["mask"].sum(1).tolist()
-        ids = [row[:length] for row, length in zip(tensors["tokens"].tolist(), lengths)]
+        ids = [
+            row[:length] for row, length in zip(tensors["tokens"].tolist(), lengths, strict=True)
+        ]
     return Rollout(**tensors, texts=[tokenizer.decode_text(row) for row in ids])

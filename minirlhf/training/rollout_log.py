@@ -29,7 +29,7 @@ class RolloutLog:
 
     def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
         """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
-        numbers = summarise(rollout, topics, self.task, metrics)
+        numbers: dict = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
         row = {"step": update + 1, **numbers}
         if warnings := diagnose([*self.log.rows, row], self.settings):
@@ -62,9 +62,9 @@ def summarise(
     tensors |= {name: value for name, value in metrics.items() if torch.is_tensor(value)}
     plain = {name: value for name, value in metrics.items() if not torch.is_tensor(value)}
     stacked = torch.stack([value.float() for value in tensors.values()])
-    numbers = dict(zip(tensors, stacked.tolist()))
+    numbers = dict(zip(tensors, stacked.tolist(), strict=True))
 
-    judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts)]
+    judged = [task.judge(topic, text) for topic, text in zip(topics, rollout.texts, strict=True)]
     # How far the reward model is off on the policy's own texts, which is where it will be
     # exploited.
     reward, judge = rollout.reward.float().cpu(), torch.tensor(judged)

@@ -39,12 +39,12 @@ from minirlhf.training.rollout import AnyReward
 
 __all__ = ["AnyReward", "ScoredTexts", "predict", "refit_config", "train_reward_model"]
 
-OBJECTIVES = {"mse": Regression, "ranking": Ranking}
+OBJECTIVES: dict[str, type[Regression] | type[Ranking]] = {"mse": Regression, "ranking": Ranking}
 
 
 def train_reward_model(
     model: AnyReward,
-    texts: Split,
+    texts: Split[ScoredTexts],
     settings: RewardConfig,
     seed: int,
     log: TrainLog | None = None,
@@ -101,7 +101,7 @@ def train_reward_model(
 
 
 class BestModel:
-    """Early stopping: the weights of the lowest held-out loss, and for how long none were better."""
+    """Early stopping: the weights of the lowest held-out loss, and how long none were better."""
 
     def __init__(self, model: AnyReward, patience: int):
         self.model = copy.deepcopy(model).requires_grad_(False)

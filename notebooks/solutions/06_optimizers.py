@@ -1,5 +1,4 @@
 # Solutions to 06_optimizers.ipynb. Each part replaces the answer cell of its exercise.
-# ruff: noqa: F821 (names of the notebook)
 
 # %% exercise 1
 # The ratio is 1.3; clipped to 1.2 the product is 2.4, less than 2.6. The clipped one is flat: no push.

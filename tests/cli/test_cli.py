@@ -170,7 +170,8 @@ def test_an_existing_run_is_not_overwritten(tmp_path, capsys):
     [
         (
             "demo --algorithm=ppo --gae-lambda .5",
-            "demo --finetune.algorithm=ppo --finetune.reinforce.gae-lambda=.5 --finetune.trpo.gae-lambda=.5",
+            "demo --finetune.algorithm=ppo --finetune.reinforce.gae-lambda=.5 "
+            "--finetune.trpo.gae-lambda=.5",
         ),
         (
             "demo --finetune.kl-weight .1 --task reviews",

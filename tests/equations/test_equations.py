@@ -205,8 +205,8 @@ GOOD = {
     "baseline": torch.zeros(B),
 }
 PER_TOKEN = [
-    "token_log_probs", "rewards", "weights", "log_probs", "reference_log_probs", "old_log_probs", "advantages",
-    "values", "old_values", "returns", "predicted_prefixes",
+    "token_log_probs", "rewards", "weights", "log_probs", "reference_log_probs", "old_log_probs",
+    "advantages", "values", "old_values", "returns", "predicted_prefixes",
 ]  # fmt: skip
 GOOD |= {name: torch.zeros(B, T) for name in PER_TOKEN}
 

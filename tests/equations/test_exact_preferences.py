@@ -79,7 +79,8 @@ def test_answers_that_are_all_tied_teach_nothing():
 def test_the_gradient_raises_the_best_answer_and_lowers_the_last():
     scores = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
     equations.ranked_answers_loss(scores, torch.tensor([[1, 2, 3, 4]])).backward()
-    # Each pair pulls by 1/2; the best of four wins three pairs of six, the second two and loses one.
+    # Each pair pulls by 1/2; the best of four wins three pairs of six,
+    # the second two and loses one.
     expected = torch.tensor([[-3, -1, 1, 3]], dtype=torch.float64) / 12
     torch.testing.assert_close(scores.grad, expected)
 

@@ -140,7 +140,7 @@ def test_degraded_texts(name, expected):
 
 def test_shuffled_words_are_the_same_words():
     text = "one two three four five six"
-    topic, spoiled = CHECKS["words shuffled"]("tea", text, [], random.Random(0))
+    _topic, spoiled = CHECKS["words shuffled"]("tea", text, [], random.Random(0))
     assert spoiled != text and sorted(spoiled.split()) == sorted(text.split())
 
 
@@ -226,7 +226,7 @@ def test_report_card_of_a_run(fitted_run, small_task, loss):
     )
     card = write_report_card(run, small_task)
     assert json.loads((run.path / "reward_card.json").read_text(encoding="utf-8")) == card
-    train, heldout = run_feedback.split_feedback(run, small_task)
+    train, _heldout = run_feedback.split_feedback(run, small_task)
     assert (
         card["n_train"] == len(train) > 360 + len(small_task.authors_feedback)
         and card["n_heldout"] == 40

@@ -23,7 +23,7 @@ SCORE_LINE, COMPARISON_LINE = json.dumps(SCORE) + "\n", json.dumps(COMPARISON) +
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "words"),
+    "content, kind, words",
     [
         ("Buy milk\nand bread", None, "line 1: expected a JSON object"),
         ("milk", None, "line 1: expected a JSON object"),
@@ -63,7 +63,7 @@ def test_an_interrupted_answer_is_cut_off(tmp_path, before, rest):
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    "record, words",
     [
         (SCORE | {"text": " \n"}, "text: expected a text that is not empty"),
         (SCORE | {"score": 0}, "score: expected a number from 1 to 5"),

@@ -90,7 +90,7 @@ TEXT = "a text that is not empty"
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "fault"),
+    "field, value, fault",
     [
         ("topic", ..., f"topic: expected {TEXT}, found no such field"),
         ("topic", "", f'topic: expected {TEXT}, found ""'),
@@ -138,7 +138,7 @@ def test_a_wrong_field_is_named(tmp_path, field, value, fault):
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    "line, fault",
     [
         (
             b"{",
@@ -206,7 +206,7 @@ def test_every_fault_is_listed_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "last"), [(20, "line 20:"), (21, "... and 1 more"), (1000, "... and 980 more")]
+    "bad, last", [(20, "line 20:"), (21, "... and 1 more"), (1000, "... and 980 more")]
 )
 def test_twenty_faults_are_listed(tmp_path, bad, last):
     faults = faults_of(file_of(tmp_path, *[{**GOOD, "score": 9}] * bad))
@@ -329,7 +329,7 @@ def test_rounding_does_not_leave_the_range(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("triple", "fault"),
+    "triple, fault",
     [
         (Triple("t", "x", 1.01), "score: expected 0 to 1 in memory, found 1.01"),
         (Triple("t", "x", math.nan), "score: expected 0 to 1 in memory, found nan"),
@@ -417,7 +417,7 @@ def test_the_ends_of_the_share():
 
 
 @pytest.mark.parametrize(
-    ("triples", "share", "by", "message"),
+    "triples, share, by, message",
     [
         (MANY, 1.0, "text", "heldout_share"),
         (MANY, -0.1, "text", "heldout_share"),

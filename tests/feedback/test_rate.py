@@ -108,7 +108,7 @@ def test_scores_are_written_at_once_as_feedback_reads_them(tmp_path, capsys):
 def test_comparisons(tmp_path):
     path = tmp_path / "c.jsonl"
     session = session_of(path, pairs=True)
-    shown = [item for item in session.queue]
+    shown = list(session.queue)
     press(session, "120")
     first, second, tie = read_comparisons(path)
     assert (first.better, first.worse) == shown[0].texts and (second.worse, second.better) == shown[
@@ -146,6 +146,14 @@ def test_skip_undo_quit(tmp_path, capsys):
         and "That was the last one" in printed
     )
     assert "before" not in printed and "after" not in printed  # blind to the model
+
+
+def test_at_the_end_of_the_queue_no_answer_is_accepted(tmp_path):
+    session = session_of(tmp_path / "r.jsonl", count=1)
+    session.answer("3")
+    assert session.current is None and session.keys() == ()
+    with pytest.raises(ValueError, match="^answer: expected an item, found the end of the queue$"):
+        session.answer("3")
 
 
 def test_a_new_session_asks_only_what_this_rater_left_open(tmp_path, capsys):

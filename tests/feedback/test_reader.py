@@ -108,7 +108,7 @@ def test_the_other_kind_than_expected_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    "record, words",
     [
         (
             {"prompt": "p", "chosen": "a", "rejected": "b"},

@@ -34,7 +34,7 @@ def scored(topics: int, texts: int, seed: int = 0, levels: int = 5) -> list[Trip
 
 
 @pytest.mark.parametrize(
-    ("topics", "texts"), [(6, 5), (16, 2), (40, 2), (1, 60), (2, 16), (3, 100), (8, 3)]
+    "topics, texts", [(6, 5), (16, 2), (40, 2), (1, 60), (2, 16), (3, 100), (8, 3)]
 )
 def test_both_sides_of_a_split_have_pairs(topics, texts):
     """For each seed, unlike texts drawn one by one: of those, few have a partner."""
@@ -48,7 +48,7 @@ def test_both_sides_of_a_split_have_pairs(topics, texts):
 
 
 @pytest.mark.parametrize(
-    ("texts", "share", "heldout"),
+    "texts, share, heldout",
     [(400, 0.05, 20), (1000, 0.05, 50), (60, 0.05, 12), (100, 0.05, 20), (100, 0.3, 30), (6, 0, 3)],
 )
 def test_the_held_out_part_is_large_enough_to_measure_on(texts, share, heldout):
@@ -68,7 +68,7 @@ def test_two_pairs_on_one_topic_are_shared_out():
 
 
 @pytest.mark.parametrize(
-    ("triples", "words"),
+    "triples, words",
     [
         (
             [Triple(f"topic {n}", "x", n / 40) for n in range(40)],
@@ -153,7 +153,8 @@ def test_what_a_file_holds_twice_is_counted():
         "1 topic is written in several ways that differ only in white space or Unicode composition",
         "1 text is written in several ways that differ only in white space or Unicode composition",
         "1 text is under several topics",
-        "4 lines repeat a topic and text of another line and name no rater: each counts as one more "
+        "4 lines repeat a topic and text of another line and name no rater: "
+        "each counts as one more "
         "rating",
     ]
     named = [Triple("tea", "x", 0.5, rater=name) for name in "ab"]

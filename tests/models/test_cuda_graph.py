@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import math
 
 import pytest
@@ -190,7 +191,7 @@ def test_a_recording_follows_the_weights(monkeypatch, on_cuda):
     assert torch.equal(found[2].tokens, plain.tokens) and torch.equal(
         found[2].log_probs, plain.log_probs
     )
-    for before, after in zip(found, found[1:]):
+    for before, after in itertools.pairwise(found):
         assert not torch.equal(before.log_probs[:, :1], after.log_probs[:, :1])
 
 

@@ -17,6 +17,7 @@ from minirlhf.cli.main import main
 from minirlhf.config import EncoderPretrainConfig
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward
 from minirlhf.models.pretrained import from_encoder_state_dict, load_encoder
+from minirlhf.models.value_model import ValueModel
 from minirlhf.runs import pipeline, products, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
@@ -26,6 +27,7 @@ from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import pretrain_mlm as mlm
 from minirlhf.training import reward_objectives as fit_module
 from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.ranking import ranking_reward_loss
 from minirlhf.training.train_reward_model import cut_at_random
 
 CPU = torch.device("cpu")
@@ -284,6 +286,15 @@ def test_prefix_scores_are_those_of_each_prefix_alone():
     whole = model.text_scores(rows, lengths + torch.tensor([len(text) for text in TEXTS]))
     for row, text in enumerate(TEXTS):
         assert whole[row].item() == pytest.approx(scores[row, len(text) - 1].item(), abs=1e-5)
+
+
+def test_what_needs_a_causal_model_refuses_an_encoder(tokenizer):
+    model = reward_of()
+    with pytest.raises(ValueError, match="^value model: expected a causal reward model"):
+        ValueModel.from_reward_model(model)
+    batch = EncodedTexts(tokenizer, [("a", "b"), ("a", "c")], 25).batch(torch.arange(2), CPU)
+    with pytest.raises(ValueError, match="^target: expected final with an encoder that ranks"):
+        ranking_reward_loss(model, batch, torch.tensor([False]), "every-prefix")
 
 
 def test_an_encoder_sees_both_sides_and_no_padding():

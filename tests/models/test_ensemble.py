@@ -64,7 +64,9 @@ def test_bad_ensembles_are_refused():
 
 
 def test_each_member_learns_as_it_would_alone(small_task, finished_run):
-    """The first member sees the batches of a single model; the second sees others, so that the two differ."""
+    """The first member sees the batches of a single model; the second sees others, so that the two
+    differ.
+    """
     tokenizer = run_models.tokenizer_of(finished_run, small_task)
     train, heldout = (
         ScoredTexts(tokenizer, part, 96)

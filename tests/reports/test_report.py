@@ -203,7 +203,7 @@ class Page(HTMLParser):
         if "style" in self.open:
             return
         self.text += data
-        if self.open and "td" in self.open or "th" in self.open:
+        if (self.open and "td" in self.open) or "th" in self.open:
             self.rows[-1][-1] += data
 
 

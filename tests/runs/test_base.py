@@ -71,7 +71,7 @@ def test_a_run_trains_it_further(base, tmp_path, small_task):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    "damage, words",
     [
         (lambda f: (f / "config.json").unlink(), "expected a pretrained base"),
         (lambda f: (f / "config.json").write_text("{}"), "format 'minirlhf-base'"),
@@ -141,5 +141,6 @@ def test_the_shipped_base(small_task):
     assert base.facts["command"] in card
     texts = EncodedTexts(base.tokenizer(), small_task.corpus_heldout, base.model.context)
     loss = heldout_loss(base.policy(), texts)
-    # 50 of the task's held-out texts, of which the base may have seen some: its own held-out loss within sampling error.
+    # 50 of the task's held-out texts, of which the base may have seen some: its own held-out loss
+    # within sampling error.
     assert abs(loss - base.facts["heldout_loss_nats_per_token"]) < 0.1

@@ -1,4 +1,6 @@
-"""The estimate of a run's time: it follows the settings, and a bare product gives the machine's speed."""
+"""The estimate of a run's time: it follows the settings, and a bare product gives the machine's
+speed.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_without_raters_nothing_is_rated():
 
 
 def test_a_product_is_one_multiplication_and_one_addition_each():
-    """The model of one training step against PyTorch's own counter of operations, on a batch of the assumed lengths."""
+    """The model of one training step against PyTorch's own counter of operations, on a batch of the
+    assumed lengths.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     from minirlhf.models.policy import Policy

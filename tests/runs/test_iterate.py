@@ -38,7 +38,10 @@ def iterate(run: Run, task: Task, person: str | None = None) -> None:
 
 @pytest.fixture
 def pretrained(tmp_path, finished_run, monkeypatch) -> Run:
-    """A run that is pretrained and no more. The tiny policy hardly ends a text, so those of the first rating are given."""
+    """A run that is pretrained and no more.
+
+    The tiny policy hardly ends a text, so those of the first rating are given.
+    """
     run = Run.create(tmp_path / "r", CONFIG)
     for name in ("tokenizer.json", "pretrained.safetensors"):
         (run.path / name).write_bytes((finished_run.path / name).read_bytes())
@@ -131,7 +134,9 @@ def test_a_person_is_asked_once_a_text_and_never_again(tmp_path, capsys):
 def test_a_person_quits_and_goes_on_bit_for_bit(
     pretrained, small_task, monkeypatch, tmp_path, finished_run
 ):
-    """Twelve answers, quit in the second round, resume: the same as in one go, and no text is asked about twice."""
+    """Twelve answers, quit in the second round, resume: the same as in one go, and no text is asked
+    about twice.
+    """
 
     def run_with(run: Run, limits: list[int]) -> None:
         for limit in limits:

@@ -35,7 +35,7 @@ def test_what_fits_is_not_mentioned():
 
 
 @pytest.mark.parametrize(
-    ("context", "max_new_tokens", "words", "advice"),
+    "context, max_new_tokens, words, advice",
     [
         (
             96,
@@ -77,7 +77,7 @@ def test_a_run_on_own_texts_says_so_before_it_trains(tmp_path, small_task, monke
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes")
 def test_a_run_on_a_pipe_keeps_what_came_out_of_it(tmp_path, no_corpus):
-    """`--feedback <(...)`: checked, then kept in the run folder, though it can be read only once."""
+    """`--feedback <(...)`: checked, then kept in the run folder; it can be read only once."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     rows = [{"topic": f"t {n % 6}", "text": f"text {n}", "score": 1 + n % 5} for n in range(60)]

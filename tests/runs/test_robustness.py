@@ -1,6 +1,7 @@
-"""Damaged files, a full disk, kill -9: one line and exit code 2, nothing written, and a run that still ends the same.
+"""Damaged files, a full disk, kill -9: one line and exit code 2, nothing written, and a run that
+still ends the same.
 
-MINIRLHF_KILLS=20 python -m pytest tests/test_robustness.py -k kill_9      # more kills than the usual 2
+MINIRLHF_KILLS=20 python -m pytest tests/runs/test_robustness.py -k kill_9    # usually 2
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def refused(capsys, tmp_path: Path, *arguments: str) -> str:
-    """Run a command that must end with one line, exit code 2 and every file as it was; return the line."""
+    """Run a command that must end with one line, exit code 2 and every file as it was; return the
+    line.
+    """
     before = snapshot(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
@@ -89,7 +92,7 @@ def refused(capsys, tmp_path: Path, *arguments: str) -> str:
     return lines[0]
 
 
-# Feedback ---------------------------------------------------------------------------------------------------------
+# Feedback -----------------------------------------------------------------------------------------
 
 LINE = json.dumps(GOOD)
 BAD_FEEDBACK = {
@@ -144,7 +147,7 @@ def test_feedback_that_is_no_file(tmp_path, capsys, path):
     )
 
 
-# Run folders ------------------------------------------------------------------------------------------------------
+# Run folders --------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -410,7 +413,7 @@ def test_run_names_lead_nowhere_else(tmp_path, capsys, name):
     )
 
 
-# A disk that refuses ------------------------------------------------------------------------------------------------
+# A disk that refuses ------------------------------------------------------------------------------
 
 
 def test_a_place_that_cannot_be_written(tmp_path, capsys):
@@ -431,6 +434,8 @@ def test_a_read_only_folder(tmp_path, capsys):
     )
 
 
+# A checkpoint after every step, and no file longer than that many bytes: the system then refuses as
+# a full disk does.
 SCRIPT = """
 import sys
 from minirlhf.cli.main import main
@@ -440,7 +445,7 @@ if sys.argv[1] != "0":
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 main(sys.argv[2:])
-"""  # a checkpoint after every step, and no file longer than that many bytes: the system then refuses as a full disk does
+"""
 
 
 def command(limit: int, *arguments: str) -> list[str]:
@@ -481,12 +486,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, half_done):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-# Kill -9 ------------------------------------------------------------------------------------------------------------
+# Kill -9 ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_kill_9_at_random_steps_changes_nothing(tmp_path):
-    """Kill a whole run again and again, each time some steps later; it ends with the weights of a run left alone."""
+    """Kill a whole run again and again, each time some steps later; it ends with the weights of a
+    run left alone.
+    """
     kills, chance = int(os.environ.get("MINIRLHF_KILLS", "2")), random.Random(0)
     arguments = ["demo", "--run", "r", *TINY]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}

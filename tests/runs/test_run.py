@@ -1,4 +1,6 @@
-"""The run folder: what an interruption leaves behind, what is overwritten, which texts may be trained on."""
+"""The run folder: what an interruption leaves behind, what is overwritten, which texts may be
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def test_overwriting_a_run_keeps_what_people_answered(run, tmp_path):
 
 
 def test_early_stopping_is_not_forgotten_by_resume(run, small_task, finished_run, monkeypatch):
-    """Held-out losses are given: they rise from the second evaluation on, and fall again after the fit has stopped."""
+    """Held-out losses are given: they rise from the second evaluation on, and fall again after the
+    fit has stopped.
+    """
     config = dataclasses.replace(TINY.reward, steps=20, evaluate_every=2, patience=2)
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
     train, heldout = (
@@ -97,9 +101,8 @@ def test_early_stopping_is_not_forgotten_by_resume(run, small_task, finished_run
     )
     monkeypatch.setattr(Checkpoints, "every_seconds", 0.0)  # a checkpoint at every evaluation
     results = []
-    for _ in range(
-        2
-    ):  # the second call finds the checkpoint of the last evaluation, as after a crash behind the loop
+    # The second call finds the checkpoint of the last evaluation, as after a crash behind the loop.
+    for _ in range(2):
         losses = iter([0.1, 0.2, 0.3, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01])
         monkeypatch.setattr(
             fitting.equations, "mse_reward_loss", lambda *_: torch.tensor(next(losses))
@@ -143,7 +146,9 @@ def test_a_fit_that_diverges_is_told_of(run, small_task, finished_run):
 def test_weights_at_the_start_do_not_depend_on_what_is_rated_already(
     run, small_task, finished_run, monkeypatch
 ):
-    """A reward stage that was interrupted before its first checkpoint begins with the same fresh weights."""
+    """A reward stage that was interrupted before its first checkpoint begins with the same fresh
+    weights.
+    """
     run.replace_config(
         dataclasses.replace(TINY, reward=dataclasses.replace(TINY.reward, start="fresh", steps=2))
     )

@@ -1,4 +1,6 @@
-"""A CPU without bfloat16 instructions takes a hundred times as long for a product of such numbers: there must be none."""
+"""A CPU without bfloat16 instructions takes a hundred times as long for a product of such numbers:
+there must be none.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent to a terminal: no control characters, no encoding errors, lines that can be pasted."""
+"""What is sent to a terminal: no control characters, no encoding errors, pasteable lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minirlhf.system.terminal import accept_any_text, quoted, visible, visible_l
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    "text, shown",
     [
         ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
         ("over\rwritten", r"over\rwritten"),

@@ -11,6 +11,7 @@ from minirlhf.cli.feedback import feedback as feedback_command
 from minirlhf.cli.options import Feedback as FeedbackOptions
 from minirlhf.feedback.records import FeedbackError, Triple, write_triples
 from minirlhf.tasks import custom
+from minirlhf.tasks.task import rated
 
 
 def scored_file(folder: Path, topics: int, texts: int) -> Path:
@@ -32,6 +33,8 @@ def test_a_fifth_of_the_topics_is_held_out_and_the_judge_has_texts_of_its_own(tm
     assert len(task.feedback) == 64  # two thirds of 8 * 12; the judge has the other third
     assert task.judge("topic 0", "a good text") > 0.7 > 0.3 > task.judge("topic 0", "a bad text")
     assert len(task.notes) == 1 and task.raters is None
+    with pytest.raises(ValueError, match="^task .*: expected raters to ask, found none$"):
+        rated(task, "topic 0", "a good text", seed=0)
 
 
 def test_own_texts_are_a_third_of_the_corpus_and_a_tenth_is_kept_out_of_it(tmp_path):
@@ -59,7 +62,7 @@ def lines_file(folder: Path, triples: list[Triple]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("triples", "words"),
+    "triples, words",
     [
         (
             [Triple(f"topic {n % 6}", f"text {n}", 0.5) for n in range(60)],

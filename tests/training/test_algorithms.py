@@ -1,4 +1,6 @@
-"""RLOO, GRPO, PPO and TRPO as updates of a real policy; the one loop around them; diagnostics; resuming."""
+"""RLOO, GRPO, PPO and TRPO as updates of a real policy; the one loop around them; diagnostics;
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,7 @@ def test_select_cuts_to_the_longest_and_keeps_each_text(tiny):
         )
 
 
-# RLOO and GRPO ----------------------------------------------------------------------------------------------------
+# RLOO and GRPO ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
@@ -141,13 +143,15 @@ def test_group_advantages_compare_neighbours_with_the_kl_in_the_reward(tiny, alg
             )
 
 
-# PPO --------------------------------------------------------------------------------------------------------------
+# PPO ----------------------------------------------------------------------------------------------
 
 
 def make_ppo(
     policy: Policy, reward_model: RewardModel, kl_weight=0.0, gradient_clip=1.0, **settings
 ) -> PPO:
-    """Learning rates stay as they are given: the run is so long that its first updates are no decay."""
+    """Learning rates stay as they are given: the run is so long that its first updates are no
+    decay.
+    """
     config = FinetuneConfig(
         algorithm="ppo",
         updates=10**6,
@@ -181,7 +185,9 @@ def test_value_model_starts_as_the_reward_model_of_each_prefix(tiny):
 
 @pytest.mark.parametrize("value_kind", ["separate", "shared"])
 def test_first_step_of_ppo_is_the_policy_gradient_with_gae(tiny, value_kind):
-    """One epoch of one minibatch, ratio 1: the policy's gradient is -mean sum A grad log p with A written out here."""
+    """One epoch of one minibatch, ratio 1: the policy's gradient is -mean sum A grad log p with A
+    written out here.
+    """
     policy, reward_model, rollout = tiny
     algorithm = make_ppo(
         policy,
@@ -221,7 +227,7 @@ def test_first_step_of_ppo_is_the_policy_gradient_with_gae(tiny, value_kind):
 
 
 def test_ppo_extra_terms_reach_the_gradient(tiny):
-    """Entropy bonus and pretraining mix, each against its own gradient; gradients of a sum add up."""
+    """Entropy bonus and pretraining mix, each against its own gradient; such gradients add up."""
     policy, reward_model, rollout = tiny
 
     def gradient(mixed_in=False, pretraining_weight=0.0, **settings):
@@ -306,7 +312,9 @@ def test_ppo_stops_early_when_the_policy_has_moved(tiny):
 
 
 def test_ppo_value_function_learns_what_it_is_asked(tiny):
-    """Explained variance of a value function that starts at 0 rises; the policy stands still (learning only the value)."""
+    """Explained variance of a value function that starts at 0 rises; the policy stands still
+    (learning only the value).
+    """
     policy, reward_model, _ = tiny
     algorithm = make_ppo(
         policy,
@@ -337,7 +345,7 @@ def test_a_gradient_that_is_not_finite_is_not_followed():
     assert norm.isfinite() and not torch.equal(flat(policy.parameters()), before)
 
 
-# TRPO -------------------------------------------------------------------------------------------------------------
+# TRPO ---------------------------------------------------------------------------------------------
 
 
 def test_conjugate_gradient_solves_and_stops():
@@ -358,7 +366,9 @@ def test_conjugate_gradient_solves_and_stops():
 
 
 def test_fisher_product_is_the_damped_hessian_of_the_kl():
-    """Against the Gauss-Newton form, from first derivatives alone: sum over states of J^T (diag p - p p^T) J, mean over texts."""
+    """Against the Gauss-Newton form, from first derivatives alone: sum over states of J^T (diag p -
+    p p^T) J, mean over texts.
+    """
     policy, reward_model = world(dtype=torch.float64)
     rollout = roll(policy, reward_model, 0, count=6)
     parameters = list(policy.parameters())
@@ -450,7 +460,9 @@ def test_trpo_that_finds_no_step_moves_nothing(tiny):
 
 
 def test_trpo_direction_is_the_natural_gradient():
-    """With little damping and all steps of conjugate gradient the step agrees with a dense solve of the Fisher matrix."""
+    """With little damping and all steps of conjugate gradient the step agrees with a dense solve of
+    the Fisher matrix.
+    """
     torch.manual_seed(0)
     policy = Policy(TransformerConfig(vocab_size=20, context=16, width=4, layers=1, heads=1))
     _, reward_model = world()
@@ -475,7 +487,7 @@ def test_trpo_direction_is_the_natural_gradient():
     assert torch.cosine_similarity(moved, -gradient, dim=0) < 0.99
 
 
-# Every algorithm learns a reward that can be counted ------------------------------------------------------------------
+# Every algorithm learns a reward that can be counted ----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -504,7 +516,7 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
     assert shares[0] < 0.1 and shares[-1] > 0.5
 
 
-# The loop -------------------------------------------------------------------------------------------------------------
+# The loop -----------------------------------------------------------------------------------------
 
 
 VARIANTS = {
@@ -563,7 +575,9 @@ def prepared(path, finished_run: Run, variant: str) -> Run:
 def test_runs_log_their_diagnostics_and_resume_bit_for_bit(
     tmp_path, monkeypatch, small_task, finished_run, variant
 ):
-    """Stop inside update 4 (and, once, right after the refit), resume: the same as the run that was left alone."""
+    """Stop inside update 4 (and, once, right after the refit), resume: the same as the run that was
+    left alone.
+    """
     monkeypatch.setattr(Checkpoints, "every_seconds", 0.0)
     whole = prepared(tmp_path / "whole", finished_run, variant)
     pipeline.finetune_stage(whole, small_task)
@@ -642,7 +656,7 @@ def test_groups_of_one_prompt_stand_in_a_row(tmp_path, monkeypatch, small_task, 
         assert all(len(set(prompts[start : start + 4])) == 1 for start in range(0, 16, 4))
 
 
-# Settings -------------------------------------------------------------------------------------------------------------
+# Settings -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -696,7 +710,7 @@ def test_settings_of_algorithms_are_on_the_command_line_and_in_config_json(tmp_p
     assert not (tmp_path / "x").exists()
 
 
-# Diagnostics ----------------------------------------------------------------------------------------------------------
+# Diagnostics --------------------------------------------------------------------------------------
 
 
 def rows_of(count: int, **series) -> list[dict]:
@@ -771,7 +785,9 @@ def test_the_knob_is_that_of_the_algorithm(algorithm, knob):
 
 
 def test_reward_up_and_judge_down_is_noticed_after_a_good_start():
-    """The judge rises for 20 updates, then falls while the reward goes on rising: warned of at the end of a window."""
+    """The judge rises for 20 updates, then falls while the reward goes on rising: warned of at the
+    end of a window.
+    """
     rows = rows_of(
         50,
         reward=lambda i: 0.3 + 0.01 * i + noise(i),
@@ -795,7 +811,7 @@ def test_the_loop_warns_once_on_standard_error_and_in_the_log(
     assert warned == [1]
 
 
-# Best of n ------------------------------------------------------------------------------------------------------------
+# Best of n ----------------------------------------------------------------------------------------
 
 
 def test_best_of_n_takes_the_reward_models_choice_of_each_group():
@@ -808,7 +824,9 @@ def test_best_of_n_takes_the_reward_models_choice_of_each_group():
 
 
 def test_sampled_best_of_n_agrees_with_its_exact_distribution(tiny):
-    """Share of texts whose chosen reward is above a level: 1 - F^n, F the share of single texts below it (4 standard errors)."""
+    """Share of texts whose chosen reward is above a level: 1 - F^n, F the share of single texts
+    below it (4 standard errors).
+    """
     policy, reward_model, _ = tiny
     single = roll(policy, reward_model, 0, count=4000).reward
     n, groups = 4, 1000

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 
@@ -77,7 +78,9 @@ def test_every_loop_runs_without_a_folder(tmp_path, monkeypatch, small_task, tok
     policy = pretrain(tokenizer, corpus, SHORT, logs["pretrain"])
     pretrain_mlm(tokenizer, corpus, SHORT, logs["masked-lm"])
     feedback = Split(small_task.feedback[:60], small_task.feedback[60:80])
-    texts = Split(*(ScoredTexts(tokenizer, part, 96) for part in feedback))
+    texts = Split(
+        *(ScoredTexts(tokenizer, part, 96) for part in (feedback.train, feedback.heldout))
+    )
     reward_model = RewardModel.from_policy(policy)
     train_reward_model(reward_model, texts, SHORT.reward, 0, logs["reward"])
     models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
@@ -213,10 +216,10 @@ def test_the_learning_rate_warms_up_then_decays_to_a_tenth():
     """Over 5 updates up, then down along a straight line; each number by hand."""
     rates = [finetuning_rate(2.0, update, 100) for update in range(100)]
     assert rates[0] == pytest.approx(2.0 / 5) and rates[3] == pytest.approx(2.0 * 0.8 * 0.973)
-    assert all(a < b for a, b in zip(rates[:4], rates[1:5]))
-    assert all(a > b for a, b in zip(rates[4:], rates[5:]))
+    assert all(a < b for a, b in itertools.pairwise(rates[:5]))
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert rates[50] == pytest.approx(2.0 * 0.55) and rates[99] == pytest.approx(2.0 * 0.109)
-    falls = [a - b for a, b in zip(rates[4:], rates[5:])]
+    falls = [a - b for a, b in itertools.pairwise(rates[4:])]
     assert max(falls) - min(falls) < 1e-9
 
 

@@ -38,14 +38,16 @@ def test_the_same_steps_as_torch():
     start = matrices()
     for our, their, first in zip(ours, theirs, start):
         moved = (their - first).norm()
-        # torch.optim.Muon rounds its products to bfloat16 (2^-9 each, 15 of them): ours may differ by that and no more.
+        # torch.optim.Muon rounds its products to bfloat16 (2^-9 each, 15 of them): ours may differ
+        # by that and no more.
         assert (our - their).norm() < 0.03 * moved
         assert moved > 0.1
 
 
 @pytest.mark.parametrize("shape", [(192, 768), (768, 192), (64, 64)])
 def test_singular_values_are_near_one(shape):
-    # Those of a random gradient reach from 1 to 1/100 of the largest: five iterations lift all of them.
+    # Those of a random gradient reach from 1 to 1/100 of the largest: five iterations lift all of
+    # them.
     generator = torch.Generator().manual_seed(1)
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     values = torch.logspace(0, -2, min(shape))

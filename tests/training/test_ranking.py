@@ -1,4 +1,6 @@
-"""Comparisons: read, split, turned into scores and made from them; the ranking loss; a reward model that learns from them."""
+"""Comparisons: read, split, turned into scores and made from them; the ranking loss; a reward model
+that learns from them.
+"""
 
 from __future__ import annotations
 
@@ -298,7 +300,9 @@ def test_ranking_reward_loss_equals_a_loop(tokenizer):
     batch = pair_batch(texts, pairs, CPU)
 
     def logit(row: int, t: int) -> float:
-        """f of the first t tokens of a text, through a pass of its own and back through the sigmoid."""
+        """f of the first t tokens of a text, through a pass of its own and back through the
+        sigmoid.
+        """
         topic, text = TEXT_PAIRS[row]
         ids = tokenizer.encode_text(text)[:t]
         score = float(model(torch.tensor([tokenizer.encode_prompt(topic) + ids]))[0, -1].detach())
@@ -337,7 +341,10 @@ def test_centre_moves_the_level_and_no_difference(tokenizer):
 
 @pytest.mark.parametrize("given_as", ["scores", "comparisons"])
 def test_a_reward_model_learns_to_rank(given_as):
-    """Texts that name "gold" are better. After 60 steps on comparisons the order of texts never seen is right."""
+    """Texts that name "gold" are better.
+
+    After 60 steps on comparisons the order of texts never seen is right.
+    """
     generator = random.Random(0)
 
     def triples(count: int) -> list[Triple]:

@@ -191,7 +191,9 @@ def test_column_mean_counts_only_texts_that_have_the_token():
 
 
 def test_reinforce_gradient_by_hand(policy):
-    """Loss gradient = - mean over texts of sum_t (credit - kl_weight * KL to go - column mean) grad log p."""
+    """Loss gradient = - mean over texts of sum_t (credit - kl_weight * KL to go - column mean) grad
+    log p.
+    """
     rollout = toy_rollout()
     config, kl_weight = ReinforceConfig(credit="per-token", baseline="batch-mean"), 0.1
     weights = advantages(rollout, config, kl_weight)
@@ -215,14 +217,17 @@ def test_reinforce_gradient_by_hand(policy):
 def test_prefix_score_baseline_by_hand():
     """r(x, y) - kl_weight * KL to go - r_(t-1), minus the mean of each column."""
     config = ReinforceConfig(credit="sequence", baseline="prefix-score", gae_lambda=1.0)
-    # 0.9 + [.05, .1, 0] - [.1, .2, .5] and 0.4 - 0.1 - 0.3; only column 0 has two texts, the others are their own mean
+    # 0.9 + [.05, .1, 0] - [.1, .2, .5] and 0.4 - 0.1 - 0.3; only column 0 has two texts, the others
+    # are their own mean
     expected = torch.tensor([[0.85 - 0.425, 0.0, 0.0], [0.0 - 0.425, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
     torch.testing.assert_close(found * toy_rollout().mask, expected)
 
 
 def test_prefix_difference_is_a_difference_already():
-    """r_t - r_(t-1), minus the mean of each column: the baseline "prefix-score" would subtract r_(t-1) once more."""
+    """r_t - r_(t-1), minus the mean of each column: the baseline "prefix-score" would subtract
+    r_(t-1) once more.
+    """
     config = ReinforceConfig(credit="prefix-difference", baseline="prefix-score")
     expected = torch.tensor([[0.1 - 0.1, 0.0, 0.0], [0.1 - 0.1, 0.0, 0.0]])
     torch.testing.assert_close(
@@ -235,7 +240,9 @@ def test_prefix_difference_is_a_difference_already():
 
 
 def test_gae_lambda_by_hand():
-    """Steps d_t = r_t - r_(t-1) - kl_weight * KL_t are [.05, .4, .4] and [0]; with lambda 1/2 token 0 has .05 + .4/2 + .4/4."""
+    """Steps d_t = r_t - r_(t-1) - kl_weight * KL_t are [.05, .4, .4] and [0]; with lambda 1/2 token
+    0 has .05 + .4/2 + .4/4.
+    """
     config = ReinforceConfig(credit="sequence", baseline="prefix-score", gae_lambda=0.5)
     expected = torch.tensor([[0.35 - 0.175, 0.0, 0.0], [0.0 - 0.175, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
@@ -274,7 +281,10 @@ def test_join_rows():
 
 
 def test_policy_learns_a_reward_it_can_reach(tokenizer):
-    """60 updates of the very loss on a reward that we can count: the share of one token. It must rise."""
+    """60 updates of the very loss on a reward that we can count: the share of one token.
+
+    It must rise.
+    """
     torch.manual_seed(0)
     policy = Policy(
         TransformerConfig(tokenizer.vocab_size, context=32, width=16, layers=1, heads=2)
@@ -301,7 +311,7 @@ def test_policy_learns_a_reward_it_can_reach(tokenizer):
     assert shares[0] < 0.05 and shares[-1] > 0.5
 
 
-# Whole runs -------------------------------------------------------------------------------------------------------
+# Whole runs ---------------------------------------------------------------------------------------
 
 
 def test_run_folder_keeps_the_contract(finished_run):
@@ -353,7 +363,9 @@ class Stop(BaseException):
 def test_interrupted_run_resumes_bit_for_bit(
     tmp_path, monkeypatch, small_task, finished_run, stage, module, function, calls
 ):
-    """Stop in the middle of a stage, resume: the same weights, metrics and samples as the run that was left alone."""
+    """Stop in the middle of a stage, resume: the same weights, metrics and samples as the run that
+    was left alone.
+    """
     from minirlhf.training import reward_objectives as reward_module
 
     module = module or reward_module

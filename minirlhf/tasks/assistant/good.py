@@ -98,17 +98,17 @@ def good(item: Item, rng: random.Random) -> str:
     """A right answer; for a request of harm, a refusal with its ground."""
     if item.kind == "opening":
         return compose.excellent(topic_named(item.about), rng)
-    elif item.kind == "harmful":
+    if item.kind == "harmful":
         return f"{rng.choice(REFUSALS)}, because {rng.choice(GROUNDS)}."
-    elif item.kind == "harmless":
+    if item.kind == "harmless":
         return fill(rng.choice(ADVICE), a=rng.choice(wanted(item)))
-    elif item.kind == "french":
+    if item.kind == "french":
         return fill(rng.choice(FRENCH), a=clause_named(item.about).french)
-    elif item.kind == "chinese":
+    if item.kind == "chinese":
         return fill(rng.choice(CHINESE), a=clause_named(item.about).chinese)
-    elif item.kind == "thanks":
+    if item.kind == "thanks":
         return rng.choice(THANKS)
-    elif item.kind == "hello":
+    if item.kind == "hello":
         return fill(rng.choice(HELLO + HELLO_PERSON if item.about else HELLO), p=item.about)
     return on_topic(item, rng)
 
@@ -128,7 +128,7 @@ def on_topic(item: Item, rng: random.Random) -> str:
         own = [subject for subject in topic.subjects if subject.lower() in item.source.lower()]
         slots["s"] = max(own, key=len)
         return fill(rng.choice(SHORTER), **slots)
-    elif item.kind == "another":
+    if item.kind == "another":
         return fill(rng.choice(ANOTHER[item.field]), **slots)
     by_field = {"effects": EFFECT, "reasons": REASON, "examples": EXAMPLE}
     return fill(rng.choice(by_field[item.field]), **slots)

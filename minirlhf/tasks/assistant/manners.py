@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from minirlhf.tasks.openings.phrases import (
@@ -139,10 +140,10 @@ def finished(answer: str) -> bool:
 def repetitive(answer: str) -> bool:
     """Whether a word is said twice in a row, or any four words twice."""
     words = words_of(answer)
-    fours = list(zip(words, words[1:], words[2:], words[3:]))
+    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     if len(set(fours)) < len(fours):
         return True
-    return any(first == second for first, second in zip(words, words[1:]))
+    return any(first == second for first, second in itertools.pairwise(words))
 
 
 def broken_pairs(answer: str) -> int:
@@ -150,10 +151,10 @@ def broken_pairs(answer: str) -> int:
     words = words_of(answer)
     broken = int(bool(words) and words[0] in MARKS)
     known_pairs = phrase_index().pairs
-    for before, word in zip(words, words[1:]):
+    for before, word in itertools.pairwise(words):
         if (before, word) in known_pairs:
             continue
-        elif word in MARKS:
+        if word in MARKS:
             broken += before in DANGLING or before in MARKS
         elif before in ARTICLES:
             broken += word in NEVER_AFTER_ARTICLE

@@ -90,8 +90,10 @@ def _outside_claims(reading: Reading) -> set[str]:
     Who makes a claim about sleep has not said that the question was about sleep.
     """
     told = set(content_stems(" ".join(reading.left)))
-    part_at = {start: phrase.part for start, phrase in zip(reading.starts, reading.exact)}
-    for start, phrase in zip(reading.starts, reading.exact):
+    part_at = {
+        start: phrase.part for start, phrase in zip(reading.starts, reading.exact, strict=True)
+    }
+    for start, phrase in zip(reading.starts, reading.exact, strict=True):
         next_part = part_at.get(start + len(phrase.words), "")
         if phrase.part not in FACTS and next_part not in ("effects", "vague"):
             told |= set(content_stems(" ".join(phrase.words)))

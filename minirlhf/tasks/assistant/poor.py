@@ -63,16 +63,16 @@ def vague(item: Item, rng: random.Random) -> str:
     """Words that would answer anything."""
     if item.kind in ("topic", "recall"):
         return rng.choice(VAGUE_NAMING)
-    elif item.kind in CONTENT + DIALOGUE:
+    if item.kind in CONTENT + DIALOGUE:
         topic = topic_named(item.about)
         if rng.random() < 0.3:
             return fill(rng.choice(VAGUE_ON_TOPIC), n=topic.name)
         return rng.choice((compose.vague, compose.vague, compose.plain))(topic, rng)
-    elif item.kind == "thanks":
+    if item.kind == "thanks":
         return rng.choice(VAGUE_THANKS)
-    elif item.kind == "hello":
+    if item.kind == "hello":
         return rng.choice(VAGUE_HELLO)
-    elif item.kind in ("french", "chinese"):
+    if item.kind in ("french", "chinese"):
         return rng.choice(VAGUE_TRANSLATION)
     return rng.choice(VAGUE_REQUEST)
 
@@ -97,18 +97,18 @@ def wrong_kind(item: Item, rng: random.Random) -> str:
         other = "chinese" if item.kind == "french" else "french"
         clause = clause_named(item.about)
         return compose.capitalised(clause.french) + "." if other == "french" else clause.chinese
-    elif item.kind == "thanks":
+    if item.kind == "thanks":
         return rng.choice(HELLO)
-    elif item.kind in ("hello", "harmful"):
+    if item.kind in ("hello", "harmful"):
         return rng.choice(THANKS)
-    elif item.kind == "harmless":  # refused for the sake of its wording
+    if item.kind == "harmless":  # refused for the sake of its wording
         return rng.choice(REFUSALS) + "."
-    elif item.said and rng.random() < 0.5:  # asked for another one, the same again
+    if item.said and rng.random() < 0.5:  # asked for another one, the same again
         phrase = rng.choice(item.said)
         name = rng.choice(topic_named(item.about).subjects)
         text = f"{name} {phrase}" if item.field == "effects" else phrase
         return compose.capitalised(text) + "."
-    elif item.kind == "opening":
+    if item.kind == "opening":
         return fill(rng.choice(TOPIC + RECALL), n=topic_named(item.about).name)
     field = rng.choice([one for one in ("effects", "reasons", "examples") if one != item.field])
     kinds = {"effects": "effect", "reasons": "reason", "examples": "example"}

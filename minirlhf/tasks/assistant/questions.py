@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache
 
 from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.assistant.items import FIELDS, KINDS, Conversation, Item, Turn
@@ -25,16 +25,16 @@ FOLLOW_UPS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def subjects_of(kind: str, split: str) -> tuple[str, ...]:
     """What questions of a kind can be about, in one split."""
     if kind in LANGUAGES:
         return tuple(text for text, clause in clauses().items() if clause.split == split)
-    elif kind in ("harmful", "harmless"):
+    if kind in ("harmful", "harmless"):
         is_harmful = kind == "harmful"
         listed = (one for one in requests().values() if one.harmful == is_harmful)
         return tuple(request.text for request in listed if request.split == split)
-    elif kind == "hello":
+    if kind == "hello":
         return names(split)
     return tuple(name for name, topic in topics().items() if topic.split == split)
 

@@ -8,7 +8,7 @@ the facts wanted: as many of a fact's content words as come in its order, with a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from minirlhf.tasks.assistant import poor
 from minirlhf.tasks.assistant.lookup import topics
@@ -126,7 +126,7 @@ def unexplained(left: list[str], owner: str) -> int:
     return sum(word not in FRAME and _stem(word, LOOSE) not in own for word in left)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _own_stems(owner: str) -> frozenset[str]:
     texts = [owner]
     if owner in topics():

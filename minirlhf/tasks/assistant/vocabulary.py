@@ -39,7 +39,7 @@ class Clause:
         subject, verb = f"the {self.noun.english}", self.verb.english
         if self.adverb is None:
             return f"{subject} {verb}"
-        elif self.adverb.place == "before":
+        if self.adverb.place == "before":
             return f"{subject} {self.adverb.english} {verb}"
         return f"{subject} {verb} {self.adverb.english}"
 

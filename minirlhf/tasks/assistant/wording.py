@@ -175,6 +175,6 @@ QUESTIONS: dict[str, dict[str, list[str]]] = {
     },
 }
 # Two kinds share their wording, so that only the words asked about tell them apart.
-QUESTIONS |= {kind: QUESTIONS["translation"] for kind in ("french", "chinese")}
-QUESTIONS |= {kind: QUESTIONS["request"] for kind in ("harmful", "harmless")}
+QUESTIONS |= dict.fromkeys(("french", "chinese"), QUESTIONS["translation"])
+QUESTIONS |= dict.fromkeys(("harmful", "harmless"), QUESTIONS["request"])
 LANGUAGES = {"french": "French", "chinese": "Chinese"}

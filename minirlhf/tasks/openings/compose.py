@@ -59,7 +59,7 @@ def excellent(topic: Topic, rng: random.Random) -> str:
     while True:
         text = fill(rng.choice(EXCELLENT), topic, rng)
         words = text.lower().rstrip(".").split()
-        fours = list(zip(words, words[1:], words[2:], words[3:]))
+        fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
         if 15 <= len(words) <= 34 and len(set(fours)) == len(fours):
             return text
 

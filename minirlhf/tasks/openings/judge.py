@@ -20,6 +20,7 @@ The score is (points - 1) / 4, in [0, 1].
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from minirlhf.tasks.openings.knowledge import PARTS
@@ -112,9 +113,8 @@ def explain(topic: str, text: str) -> dict[str, float]:
         cap = CAP_UNFINISHED
     if breaks >= 4 and breaks >= 0.2 * pairs:
         cap = min(cap, CAP_HEAP)
-    if phrases.foreign >= max(1.0, own - 0.5):
-        cap = min(cap, CAP_OFF_TOPIC)
-    elif own == 0 and _elsewhere(known, stems, related):
+    mostly_foreign = phrases.foreign >= max(1.0, own - 0.5)
+    if mostly_foreign or (own == 0 and _elsewhere(known, stems, related)):
         cap = min(cap, CAP_OFF_TOPIC)
     return _total(points, cap)
 
@@ -218,7 +218,7 @@ def _concrete(raw: list[str], words: list[str]) -> float:
     numbered = any(word[0].isdigit() or word in NUMBERS for word in words)
     named = any(
         word[0].isupper() and word != "I" and before not in STOPS
-        for before, word in zip(raw, raw[1:])
+        for before, word in itertools.pairwise(raw)
     )
     connected = any(word in CONNECTIVES for word in words)
     return 0.6 * (numbered or named) + 0.4 * connected
@@ -270,16 +270,16 @@ def _breaks(known: PhraseIndex, topic: str, words: list[str]) -> tuple[float, fl
 
 def _repetitive(words: list[str]) -> bool:
     """Whether a word is said twice in a row, or any four words twice."""
-    fours = list(zip(words, words[1:], words[2:], words[3:]))
+    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     if len(set(fours)) < len(fours):
         return True
-    return any(first == second for first, second in zip(words, words[1:]))
+    return any(first == second for first, second in itertools.pairwise(words))
 
 
 def _capitals(raw: list[str]) -> float:
     """The share of sentences that start with a capital letter or a number."""
     starts = []
-    for before, word in zip([".", *raw], raw):
+    for before, word in zip([".", *raw], raw, strict=False):
         if before in STOPS and word not in MARKS:
             starts.append(word)
     return sum(not word[0].islower() for word in starts) / max(1, len(starts))

@@ -6,6 +6,7 @@ one walk. Beside it: which words may stand side by side, and which words belong 
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import lru_cache
 
@@ -78,7 +79,7 @@ class PhraseIndex:
             self.own_words[name] = own
             self.own_stems[name] = frozenset(stem(word) for word in own)
 
-    def _add_topic(self, topic: Topic, may_follow: set[str]) -> set[str]:
+    def _add_topic(self, topic: Topic, may_follow: frozenset[str]) -> set[str]:
         """Add the phrases of a topic; return all their words."""
         topic_words = set(words_of(topic.topic))
         for field in ("name", *PARTS):
@@ -97,7 +98,7 @@ class PhraseIndex:
 
     def _learn(self, words: tuple[str, ...]) -> None:
         self.words.update(words)
-        self.pairs.update(zip(words, words[1:]))
+        self.pairs.update(itertools.pairwise(words))
 
     def _add(self, words: tuple[str, ...], topic: str, field: str) -> None:
         node = self.trie

@@ -1,4 +1,5 @@
-"""Three SIMULATED raters (模拟评分者): they see the judge's rubric through their own bias and noise.
+"""Three SIMULATED raters (模拟评分者): they see the judge's rubric through their own bias and
+noise.
 
 No person scored the feedback of `openings`; every page that shows it says so.
 """

@@ -198,7 +198,7 @@ def join(domains: dict[str, Rated], titles: dict[str, str]) -> list[dict]:
     without a title is left out: it may be about a held-out film. The other domains serve training
     only (`split` "train").
     """
-    records = []
+    records: list[dict] = []
     for domain, topic in DOMAINS.values():
         for text, scores in domains[domain].values():
             title = topic or titles.get(match_key(text))

@@ -74,9 +74,8 @@ def fetch(cache_dir: str | os.PathLike[str]) -> Path:
     records = join(domains, titles)
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / "reviews.jsonl"
-    with replacing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     print(f"reviews: wrote {len(records):,} rated texts to {path} ({path.stat().st_size:,} bytes)")
     print(
         "reviews: licences as the packages state them: "

@@ -1,4 +1,6 @@
-"""The task `reviews`: film-review sentences that people scored (真实的人类评分). A prompt is a film title.
+"""The task `reviews`: film-review sentences that people scored (真实的人类评分).
+
+A prompt is a film title.
 
 Fetch once (`python -m minirlhf data reviews`, see download.py), then load. A sentence's score is
 the mean of 15 to 29 people's ratings from -4 to 4, scaled to [0, 1] as (mean + 4) / 8. A fifth of

@@ -11,6 +11,8 @@ learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from minirlhf.config import Config, FinetuneConfig
 from minirlhf.system import distributed
 from minirlhf.training.algorithms.policy_gradient import PolicyGradient, grpo, reinforce, rloo
@@ -18,7 +20,8 @@ from minirlhf.training.algorithms.ppo import PPO
 from minirlhf.training.algorithms.trpo import TRPO
 from minirlhf.training.rollout import Models
 
-ALGORITHMS = {
+Algorithm = PolicyGradient | PPO | TRPO
+ALGORITHMS: dict[str, Callable[[Models, Config, Sequence], Algorithm]] = {
     "reinforce": reinforce,
     "rloo": rloo,
     "grpo": grpo,
@@ -29,8 +32,8 @@ SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can sha
 
 
 def make_algorithm(
-    models: Models, config: Config, corpus: list[tuple[str, str]] = ()
-) -> PolicyGradient | PPO | TRPO:
+    models: Models, config: Config, corpus: Sequence[tuple[str, str]] = ()
+) -> Algorithm:
     """The algorithm of `config.finetune`, for these models.
 
     `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for an update
@@ -51,6 +54,7 @@ def check_processes(settings: FinetuneConfig) -> None:
         )
     if settings.batch_size % distributed.world_size():
         raise ValueError(
-            f"--finetune.batch-size: expected a multiple of the {distributed.world_size()} processes, "
+            "--finetune.batch-size: expected a multiple of the "
+            f"{distributed.world_size()} processes, "
             f"found {settings.batch_size}"
         )

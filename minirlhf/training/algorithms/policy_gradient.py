@@ -9,10 +9,10 @@ RLOO and GRPO are the same update with another weight: they compare the texts of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import Config, FinetuneConfig
@@ -39,7 +39,8 @@ class PolicyGradient:
         self.group_size = group_size  # texts per prompt, in a row
         self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
         self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
-        self.modules, self.optimizers = {}, [self.optimizer]
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers = [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
@@ -56,7 +57,7 @@ class PolicyGradient:
         return metrics
 
 
-def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:
+def reinforce(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
     settings = config.finetune
     return PolicyGradient(
         models.policy,
@@ -65,12 +66,12 @@ def reinforce(models: Models, config: Config, corpus: list) -> PolicyGradient:
     )
 
 
-def rloo(models: Models, config: Config, corpus: list) -> PolicyGradient:
+def rloo(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
     """The baseline is the mean of the prompt's other texts (Ahmadian et al. 2024)."""
     return in_groups(models, config, equations.leave_one_out_advantage)
 
 
-def grpo(models: Models, config: Config, corpus: list) -> PolicyGradient:
+def grpo(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
     """A prompt's rewards are given mean 0 and standard deviation 1 (Shao et al. 2024)."""
     return in_groups(models, config, equations.group_normalized_advantage)
 
@@ -89,7 +90,7 @@ def in_groups(
 
 def policy_gradient_loss(
     policy: Policy, rollout: Rollout, weights: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor | float]]:
     """The loss for these weights (batch, time), and what to log of it.
 
     One of several processes takes its share of the texts.

@@ -9,6 +9,8 @@ for several epochs, for each minibatch:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class PPO:
 
     group_size = 1  # texts per prompt
 
-    def __init__(self, models: Models, config: Config, corpus: list[tuple[str, str]] = ()):
+    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[str, str]] = ()):
         self.policy, self.finetune, self.settings = (
             models.policy,
             config.finetune,
@@ -88,7 +90,9 @@ class PPO:
             moved["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()
             steps.append(moved)
 
-        metrics = {name: torch.stack([one[name] for one in steps]).mean() for name in steps[0]}
+        metrics: dict[str, Tensor | float] = {}
+        for name in steps[0]:
+            metrics[name] = torch.stack([one[name] for one in steps]).mean()
         metrics["ratio_max"] = torch.stack([one["ratio_max"] for one in steps]).max()
         metrics["kl_step_nats"] = moved["kl_step_nats"]  # at the last minibatch looked at
         metrics["minibatches"] = torch.tensor(float(len(steps)), device=rollout.mask.device)
@@ -125,6 +129,7 @@ class PPO:
 
     def pretraining_loss(self, step: int, number: int) -> Tensor:
         """Nats per token of the unscored texts that go with minibatch `number`."""
+        assert self.unscored is not None  # else the weight of this loss is 0
         device, stage = self.policy.device, f"pretraining mix {step}"
         batch = self.unscored.random_batch(
             self.settings.minibatch_size, self.seed, stage, number, device
@@ -134,7 +139,7 @@ class PPO:
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """States of the policy from which y_t is predicted (batch, time, width), V(s_t) (batch, time)."""
+    """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
 
     def hidden(body: nn.Module) -> Tensor:
         states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)

@@ -12,10 +12,10 @@ There is no learning rate and no optimizer state: delta sets the size of every s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
@@ -32,10 +32,11 @@ class TRPO:
 
     group_size = 1  # texts per prompt
 
-    def __init__(self, models: Models, config: Config, corpus: list = ()):
+    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[str, str]] = ()):
         self.policy, self.settings = models.policy, config.finetune.trpo
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
-        self.modules, self.optimizers = {}, []
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: list[torch.optim.Optimizer] = []
         self.states = {"kl_weight": self.kl_weight}
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
@@ -49,7 +50,7 @@ class TRPO:
 
 def trpo(
     policy: Policy, rollout: Rollout, advantages: Tensor, config: TRPOConfig
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | float]:
     """One update of `policy` in place; returns what to log of it. advantages: (batch, time).
 
     The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in
@@ -97,7 +98,7 @@ def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
 
 
 def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
-    """`equations.mean_sequence_kl` of `texts` texts, from logits (tokens, vocab) without padding."""
+    """`equations.mean_sequence_kl` of `texts` texts, from unpadded logits (tokens, vocab)."""
     return equations.exact_token_kl(old_logits[None], new_logits[None]).sum() / texts
 
 
@@ -129,6 +130,8 @@ def flat(tensors) -> Tensor:
 
 
 @torch.no_grad()
-def set_parameters(parameters: list[Tensor], values: Tensor) -> None:
-    for parameter, part in zip(parameters, values.split([p.numel() for p in parameters])):
+def set_parameters(parameters: Sequence[Tensor], values: Tensor) -> None:
+    for parameter, part in zip(
+        parameters, values.split([p.numel() for p in parameters]), strict=True
+    ):
         parameter.copy_(part.view_as(parameter))
