@@ -37,7 +37,7 @@ def pretrain(arguments: Pretrain) -> None:
 
     folder = arguments.folder
     preset = SIZES[arguments.common.size]
-    # Later stages may ask for longer texts; here the context must only hold those of the preset.
+    # `pretrain` has no option for the length of texts: a small context shortens the preset's.
     longest = min(preset.finetune.max_new_tokens, arguments.common.model.context * 2 // 3)
     config = dataclasses.replace(
         preset,
