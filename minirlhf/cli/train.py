@@ -43,7 +43,7 @@ def pretrain(arguments: Pretrain) -> None:
     others = SIZES[arguments.common.size]
     if folder.resume and is_run(folder.path):
         others = read_config(resumed(folder.path))
-    # Later stages may ask for longer texts; here the context must only hold those of the preset.
+    # `pretrain` has no option for the length of texts: a small context shortens the preset's.
     longest = min(others.finetune.max_new_tokens, arguments.common.model.context * 2 // 3)
     config = dataclasses.replace(
         others,

@@ -170,7 +170,10 @@ def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
     "change, message",
     [
         (["--algorithm", "ppo"], "expected reinforce, rloo or grpo with more than one process"),
-        (["--batch-size", "7"], "batch_size: expected a multiple of the 2 processes, found 7"),
+        (
+            ["--batch-size", "7"],
+            "--finetune.batch-size: expected a multiple of the 2 processes, found 7",
+        ),
     ],
 )
 def test_what_cannot_be_shared_is_refused(ready, tmp_path, change, message):
