@@ -12,9 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.config import Config, PretrainConfig
+from minirlhf.config import Config
 from minirlhf.runs import estimate, pipeline, redo, run_feedback, run_task
-from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import Run, read_config, run_words
 from minirlhf.runs.products import (
     CHECKPOINT,
@@ -27,6 +26,7 @@ from minirlhf.runs.products import (
     stages_from,
 )
 from minirlhf.runs.settings import differing, with_absolute_paths
+from minirlhf.runs.start import settle_start
 from minirlhf.system.devices import DeviceName, pick_device, release_freed_memory
 from minirlhf.tasks.task import Task
 
@@ -182,33 +182,6 @@ def feedback_file(plan: Plan) -> Path | None:
     if plan.stages[0] == "reward" or not kept.exists():
         return run_task.feedback_again(plan.path, config)
     return kept
-
-
-def settle_start(config: Config, task: Task) -> Config:
-    """The settings, completed with the size of the base and how long it is trained further.
-
-    Raises ValueError if the base is damaged, or if it has another size than the settings ask for.
-    """
-    pretrain, model = config.pretrain, config.model
-    if pretrain.start == "scratch":
-        return config
-    if task.base_steps is None and pretrain.base is None:
-        steps = pretrain.steps or PretrainConfig.steps
-        return dataclasses.replace(
-            config, pretrain=dataclasses.replace(pretrain, start="scratch", steps=steps)
-        )
-    base = read_base(pretrain.base)
-    for field in dataclasses.fields(model):
-        value, wanted = getattr(model, field.name), getattr(base.model, field.name)
-        if value not in (wanted, field.default):
-            option = f"--model.{field.name.replace('_', '-')}"
-            raise ValueError(
-                f"{option}: expected {wanted}, as {base.name} has it, "
-                f"found {value}; add --from-scratch to train a model of another size"
-            )
-    steps = pretrain.steps or task.base_steps or 0
-    pretrain = dataclasses.replace(pretrain, steps=steps)
-    return dataclasses.replace(config, model=base.model, pretrain=pretrain)
 
 
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ MIN_TOPICS = 5  # with fewer, none is held out
 HELDOUT_TOPICS = 0.2
 FOR_JUDGE = 1 / 3  # share of the texts on the training topics
 HELDOUT_COMPARISONS = 0.2
+BASE_STEPS = 500  # of further pretraining, where the base knows the language
 NO_HELDOUT_TOPIC = "'held-out topics' are the training topics again"
 
 
@@ -68,6 +69,8 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         comparisons=shares.comparisons,
         heldout_comparisons=shares.heldout_comparisons,
         handwritten=[],
+        base_steps=BASE_STEPS,
+        base_must_know_texts=True,
         judge=fit_judge(shares.judge),
         judge_name=f"word regression on held-out {_kind(feedback)}",
         notes=notes,

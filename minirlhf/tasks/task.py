@@ -42,6 +42,8 @@ class Task:
     # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base
     # knows this language already). None: a run does not start from the shipped base.
     base_steps: int | None = None
+    # Whether it does so only if the base knows the language of the texts (runs/start.py).
+    base_must_know_texts: bool = False
 
     # More feedback. The authors' is trained on beside `feedback`, and never held out. If
     # `heldout_feedback` is empty, a share of `feedback` is held out instead. Comparisons are

@@ -14,6 +14,7 @@ from minirlhf.config import PretrainConfig
 from minirlhf.runs import pipeline, plan, run_models, workplace
 from minirlhf.runs.base import SHIPPED, export_base, read_base
 from minirlhf.runs.folder import Run
+from minirlhf.runs.start import nats_per_byte, settle_start
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import heldout_loss
@@ -49,9 +50,7 @@ def test_the_weights_are_those_of_the_run_in_bfloat16(exported, finished_run):
 
 def test_a_run_starts_from_it(base, tmp_path, small_task):
     todo = plan.plan_new(tmp_path / "run", config_from(base.folder), ("pretrain",), False, False)
-    run = workplace.prepare(
-        dataclasses.replace(todo, config=plan.settle_start(todo.config, small_task))
-    )
+    run = workplace.prepare(dataclasses.replace(todo, config=settle_start(todo.config, small_task)))
     plan.carry_out(run, small_task, ("pretrain",))
     policy = run_models.load_policy(run, "pretrained.safetensors", base.tokenizer())
     for one, other in zip(policy.parameters(), base.policy().parameters(), strict=True):
@@ -61,7 +60,7 @@ def test_a_run_starts_from_it(base, tmp_path, small_task):
 
 
 def test_a_run_trains_it_further(base, tmp_path, small_task):
-    config = plan.settle_start(config_from(base.folder, steps=10, warmup=2), small_task)
+    config = settle_start(config_from(base.folder, steps=10, warmup=2), small_task)
     run = Run.create(tmp_path / "run", config)
     pipeline.pretrain_stage(run, small_task)
     steps = [row["step"] for row in run.read("metrics.jsonl") if row["stage"] == "pretrain"]
@@ -90,7 +89,7 @@ def test_a_damaged_base_is_refused_in_one_line(base, tmp_path, small_task, damag
         read_base(base.folder).policy()
     assert words in str(refused.value) and "\n" not in str(refused.value)
     with pytest.raises(ValueError):
-        plan.settle_start(config_from(base.folder), small_task)
+        settle_start(config_from(base.folder), small_task)
         read_base(base.folder).policy()
 
 
@@ -111,13 +110,13 @@ def test_another_size_is_refused(base, small_task):
     with pytest.raises(
         ValueError, match=r"--model.width: expected 32, .* found 64; add --from-scratch"
     ):
-        plan.settle_start(dataclasses.replace(config_from(base.folder), model=model), small_task)
+        settle_start(dataclasses.replace(config_from(base.folder), model=model), small_task)
 
 
 def test_a_task_in_another_language_starts_from_scratch(small_task):
     foreign = dataclasses.replace(small_task, base_steps=None)
     config = dataclasses.replace(TINY, pretrain=PretrainConfig(start="base", steps=0))
-    pretrain = plan.settle_start(config, foreign).pretrain
+    pretrain = settle_start(config, foreign).pretrain
     assert pretrain.start == "scratch" and pretrain.steps == PretrainConfig.steps
 
 
@@ -144,3 +143,20 @@ def test_the_shipped_base(small_task):
     # 50 of the task's held-out texts, of which the base may have seen some: its own held-out loss
     # within sampling error.
     assert abs(loss - base.facts["heldout_loss_nats_per_token"]) < 0.1
+
+
+def test_own_texts_start_from_the_base_only_if_it_knows_their_language(small_task, capsys):
+    config = dataclasses.replace(TINY, pretrain=PretrainConfig(start="base", steps=0))
+    config = dataclasses.replace(config, model=read_base().model)
+    known = dataclasses.replace(small_task, base_steps=500, base_must_know_texts=True)
+    started = settle_start(config, known).pretrain
+    assert (started.start, started.steps) == ("base", 500) and not capsys.readouterr().out
+    assert nats_per_byte(read_base(), known) < 0.3
+
+    german = [
+        dataclasses.replace(triple, text="Wer regelmäßig läuft, schläft nachts besser.")
+        for triple in known.feedback[:20]
+    ]
+    started = settle_start(config, dataclasses.replace(known, feedback=german)).pretrain
+    assert (started.start, started.steps) == ("scratch", PretrainConfig().steps)
+    assert "does not know the language of these texts" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""What a run starts from: a base as it is, a base that is trained further, or random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from minirlhf.config import Config, ModelConfig, PretrainConfig
+from minirlhf.runs.base import Base, read_base
+from minirlhf.tasks.task import Task
+from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.pretrain import heldout_loss
+
+# The base reads its own language at 0.1 nats per byte, other English at 3 to 5; all 256 bytes alike
+# would be 5.5.
+KNOWN_NATS_PER_BYTE = 1.0
+SAMPLED = 200  # texts that are read to find out
+
+
+def settle_start(config: Config, task: Task) -> Config:
+    """The settings, completed with the size of the base and how long it is trained further.
+
+    Raises ValueError if the base is damaged, or if it has another size than the settings ask for.
+    """
+    pretrain = config.pretrain
+    if pretrain.start == "scratch":
+        return config
+    if pretrain.base is None and task.base_steps is None:
+        return from_scratch(config)
+    base = read_base(pretrain.base)
+    check_size(config.model, base)
+    if pretrain.base is None and task.base_must_know_texts:
+        nats = nats_per_byte(base, task)
+        if nats > KNOWN_NATS_PER_BYTE:
+            print(
+                f"note: {base.name} does not know the language of these texts ({nats:.1f} nats per "
+                "byte), so a model is pretrained from scratch"
+            )
+            return from_scratch(config)
+    steps = pretrain.steps or task.base_steps or 0
+    pretrain = dataclasses.replace(pretrain, steps=steps)
+    return dataclasses.replace(config, model=base.model, pretrain=pretrain)
+
+
+def from_scratch(config: Config) -> Config:
+    steps = config.pretrain.steps or PretrainConfig().steps
+    pretrain = dataclasses.replace(config.pretrain, start="scratch", steps=steps)
+    return dataclasses.replace(config, pretrain=pretrain)
+
+
+def check_size(model: ModelConfig, base: Base) -> None:
+    """Raise ValueError if the settings ask for another size than the base has."""
+    for field in dataclasses.fields(model):
+        value, wanted = getattr(model, field.name), getattr(base.model, field.name)
+        if value not in (wanted, field.default):
+            option = f"--model.{field.name.replace('_', '-')}"
+            raise ValueError(
+                f"{option}: expected {wanted}, as {base.name} has it, "
+                f"found {value}; add --from-scratch to train a model of another size"
+            )
+
+
+def nats_per_byte(base: Base, task: Task) -> float:
+    """How well the base predicts the task's scored texts: below 1 it knows their language."""
+    pairs = [(triple.topic, triple.text) for triple in task.feedback[:SAMPLED]]
+    texts = EncodedTexts(base.tokenizer(), pairs, base.model.context)
+    tokens = int((texts.lengths - texts.prompt_lengths).sum())
+    with torch.random.fork_rng(devices=[]):  # making the model draws its first weights
+        policy = base.policy().eval()
+    nats = heldout_loss(policy, texts) * tokens
+    return nats / sum(len(f" {text}".encode(errors="replace")) for _, text in pairs)
