@@ -52,16 +52,14 @@ FIT_UP_TO = 8.0
 COLOURS = ("#c55f0b", "#2b8065", "#1d5fbe", "#6b4fa0")
 
 
-def best_of_n(
-    run: Run, task: Task, tokenizer, policy, reward_model, prompts: int, texts: int
-) -> list[dict]:
+def best_of_n(run: Run, task: Task, models: Models, prompts: int, texts: int) -> list[dict]:
     """Points {"n", "kl", "proxy", "gold"} for n = 1, 2, 4, .. `texts`."""
     proxy, gold = np.zeros((prompts, texts)), np.zeros((prompts, texts))
     for row in range(prompts):
         topic = task.train_prompts[row % len(task.train_prompts)]
-        prompt = prompt_tokens(tokenizer, topic, run.config.model.context)
+        prompt = prompt_tokens(models.tokenizer, topic, run.config.model.context)
         rollout = collect(
-            Models(policy, policy, reward_model, tokenizer),
+            models,
             [prompt] * texts,
             run.config.finetune.max_new_tokens,
             step_generator(run.config.seed, "best of n", row, run.device),
@@ -119,7 +117,13 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
     )
     pearson = correlation(predict(reward_model, test), test.scores)
     policy = run_models.load_policy(run, "pretrained.safetensors", tokenizer)
-    points = best_of_n(run, task, tokenizer, policy, reward_model, options.prompts, options.texts)
+    points = best_of_n(
+        run,
+        task,
+        Models(policy, policy, reward_model, tokenizer),
+        options.prompts,
+        options.texts,
+    )
     finetune(
         Models(policy, policy.frozen_copy(), reward_model, tokenizer),
         dataclasses.replace(task, raters=None),

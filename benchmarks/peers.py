@@ -109,6 +109,7 @@ def trl_steps(
     prompts: list[list[int]],
     score: Callable[[list[list[int]], list[list[int]]], list[float]],
     device: torch.device,
+    *,
     steps: int,
     clock: Callable[[], float],
     between: Callable[[], None],

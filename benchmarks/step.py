@@ -332,7 +332,14 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
         for values in ours.times.values():
             values.clear()
         theirs = peers.trl_steps(
-            kind, shape, ours.prompts, ours.score, device, repeats + 2, ours.clock, ours.step
+            kind,
+            shape,
+            ours.prompts,
+            ours.score,
+            device,
+            steps=repeats + 2,
+            clock=ours.clock,
+            between=ours.step,
         )
         found = {
             "ours": statistics.median(ours.times["step"][2:]),

@@ -12,17 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny_command import tiny_options
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "data/README.md")
 SOURCES = ("pyproject.toml", "setup.py", "requirements.txt", "README.md", "LICENSE")
-TINY = """
-    --from-scratch
-    --model.vocab-size 300 --model.width 16 --model.layers 1 --model.heads 2 --device cpu
-    --pretrain.steps 2 --pretrain.batch-size 8 --reward.steps 2 --reward.batch-size 8
-    --reward.own-texts 8 --finetune.updates 1 --finetune.batch-size 8 --finetune.rounds 1
-    --finetune.max-new-tokens 30 --evaluate.samples 16
-""".split()
+TINY = tiny_options(pretrain_steps=2, reward_steps=2, reward_own_texts=8, finetune_updates=1)
 
 
 def run(*command: object, folder: Path, **environment: str) -> str:

@@ -35,7 +35,7 @@ DESCRIPTION = (
 )
 
 
-def join_processes(command) -> None:
+def join_processes(command: object) -> None:
     """Join the other processes that torchrun started. Only fine-tuning can share its work."""
     if not isinstance(command, Finetune):
         print(

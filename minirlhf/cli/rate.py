@@ -14,6 +14,12 @@ def rate(arguments: Rate) -> None:
     pairs = arguments.mode == "pair"
     path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
     session = open_session(
-        run, path, pairs, arguments.count, arguments.rater, arguments.repeats, arguments.seed
+        run,
+        path,
+        pairs=pairs,
+        count=arguments.count,
+        rater=arguments.rater,
+        repeat_share=arguments.repeats,
+        seed=arguments.seed,
     )
     rate_in_terminal(session)

@@ -29,7 +29,7 @@ from minirlhf.stats import (
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.batches import EncodedTexts, Split
 from minirlhf.training.ranking import Pairs, pairs_from_scores, pairwise_accuracy
 from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, predict
 
@@ -51,19 +51,19 @@ def report_card(
     model: AnyReward,
     tokenizer: Tokenizer,
     task: Task,
-    train: list[Triple],
-    heldout: list[Triple],
+    feedback: Split[list[Triple]],
     config: Config,
     fit: Fit | None = None,
 ) -> dict:
-    """Measure a reward model that was fitted to `train` and stopped by `heldout`; return the card.
+    """Measure a reward model that was fitted to `feedback.train`; return the card.
 
+    Its training was stopped by `feedback.heldout`, on which it is measured here.
     `config` holds the settings that it was trained with. `fit` draws the learning curve, which
     trains three more reward models; None leaves it out. The card is JSON: numbers, texts, lists and
     dicts.
     """
-    ratings = first_ratings(by_rater(heldout, task.rating_range))
-    heldout = merged(heldout)
+    train, heldout = feedback.train, merged(feedback.heldout)
+    ratings = first_ratings(by_rater(feedback.heldout, task.rating_range))
     scores = np.array([triple.score for triple in heldout])
     seed, context = config.seed, config.model.context
 
@@ -101,7 +101,7 @@ def report_card(
     card["sensitivity"] = sensitivity(scores_of, task.judge, heldout, task.train_prompts, seed)
     card["curve"] = []
     if fit is not None:
-        card["curve"] = learning_curve(fit, tokenizer, task, train, heldout, config)
+        card["curve"] = learning_curve(fit, tokenizer, task, Split(train, heldout), config)
     whole = card["predictors"][MODEL]
     card["curve"].append({"triples": len(train), "mse": whole["mse"], "pearson": whole["pearson"]})
     card["checks"] = checks(card)
@@ -174,13 +174,12 @@ def learning_curve(
     fit: Fit,
     tokenizer: Tokenizer,
     task: Task,
-    train: list[Triple],
-    heldout: list[Triple],
+    feedback: Split[list[Triple]],
     config: Config,
 ) -> list[dict]:
     """Held-out error of reward models that learned from a part of the triples only."""
-    context = config.model.context
-    test = ScoredTexts(tokenizer, heldout, context, task.heldout_comparisons)
+    context, train = config.model.context, feedback.train
+    test = ScoredTexts(tokenizer, feedback.heldout, context, task.heldout_comparisons)
     order = torch.randperm(len(train), generator=step_generator(config.seed, "curve", 0)).tolist()
     rows = []
     for share in CURVE:

@@ -73,7 +73,13 @@ def sample(
         with torch.inference_mode(), torch.autocast(device.type, enabled=autocast):
             hidden = policy.body(padded, valid, cache)[:, -1]  # (batch, width)
             tokens, log_probs = _decode(
-                policy, cache, hidden, max_new_tokens, end_id, options, randomness
+                policy,
+                cache,
+                hidden,
+                max_new_tokens=max_new_tokens,
+                end_id=end_id,
+                options=options,
+                randomness=randomness,
             )
         # A copy made outside inference mode may take part in a loss.
         tokens, log_probs = tokens.clone(), log_probs.clone()
@@ -84,6 +90,7 @@ def _decode(
     policy: Policy,
     cache: KeyValueCache,
     hidden: Tensor,
+    *,
     max_new_tokens: int,
     end_id: int,
     options: SamplingOptions,

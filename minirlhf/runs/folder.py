@@ -227,7 +227,7 @@ class Run:
         return content
 
     def finish_stage(
-        self, stage: str, seconds: float, models: dict[str, nn.Module], **facts
+        self, stage: str, seconds: float, models: dict[str, nn.Module], **facts: object
     ) -> None:
         """Write the facts, then the models, and delete the checkpoint last.
 

@@ -17,6 +17,7 @@ from minirlhf.training.ratings import sample_texts
 def open_session(
     run: Run,
     path: Path,
+    *,
     pairs: bool,
     count: int,
     rater: str,

@@ -24,7 +24,7 @@ def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
     `curve` also draws the learning curve, which trains three more reward models.
     """
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    train, heldout = run_feedback.split_feedback(run, task)
+    feedback = Split(*run_feedback.split_feedback(run, task))
     name = products.RESULT["reward"]
     model = run_models.load_reward_model(run, name, tokenizer).eval()
 
@@ -34,9 +34,7 @@ def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
         log = TrainLog(f"curve: {len(texts)} triples", leave_bar=False)
         return train_reward_model(new, Split(texts, test), run.config.reward, run.config.seed, log)
 
-    card = report_card(
-        model, tokenizer, task, train, heldout, run.config, fit=fit if curve else None
-    )
+    card = report_card(model, tokenizer, task, feedback, run.config, fit=fit if curve else None)
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     atomic_write(run.path / "reward_card.json", text)
     write_page(run.path / "reward_card.html", card)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -133,7 +133,7 @@ def broadcast_weights(module: nn.Module) -> None:
         _call_or_exit(dist.broadcast, parameter.detach(), 0)
 
 
-def _call_or_exit(operation, *arguments) -> None:
+def _call_or_exit(operation: Callable[..., object], *arguments: object) -> None:
     """Call a collective operation; if another process has died, report it in one line and exit."""
     try:
         operation(*arguments)

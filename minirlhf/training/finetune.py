@@ -17,7 +17,7 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.training.algorithms.make import make_algorithm
 from minirlhf.training.batches import Split
-from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.prompts import Prompts
 from minirlhf.training.ratings import RatingRounds
 from minirlhf.training.rollout import Models, collect
@@ -30,7 +30,7 @@ def finetune(
     config: Config,
     feedback: Split[list[Triple]],
     log: TrainLog | None = None,
-    checkpoints=None,
+    checkpoints: CheckpointKeeper | None = None,
 ) -> list[Triple]:
     """Fine-tune the policy in place, and refit the reward model where raters can be asked.
 
@@ -45,9 +45,9 @@ def finetune(
     ratings = RatingRounds(models, task, config, feedback, log)
     rollout_log = RolloutLog(log, task, settings)
     start = checkpoints.resume(
-        {"policy": models.policy, "reward_model": models.reward_model} | algorithm.modules,
+        {"policy": models.policy, "reward_model": models.reward_model, **algorithm.modules},
         algorithm.optimizers,
-        {"log": log, "ratings": ratings} | algorithm.states,
+        {"log": log, "ratings": ratings, **algorithm.states},
     )
 
     for update in log.steps(start, settings.updates, unit="update"):

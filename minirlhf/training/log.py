@@ -16,10 +16,22 @@ from tqdm import tqdm
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 
-class RowsInMemory:
-    """Tables of rows by name. A run folder has the same methods, for its JSONL files."""
+class Tables(Protocol):
+    """Tables of rows by name: a run folder with its JSONL files, or `RowsInMemory`."""
 
-    def __init__(self):
+    def read(self, name: str) -> list[dict]: ...
+
+    def append(self, name: str, rows: Iterable[dict]) -> None: ...
+
+    def rewrite(self, name: str, rows: Iterable[dict]) -> None: ...
+
+    def keep(self, name: str, wanted: Callable[[dict], bool]) -> None: ...
+
+
+class RowsInMemory:
+    """Tables that end with the process."""
+
+    def __init__(self) -> None:
         self.tables: dict[str, list[dict]] = {}
 
     def read(self, name: str) -> list[dict]:
@@ -54,12 +66,12 @@ class TrainLog:
     def __init__(
         self,
         stage: str,
-        tables=None,
+        tables: Tables | None = None,
         leave_bar: bool = True,
         later_seconds: float | None = None,
     ):
         self.stage, self.leave_bar, self.later_seconds = stage, leave_bar, later_seconds
-        self.tables = RowsInMemory() if tables is None else tables
+        self.tables: Tables = RowsInMemory() if tables is None else tables
         self.rows: list[dict] = []  # of this stage, from its first step on
         self.losses: dict[str, list[Tensor]] = {}  # since the last row
         self.started = time.perf_counter()
@@ -105,7 +117,7 @@ class TrainLog:
         for name, loss in losses.items():
             self.losses.setdefault(name, []).append(loss.detach())
 
-    def write(self, step: int, meaning: str = "", **numbers) -> dict:
+    def write(self, step: int, meaning: str = "", **numbers: object) -> dict:
         """Write a row of metrics, after `step` steps; return it.
 
         It holds the means of the losses since the last row, and `numbers`. `meaning` says the same
@@ -129,7 +141,7 @@ class TrainLog:
         remaining = (self.total - step) * (time.perf_counter() - self.loop_started) / done
         return f", whole job: {tqdm.format_interval(remaining + self.later_seconds)} left"
 
-    def write_sample(self, step: int, **sample) -> None:
+    def write_sample(self, step: int, **sample: object) -> None:
         """One text of the policy as it writes at this step."""
         row = {"stage": self.stage, "step": step, "when": f"step {step}", **sample}
         self.tables.append(SAMPLES, [row])
@@ -141,6 +153,21 @@ class Stateful(Protocol):
     def state_dict(self) -> dict: ...
 
     def load_state_dict(self, state: dict) -> None: ...
+
+
+class CheckpointKeeper(Protocol):
+    """What a loop asks of checkpoints: runs/checkpoints.py keeps them, `NoCheckpoints` does not."""
+
+    def resume(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizers: Iterable[torch.optim.Optimizer],
+        states: Mapping[str, Stateful],
+    ) -> int: ...
+
+    def save(self, step: int) -> None: ...
+
+    def maybe_save(self, step: int) -> None: ...
 
 
 class NoCheckpoints:

@@ -99,7 +99,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def adamw(
-    module: nn.Module, learning_rate: float, weight_decay: float, betas=(0.9, 0.95)
+    module: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.95),
 ) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only (not on norms and biases)."""
     parameters = list(module.parameters())

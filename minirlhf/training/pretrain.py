@@ -19,7 +19,7 @@ from minirlhf.models.policy import Policy, gather_real, gather_text, log_probs_o
 from minirlhf.system.devices import autocast, pick_device
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, Corpus, EncodedTexts
-from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import (
     backward,
     linear_schedule,
@@ -71,7 +71,7 @@ def pretrain(
     corpus: Corpus,
     config: Config,
     log: TrainLog | None = None,
-    checkpoints=None,
+    checkpoints: CheckpointKeeper | None = None,
     policy: Policy | None = None,
 ) -> Policy:
     """Train `policy`, or a fresh one, on the corpus; return it. The loss is logged on both parts.

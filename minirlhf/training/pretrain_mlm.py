@@ -21,7 +21,7 @@ from minirlhf.system.devices import autocast, pick_device
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, Corpus, EncodedTexts
-from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import (
     backward,
     linear_schedule,
@@ -105,7 +105,7 @@ def pretrain_mlm(
     corpus: Corpus,
     config: Config,
     log: TrainLog | None = None,
-    checkpoints=None,
+    checkpoints: CheckpointKeeper | None = None,
 ) -> MaskedLanguageModel:
     """Train a fresh encoder on the corpus and return it; log the loss on both of its parts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def collect(
     prompts: list[list[int]],
     max_new_tokens: int,
     generator: torch.Generator,
-    **sampling,
+    **sampling: Any,
 ) -> Rollout:
     """Sample one text per prompt and score all its prefixes in one pass.
 

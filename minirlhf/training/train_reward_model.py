@@ -15,11 +15,13 @@ import dataclasses
 import math
 
 from minirlhf.config import RewardConfig
+from minirlhf.models.encoder import EncoderReward
+from minirlhf.models.reward_model import RewardModel
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.batches import Batch, Split
-from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import (
     backward,
     linear_schedule,
@@ -48,7 +50,7 @@ def train_reward_model(
     settings: RewardConfig,
     seed: int,
     log: TrainLog | None = None,
-    checkpoints=None,
+    checkpoints: CheckpointKeeper | None = None,
 ) -> AnyReward:
     """Train `model` in place; keep the weights that were best on held-out texts.
 
@@ -125,7 +127,12 @@ class BestModel:
         self.loss, self.worse = state["loss"], state["worse"]
 
 
-def augmented(batch: Batch, member, settings: RewardConfig, place: tuple[int, str, int]) -> Batch:
+def augmented(
+    batch: Batch,
+    member: RewardModel | EncoderReward,
+    settings: RewardConfig,
+    place: tuple[int, str, int],
+) -> Batch:
     """The batch with prefixes or tokens left out at random; `place` is (seed, name, step)."""
     seed, name, step = place
     if settings.target == "every-prefix" and not member.config.causal:

@@ -12,40 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_command import tiny_options
 
 from minirlhf.cli.main import main, spelled_out
-
-TINY = [
-    "--from-scratch",
-    "--model.vocab-size",
-    "300",
-    "--model.width",
-    "16",
-    "--model.layers",
-    "1",
-    "--model.heads",
-    "2",
-    "--device",
-    "cpu",
-    "--pretrain.steps",
-    "20",
-    "--pretrain.batch-size",
-    "8",
-    "--reward.steps",
-    "10",
-    "--reward.batch-size",
-    "8",
-    "--finetune.updates",
-    "2",
-    "--finetune.batch-size",
-    "8",
-    "--finetune.rounds",
-    "1",
-    "--evaluate.samples",
-    "16",
-    "--finetune.max-new-tokens",
-    "30",
-]
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -252,7 +221,7 @@ def test_own_feedback_runs_and_its_judge_is_named(tmp_path, capsys):
             "mine",
             "--runs",
             str(tmp_path),
-            *TINY,
+            *tiny_options(),
         ]
     )
     summary = json.loads((tmp_path / "mine" / "summary.json").read_text())
@@ -290,9 +259,7 @@ def start(tmp_path: Path, *extra: str) -> subprocess.Popen:
         "r",
         "--runs",
         str(tmp_path),
-        *TINY,
-        "--pretrain.steps",
-        "2000",
+        *tiny_options(pretrain_steps=2000),
         *extra,
     ]
     # What a shell starts in the background ignores Ctrl-C, and so would its children.

@@ -344,7 +344,7 @@ def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode
     main(["feedback", "summary", str(path)])
     assert "people 3" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds (scores|comparisons)"):
-        open_session(finished_run, path, mode == "single", 8, "me")
+        open_session(finished_run, path, pairs=mode == "single", count=8, rater="me")
 
 
 def test_texts_of_a_run_come_from_both_models(finished_run, small_task, monkeypatch, tmp_path):

@@ -21,48 +21,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_command import tiny_options
 
 from minirlhf.cli.main import main
 from minirlhf.system.files import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
-TINY = [
-    "--from-scratch",
-    "--model.vocab-size",
-    "300",
-    "--model.width",
-    "16",
-    "--model.layers",
-    "1",
-    "--model.heads",
-    "2",
-    "--device",
-    "cpu",
-    "--pretrain.steps",
-    "100",
-    "--pretrain.batch-size",
-    "8",
-    "--reward.steps",
-    "20",
-    "--reward.batch-size",
-    "8",
-    "--reward.evaluate-every",
-    "2",
-    "--finetune.updates",
-    "20",
-    "--finetune.batch-size",
-    "8",
-    "--finetune.rounds",
-    "2",
-    "--finetune.ratings-per-round",
-    "10",
-    "--finetune.refit-steps",
-    "4",
-    "--finetune.max-new-tokens",
-    "30",
-    "--evaluate.samples",
-    "16",
-]
+TINY = tiny_options(
+    pretrain_steps=100,
+    reward_steps=20,
+    reward_evaluate_every=2,
+    finetune_updates=20,
+    finetune_rounds=2,
+    finetune_ratings_per_round=10,
+    finetune_refit_steps=4,
+)
 
 
 def snapshot(folder: Path) -> dict[str, str]:

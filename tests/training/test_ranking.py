@@ -14,6 +14,7 @@ import torch
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_command import tiny_options
 
 from minirlhf.cli.main import main
 from minirlhf.config import RewardConfig
@@ -432,47 +433,18 @@ def test_own_comparisons_are_shared_out(tmp_path):
 
 def test_demo_on_own_comparisons(tmp_path, capsys):
     path = comparisons_file(tmp_path / "c.jsonl")
-    tiny = [
-        "--model.vocab-size",
-        "300",
-        "--model.width",
-        "16",
-        "--model.layers",
-        "1",
-        "--model.heads",
-        "2",
-        "--device",
-        "cpu",
-        "--pretrain.steps",
-        "20",
-        "--pretrain.batch-size",
-        "8",
-        "--reward.steps",
-        "10",
-        "--reward.batch-size",
-        "8",
-        "--finetune.updates",
-        "2",
-        "--finetune.batch-size",
-        "8",
-        "--finetune.max-new-tokens",
-        "30",
-        "--evaluate.samples",
-        "16",
-    ]
     main(
         [
             "demo",
             "--feedback",
             str(path),
-            "--from-scratch",
             "--loss",
             "ranking",
             "--run",
             "c",
             "--runs",
             str(tmp_path),
-            *tiny,
+            *tiny_options(),
         ]
     )
     printed = capsys.readouterr().out

@@ -124,7 +124,7 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
     return product
 
 
-def flat(tensors) -> Tensor:
+def flat(tensors: Sequence[Tensor]) -> Tensor:
     """All numbers in one row."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
