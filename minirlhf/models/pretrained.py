@@ -3,26 +3,28 @@
 Each checkpoint is a dictionary of tensors under the names that the transformers library gives them.
 For each weight of ours a table below says where it comes from; sizes are read off the tensors.
 
-    GPT-2           from_gpt2_state_dict(state, heads)
+    GPT-2           load_gpt2(folder), or from_gpt2_state_dict(state, heads)
     BERT, RoBERTa   load_encoder(folder), or from_encoder_state_dict(state, kind, heads)
+
+A folder's config.json is checked field by field: checkpoint_settings.py. Each weight of the file is
+used or refused by name, but for those in LEFT_OUT.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from minirlhf.models.checkpoint_settings import check_sizes, read_settings
+from minirlhf.models.checkpoint_weights import CheckpointWeights
 from minirlhf.models.encoder import EncoderConfig, MaskedLanguageModel
 from minirlhf.models.policy import Policy
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.system.files import load_tensors
-
-Model = TypeVar("Model", bound=nn.Module)
 
 # Our module name -> GPT-2's.
 GPT2_BODY = {
@@ -61,33 +63,80 @@ ENCODER_HEADS = {
     },
     "roberta": {"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"},
 }
+ENCODER_COPIES = {  # a weight of the head -> the weight that it is a second name of
+    "bert": {
+        "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    "roberta": {
+        "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+}
+HEAD_PREFIX = {"bert": "cls.predictions.", "roberta": "lm_head."}
 POSITION_OFFSET = {"bert": 0, "roberta": 2}  # RoBERTa's positions start after its padding token, 1
 NORM_EPSILON = {"bert": 1e-12, "roberta": 1e-5}  # where no config says otherwise
+
+# What a file may hold that our models can do without: masks and positions that follow from the
+# sizes; BERT's pooler and next-sentence head, which predict whether one segment follows the other.
+LEFT_OUT = {
+    "gpt2": r"h\.\d+\.attn\.(bias|masked_bias)",
+    "bert": r"embeddings\.(position_ids|token_type_ids)|(pooler\.dense|cls\.seq_relationship)\..*",
+    "roberta": r"embeddings\.(position_ids|token_type_ids)|pooler\.dense\..*",
+}
 
 
 # GPT-2 --------------------------------------------------------------------------------------------
 
 
-def from_gpt2_state_dict(state: dict[str, Tensor], heads: int) -> Policy:
+def load_gpt2(folder: Path) -> Policy:
+    """The policy in a folder as transformers' `save_pretrained` makes it of a GPT2LMHeadModel.
+
+    The folder holds config.json and model.safetensors. Raises ValueError, one line, if a file is
+    missing or broken, the model is no GPT-2, or it computes otherwise than ours.
+    """
+    file = Path(folder) / "config.json"
+    settings = read_settings(file, ("gpt2",))
+    state, _ = load_tensors(Path(folder) / "model.safetensors")
+    with _named(folder):
+        policy = from_gpt2_state_dict(state, settings["n_head"], settings["tie_word_embeddings"])
+    sizes = policy.config
+    check_sizes(
+        file,
+        settings,
+        {
+            "n_layer": sizes.layers,
+            "n_embd": sizes.width,
+            "n_inner": 4 * sizes.width,
+            "n_positions": sizes.context,
+            "n_ctx": sizes.context,
+            "vocab_size": sizes.vocab_size,
+        },
+    )
+    return policy
+
+
+def from_gpt2_state_dict(state: dict[str, Tensor], heads: int, tied: bool | None = None) -> Policy:
     """A Policy with the weights of a GPT-2 checkpoint, named as by transformers' GPT2LMHeadModel.
 
     `state` maps names ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", ...) to
     tensors; the prefix "transformer." may be missing. `heads` cannot be read off the weights (12
-    for the smallest GPT-2). Raises ValueError naming a weight that is missing or of another shape.
+    for the smallest GPT-2). `tied`: whether the output layer is the embedding matrix; by default,
+    if both are equal or the file holds one of them only.
+    Raises ValueError naming a weight that is missing, of another shape, not finite, or not known.
     """
-    state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-    take = _taker(state, "GPT-2")
-    for name in ("wte.weight", "wpe.weight"):
-        if take(name).dim() != 2:
-            raise ValueError(
-                f"GPT-2 weights: {name}: expected shape (rows, width), "
-                f"found {tuple(state[name].shape)}"
-            )
-    vocab_size, width = state["wte.weight"].shape
-    context = len(state["wpe.weight"])
-    layers = len({name.split(".")[1] for name in state if name.startswith("h.")})
-    output = state.get("lm_head.weight")
-    tied = output is None or torch.equal(output, state["wte.weight"])
+    weights = CheckpointWeights(
+        "GPT-2 weights", state, lambda name: name.removeprefix("transformer.")
+    )
+    if tied:
+        weights.merge("lm_head.weight", "wte.weight")
+    embedding = weights.take("wte.weight", dimensions=2)
+    vocab_size, width = embedding.shape
+    context = len(weights.take("wpe.weight", dimensions=2))
+    layers = weights.layers("h.")
+    if tied is None:
+        has_output = weights.has("lm_head.weight")
+        tied = not has_output or torch.equal(weights.take("lm_head.weight"), embedding)
     policy = Policy(
         TransformerConfig(vocab_size, context, width, layers, heads, tie_embeddings=tied)
     )
@@ -95,15 +144,17 @@ def from_gpt2_state_dict(state: dict[str, Tensor], heads: int) -> Policy:
     def source_of(name: str) -> tuple[str, Tensor]:
         if name == "head.weight":
             source = "wte.weight" if tied else "lm_head.weight"
-            return source, take(source)
+            return source, weights.take(source)
         source = _gpt2_name(name)
-        tensor = take(source)
+        tensor = weights.take(source)
         # GPT-2 stores these matrices as (in, out), nn.Linear as (out, in).
         if ".c_" in source and source.endswith(".weight"):
             tensor = tensor.T
         return source, tensor
 
-    return _fill(policy, source_of, "GPT-2", list(policy.state_dict()))
+    weights.fill(policy, source_of, list(policy.state_dict()))
+    weights.check_all_taken(LEFT_OUT["gpt2"])
+    return policy
 
 
 def _gpt2_name(name: str) -> str:
@@ -121,76 +172,99 @@ def load_encoder(folder: Path) -> MaskedLanguageModel:
     """The model in a folder as transformers' `save_pretrained` makes it.
 
     The folder holds config.json and model.safetensors. Raises ValueError, one line, if a file is
-    missing or broken or the model is neither BERT nor RoBERTa.
+    missing or broken, the model is neither BERT nor RoBERTa, or it computes otherwise than ours.
     """
     file = Path(folder) / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        kind = content["model_type"]
-        heads = content["num_attention_heads"]
-        epsilon = content["layer_norm_eps"]
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: expected the settings of a BERT or RoBERTa model, found: {error!r}"
-        ) from None
-    if kind not in POSITION_OFFSET:
-        raise ValueError(f"{file}: model_type: expected bert or roberta, found {kind!r}")
-    if content.get("hidden_act", "gelu") != "gelu":
-        raise ValueError(f"{file}: hidden_act: expected gelu, found {content['hidden_act']!r}")
+    settings = read_settings(file, ("bert", "roberta"))
+    kind = settings["model_type"]
     state, _ = load_tensors(Path(folder) / "model.safetensors")
-    return from_encoder_state_dict(state, kind, heads, epsilon)
+    with _named(folder):
+        model = from_encoder_state_dict(
+            state,
+            kind,
+            settings["num_attention_heads"],
+            settings["layer_norm_eps"],
+            position_offset=settings["pad_token_id"] + 1 if kind == "roberta" else 0,
+        )
+    sizes = model.config
+    check_sizes(
+        file,
+        settings,
+        {
+            "num_hidden_layers": sizes.layers,
+            "hidden_size": sizes.width,
+            "intermediate_size": sizes.mlp_width,
+            "max_position_embeddings": sizes.position_offset + sizes.context,
+            "type_vocab_size": sizes.token_types,
+            "vocab_size": sizes.vocab_size,
+        },
+    )
+    return model
 
 
 def from_encoder_state_dict(
-    state: dict[str, Tensor], kind: str, heads: int, norm_epsilon: float | None = None
+    state: dict[str, Tensor],
+    kind: str,
+    heads: int,
+    norm_epsilon: float | None = None,
+    position_offset: int | None = None,
 ) -> MaskedLanguageModel:
     """A MaskedLanguageModel with the weights of a checkpoint of `kind` "bert" or "roberta".
 
     The prefix "bert." or "roberta." may be missing, and norms may be named gamma and beta (as in
-    BERT's first files). A checkpoint without a masked-LM head gives a body with a new head. `heads`
-    cannot be read off the weights (12 for the base models).
-    Raises ValueError naming a weight that is missing or of another shape.
+    BERT's first files). A checkpoint without any masked-LM head gives a body with a new head; of a
+    head that is there, no part may be missing. `heads` cannot be read off the weights (12 for the
+    base models). `position_offset`: the position of the first token, RoBERTa's pad_token_id + 1.
+    Raises ValueError naming a weight that is missing, of another shape, not finite, or not known.
     """
-    state = {_current_name(name, kind): tensor for name, tensor in state.items()}
-    take = _taker(state, kind)
-    vocab_size, width = take("embeddings.word_embeddings.weight").shape
-    positions = len(take("embeddings.position_embeddings.weight"))
-    layers = len({name.split(".")[2] for name in state if name.startswith("encoder.layer.")})
-    if not layers:
-        raise ValueError(f"{kind} weights: encoder.layer.0 is missing")
+    if kind not in POSITION_OFFSET:
+        raise ValueError(f"kind: expected bert or roberta, found {kind!r}")
+    offset = POSITION_OFFSET[kind] if position_offset is None else position_offset
+    weights = CheckpointWeights(f"{kind} weights", state, lambda name: _current_name(name, kind))
+    has_head = weights.has(HEAD_PREFIX[kind])
+    for copy, original in ENCODER_COPIES[kind].items():
+        weights.merge(copy, original)
+    vocab_size, width = weights.take("embeddings.word_embeddings.weight", dimensions=2).shape
+    positions = len(weights.take("embeddings.position_embeddings.weight", dimensions=2))
+    if positions <= offset:
+        raise weights.fault(
+            "embeddings.position_embeddings.weight",
+            f"expected more than {offset} rows (pad_token_id + 1), found {positions}",
+        )
     config = EncoderConfig(
         vocab_size=vocab_size,
-        context=positions - POSITION_OFFSET[kind],
+        context=positions - offset,
         width=width,
-        layers=layers,
+        layers=weights.layers("encoder.layer."),
         heads=heads,
-        mlp_width=len(take("encoder.layer.0.intermediate.dense.bias")),
-        token_types=len(take("embeddings.token_type_embeddings.weight")),
-        position_offset=POSITION_OFFSET[kind],
-        norm_epsilon=norm_epsilon or NORM_EPSILON[kind],
+        mlp_width=len(weights.take("encoder.layer.0.intermediate.dense.bias", dimensions=1)),
+        token_types=len(weights.take("embeddings.token_type_embeddings.weight", dimensions=2)),
+        position_offset=offset,
+        norm_epsilon=NORM_EPSILON[kind] if norm_epsilon is None else norm_epsilon,
     )
     model = MaskedLanguageModel(config)
 
     def source_of(name: str) -> tuple[str, Tensor]:
         source = _encoder_name(name, kind)
         if ".query_key_value." not in name:
-            return source, take(source)
+            return source, weights.take(source)
         # Three matrices in the checkpoint, one of ours.
-        parts = [take(source.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
-        return source, torch.cat(parts)
+        names = [source.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        return source, torch.cat([weights.take(name) for name in names])
 
-    has_head = ENCODER_HEADS[kind]["bias"] in state
     names = [name for name in model.state_dict() if has_head or name.startswith("body.")]
-    return _fill(model, source_of, kind, names)
+    weights.fill(model, source_of, names)
+    weights.check_all_taken(LEFT_OUT[kind])
+    return model
 
 
 def _current_name(name: str, kind: str) -> str:
     """A checkpoint's name without the prefix, and with the names that norms have today."""
     name = name.removeprefix(f"{kind}.")
-    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-    return name.replace("LayerNorm.beta", "LayerNorm.bias")
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _encoder_name(name: str, kind: str) -> str:
@@ -209,29 +283,10 @@ def _encoder_name(name: str, kind: str) -> str:
 # Both ---------------------------------------------------------------------------------------------
 
 
-def _taker(state: dict[str, Tensor], what: str) -> Callable[[str], Tensor]:
-    """A function that looks a tensor up and raises ValueError, naming it, if it is missing."""
-
-    def take(name: str) -> Tensor:
-        if name not in state:
-            raise ValueError(f"{what} weights: {name} is missing")
-        return state[name]
-
-    return take
-
-
-def _fill(
-    model: Model, source_of: Callable[[str], tuple[str, Tensor]], what: str, names: list[str]
-) -> Model:
-    """Fill the model's weights `names`; `source_of` gives each one's (name there, tensor)."""
-    ours, loaded = model.state_dict(), {}
-    for name in names:
-        source, tensor = source_of(name)
-        if tensor.shape != ours[name].shape:
-            raise ValueError(
-                f"{what} weights: {source}: expected shape {tuple(ours[name].shape)}, "
-                f"found {tuple(tensor.shape)}"
-            )
-        loaded[name] = tensor
-    model.load_state_dict(loaded, strict=len(names) == len(ours))
-    return model
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Put the folder in front of the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
