@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -103,3 +105,12 @@ class CheckpointWeights:
             first, rest = min(unused), len(unused) - 1
             others = f" (and {rest} more)" if rest else ""
             raise self.fault(first + others, "unknown weight: our model has no place for it")
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Put the folder in front of the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
