@@ -22,8 +22,6 @@ from typing import Any
 
 from minirlhf.system.files import read_json, unreadable
 
-Settings = dict[str, Any]  # the fields of a config.json, missing ones too
-
 
 @dataclass(frozen=True)
 class Field:
@@ -134,8 +132,8 @@ WITHOUT_EFFECT_ANYWHERE = frozenset(
 )
 
 
-def read_settings(file: Path, kinds: tuple[str, ...]) -> Settings:
-    """The fields of a config.json whose model_type is one of `kinds`.
+def read_settings(file: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a config.json whose model_type is one of `kinds`; missing ones by default.
 
     Raises ValueError, one line naming file and field, if the file cannot be read, a field is
     missing that must be there, or one has a value with which our models would compute otherwise.
@@ -157,7 +155,7 @@ def read_settings(file: Path, kinds: tuple[str, ...]) -> Settings:
     return {name: _checked(file, name, field, content) for name, field in fields.items()}
 
 
-def _checked(file: Path, name: str, field: Field, content: Settings) -> Any:
+def _checked(file: Path, name: str, field: Field, content: dict[str, Any]) -> Any:
     """The field's value; raises ValueError if it does not fit."""
     if name not in content and not field.required:
         return field.default
@@ -167,7 +165,7 @@ def _checked(file: Path, name: str, field: Field, content: Settings) -> Any:
     return content[name]
 
 
-def check_sizes(file: Path, settings: Settings, of_weights: dict[str, int]) -> None:
+def check_sizes(file: Path, settings: dict[str, Any], of_weights: dict[str, int]) -> None:
     """Compare the sizes in a config.json with those of the weights, by the name of the field.
 
     A missing field agrees. Raises ValueError naming the first that does not.

@@ -65,7 +65,8 @@ LEFT_OUT = {
 def load_encoder(folder: Path) -> MaskedLanguageModel:
     """The model in a folder as transformers' `save_pretrained` makes it.
 
-    The folder holds config.json and model.safetensors. Raises ValueError, one line, if a file is
+    The folder holds config.json and model.safetensors. BERT's pooler and next-sentence head are
+    left out: ours has none. Raises ValueError, one line, if a file is
     missing or broken, the model is neither BERT nor RoBERTa, or it computes otherwise than ours.
     """
     file = Path(folder) / "config.json"

@@ -136,6 +136,34 @@ def test_every_field_that_transformers_writes_is_known(kind):
     assert not FIELDS[kind].keys() & (WITHOUT_EFFECT[kind] | WITHOUT_EFFECT_ANYWHERE)
 
 
+def test_the_usual_files_are_read(folders, tmp_path):
+    """Published ones name norms gamma and beta and hold masks, positions and a second head."""
+    state = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor.clone()
+        for name, tensor in encoder_of("bert").state_dict().items()
+        if "decoder" not in name
+    }
+    state |= {
+        "bert.embeddings.position_ids": torch.arange(24)[None],
+        "bert.pooler.dense.weight": torch.ones(16, 16),
+        "cls.seq_relationship.bias": torch.zeros(2),
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folders["bert"] / "config.json").read_bytes())
+    usual = {
+        "architectures": ["BertForMaskedLM"],
+        "gradient_checkpointing": False,
+        "directionality": "bidi",
+        "pooler_type": "first_token_transform",
+        "position_embedding_type": "absolute",
+        "torch_dtype": "float16",
+        "_name_or_path": "some/where",
+    }
+    edit(tmp_path, **usual)
+    ours, same = load_encoder(tmp_path).state_dict(), load_encoder(folders["bert"]).state_dict()
+    assert all(torch.equal(ours[name], same[name]) for name in same)
+
+
 REFUSED = {
     "gpt2": {
         "model_type": "bert",
