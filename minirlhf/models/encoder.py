@@ -50,7 +50,8 @@ class EncoderConfig:
             check_count(f"encoder {name}", getattr(self, name))
         check_count("encoder token_types", self.token_types)
         check_count("encoder position_offset", self.position_offset, at_least=0)
-        if not 0 < self.norm_epsilon < math.inf:
+        is_number = isinstance(self.norm_epsilon, (int, float))
+        if not is_number or not 0 < self.norm_epsilon < math.inf:
             raise ValueError(
                 f"encoder norm_epsilon: expected a number above 0, found {self.norm_epsilon!r}"
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from minirlhf.models.checkpoint_settings import check_sizes, read_settings
 from minirlhf.models.checkpoint_weights import CheckpointWeights, naming
 from minirlhf.models.encoder import EncoderConfig, MaskedLanguageModel
+from minirlhf.models.transformer import check_count
 from minirlhf.system.files import load_tensors
 
 # Our module name -> BERT's and RoBERTa's.
@@ -115,6 +116,7 @@ def from_encoder_state_dict(
     if kind not in POSITION_OFFSET:
         raise ValueError(f"kind: expected bert or roberta, found {kind!r}")
     offset = POSITION_OFFSET[kind] if position_offset is None else position_offset
+    check_count("position_offset", offset, at_least=0)
     weights = CheckpointWeights(f"{kind} weights", state, lambda name: _current_name(name, kind))
     has_head = weights.has(HEAD_PREFIX[kind])
     for copy, original in ENCODER_COPIES[kind].items():

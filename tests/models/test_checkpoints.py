@@ -407,6 +407,12 @@ def test_a_number_of_heads_that_does_not_divide_the_width(states):
         )
 
 
+def test_a_position_offset_that_is_no_count_is_refused(states):
+    for offset in ("2", -1):
+        message = refusal(from_encoder_state_dict, states["roberta"], "roberta", 2, None, offset)
+        assert message == f"position_offset: expected an integer of at least 0, found {offset!r}"
+
+
 def test_another_kind_is_refused(states):
     assert refusal(load_state, "albert", states["bert"]) == (
         "kind: expected bert or roberta, found 'albert'"
@@ -423,6 +429,7 @@ def test_another_kind_is_refused(states):
         ("token_types", 0),
         ("position_offset", -1),
         ("norm_epsilon", 0.0),
+        ("norm_epsilon", "1e-5"),
         ("norm_epsilon", float("nan")),
     ],
 )
