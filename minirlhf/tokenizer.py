@@ -295,6 +295,8 @@ class Tokenizer:
             raise ValueError(
                 f"{path}: pattern: expected that of version {VERSION}, found {_shown(pattern)}"
             )
+        if unknown := content.keys() - {"format", "version", "pattern", "tokens"}:
+            raise ValueError(f"{path}: unknown field {_shown(min(unknown))}")
         if not isinstance(tokens, list):
             raise ValueError(  # a wrong file, not a wrong call
                 f"{path}: tokens: expected a list of strings, found {type(tokens).__name__}"

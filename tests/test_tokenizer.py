@@ -303,6 +303,7 @@ def test_the_unchanged_file_is_good(tmp_path):
         (changed(format=...), "format"),
         (changed(version=2), "version: expected 1, found 2"),
         (changed(version=True), "version"),
+        (changed(normalizer="lowercase"), "unknown field 'normalizer'"),
         (changed(version=...), "version: expected 1, found None"),
         (changed(pattern=r"\w+"), "pattern"),
         (changed(pattern=["x" * 500]), "pattern"),

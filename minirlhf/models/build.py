@@ -36,7 +36,11 @@ def mask_id(vocab_size: int) -> int:
 
 
 def encoder_config(model: ModelConfig, vocab_size: int) -> EncoderConfig:
-    """A bidirectional body of the same size, one column longer for the classification token."""
+    """A bidirectional body of the same size, one column longer for the classification token.
+
+    `tie_embeddings` is not asked: a masked language model's output layer always reuses the
+    embedding matrix.
+    """
     return EncoderConfig(
         vocab_size=vocab_size + 2,
         context=model.context + 1,

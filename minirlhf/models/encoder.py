@@ -15,13 +15,14 @@ models, weight by weight.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minirlhf.models.transformer import attention
+from minirlhf.models.transformer import attention, check_count
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class EncoderConfig:
     """Sizes of an encoder.
 
     `context` is the longest row in tokens, including the classification token.
-    Raises ValueError if `width` is not a multiple of `heads`.
+    `width` must be a multiple of `heads`. Raises ValueError, one line, for an impossible size.
     """
 
     vocab_size: int
@@ -39,12 +40,21 @@ class EncoderConfig:
     heads: int = 4
     mlp_width: int = 512
     token_types: int = 1  # BERT has 2 (first and second segment), RoBERTa 1
-    position_offset: int = 0  # RoBERTa's first position is 2
+    position_offset: int = 0  # the first position: RoBERTa's is its padding token's id + 1
     norm_epsilon: float = 1e-5  # BERT 1e-12
 
     causal = False
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "width", "layers", "heads", "mlp_width"):
+            check_count(f"encoder {name}", getattr(self, name))
+        check_count("encoder token_types", self.token_types)
+        check_count("encoder position_offset", self.position_offset, at_least=0)
+        is_number = isinstance(self.norm_epsilon, (int, float))
+        if not is_number or not 0 < self.norm_epsilon < math.inf:
+            raise ValueError(
+                f"encoder norm_epsilon: expected a number above 0, found {self.norm_epsilon!r}"
+            )
         if self.width % self.heads:
             raise ValueError(
                 f"encoder width: expected a multiple of heads={self.heads}, found {self.width}"

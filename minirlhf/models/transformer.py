@@ -46,15 +46,17 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "width", "layers", "heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"transformer {name}: expected an integer of at least 1, found {value!r}"
-                )
+            check_count(f"transformer {name}", getattr(self, name))
         if self.width % self.heads:
             raise ValueError(
                 f"transformer width: expected a multiple of heads={self.heads}, found {self.width}"
             )
+
+
+def check_count(what: str, value: object, at_least: int = 1) -> None:
+    """Raise ValueError, one line naming `what`, unless `value` is an integer of that size."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{what}: expected an integer of at least {at_least}, found {value!r}")
 
 
 class KeyValueCache:

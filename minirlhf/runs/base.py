@@ -94,6 +94,9 @@ def read_base(folder: Path | None = None) -> Base:
     if not isinstance(digests, dict) or not set(HASHED) <= digests.keys():
         raise ValueError(f"{path}: sha256: expected one of each of {', '.join(HASHED)}")
     model = read_settings(ModelConfig, facts.get("model"), str(path), ("model",))
+    if missing := {field.name for field in dataclasses.fields(model)} - facts["model"].keys():
+        # A default in its place may load without a word and compute otherwise: heads, for example.
+        raise ValueError(f"{path}: model: {min(missing)} is missing")
     for name in HASHED:
         try:
             found = sha256(folder / name)

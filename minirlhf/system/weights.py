@@ -18,10 +18,11 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Fill the module with `state`.
 
-    Raises ValueError naming `where` (a path) and the first weight that is missing, misshapen or not
-    finite.
+    Raises ValueError naming `where` (a path) and the first weight that is missing, misshapen, not
+    finite or unknown.
     """
-    for name, tensor in weights(module).items():
+    ours = weights(module)
+    for name, tensor in ours.items():
         if name not in state:
             raise ValueError(f"{where}: weight {name} is missing")
         if state[name].shape != tensor.shape:
@@ -31,5 +32,7 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str) -> Non
             )
         if not state[name].isfinite().all():
             raise ValueError(f"{where}: weight {name}: expected finite numbers, found NaN or inf")
+    if unknown := state.keys() - ours.keys():
+        raise ValueError(f"{where}: weight {min(unknown)}: unknown to a model of these settings")
     # Not strict: the second name of a shared tensor is not in `state`.
     module.load_state_dict(state, strict=False)

@@ -16,7 +16,7 @@ from torch import nn
 from minirlhf.cli.main import main
 from minirlhf.config import EncoderPretrainConfig
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward
-from minirlhf.models.pretrained import from_encoder_state_dict, load_encoder
+from minirlhf.models.pretrained_encoder import from_encoder_state_dict, load_encoder
 from minirlhf.models.value_model import ValueModel
 from minirlhf.runs import pipeline, products, run_models
 from minirlhf.runs.checkpoints import Checkpoints
@@ -112,14 +112,14 @@ def test_a_folder_that_transformers_saved_is_loaded(kind, tmp_path):
         load_encoder(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     for change, words in (
-        ({"model_type": "gpt2"}, "expected bert or roberta, found 'gpt2'"),
-        ({"hidden_act": "relu"}, "hidden_act: expected gelu, found 'relu'"),
+        ({"model_type": "gpt2"}, 'expected "bert" or "roberta", found "gpt2"'),
+        ({"hidden_act": "relu"}, 'hidden_act: expected "gelu", found "relu"'),
     ):
         (tmp_path / "config.json").write_text(json.dumps(content | change))
         with pytest.raises(ValueError, match=words):
             load_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected the settings of a BERT or RoBERTa model"):
+    with pytest.raises(ValueError, match='model_type: expected "bert" or "roberta", found none'):
         load_encoder(tmp_path)
     with pytest.raises(ValueError, match="config.json: cannot be read"):
         load_encoder(tmp_path / "none")

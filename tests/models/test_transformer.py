@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from minirlhf.models.policy import Policy
-from minirlhf.models.pretrained import from_gpt2_state_dict
+from minirlhf.models.pretrained_gpt2 import from_gpt2_state_dict
 from minirlhf.models.transformer import KeyValueCache, Transformer, TransformerConfig
 
 CPU = torch.device("cpu")

@@ -80,6 +80,7 @@ def test_a_run_trains_it_further(base, tmp_path, small_task):
         (lambda f: flip_a_byte(f / "weights.safetensors"), "another or a damaged one"),
         (lambda f: edit(f, lambda c: c["model"].update(width=-1)), "width"),
         (lambda f: edit(f, lambda c: c["model"].update(colour=1)), "unknown field 'colour'"),
+        (lambda f: edit(f, lambda c: c["model"].pop("heads")), "model: heads is missing"),
         (lambda f: edit(f, lambda c: c.pop("sha256")), "sha256"),
     ],
 )  # fmt: skip
