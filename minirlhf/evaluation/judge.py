@@ -73,7 +73,7 @@ def sequence_kl(policy: Policy, reference: Policy, rollout: Rollout) -> Tensor:
         return kl.sum(1)
 
     def unpadded_logits(model: Policy) -> Tensor:  # (1, tokens, vocab)
-        logits = model.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask)
+        logits = model.unpadded_logits(rollout.rows, rollout.prompt_lengths, rollout.mask)
         return logits.float()[None]
 
     with autocast(rollout.mask.device):

@@ -52,7 +52,7 @@ class Policy(nn.Module):
         hidden = self.body(rows[:, :-1])  # (batch, columns - 1, width)
         return self.head(gather_text(hidden, prompt_lengths - 1, time))
 
-    def real_logits(self, rows: Tensor, prompt_lengths: Tensor, mask: Tensor) -> Tensor:
+    def unpadded_logits(self, rows: Tensor, prompt_lengths: Tensor, mask: Tensor) -> Tensor:
         """As `text_logits`, but only where `mask` (batch, time) is True: (tokens, vocab).
 
         A third of a batch is padding, and the output layer is half of the work: training and
@@ -60,9 +60,9 @@ class Policy(nn.Module):
         """
         lengths = prompt_lengths + mask.sum(1) - 1  # columns that predict a token of the text
         hidden = self.body.by_length(rows[:, :-1], lengths)  # (batch, columns - 1, width)
-        return self.logits_of(gather_real(hidden, prompt_lengths - 1, mask))
+        return self.next_token_logits(gather_unpadded(hidden, prompt_lengths - 1, mask))
 
-    def logits_of(self, hidden: Tensor) -> Tensor:
+    def next_token_logits(self, hidden: Tensor) -> Tensor:
         """Logits (tokens, vocab) of hidden states (tokens, width)."""
         # In bfloat16 oneDNN compiles one kernel per shape. Padding to a multiple of 256 keeps the
         # number of shapes small.
@@ -80,16 +80,18 @@ class Policy(nn.Module):
         if mask is None:
             logits = self.text_logits(rows, prompt_lengths, tokens.shape[1])
             return equations.token_log_probs(logits, tokens)
-        return log_probs_of(self.real_logits(rows, prompt_lengths, mask).float(), tokens, mask)
+        return masked_log_probs(
+            self.unpadded_logits(rows, prompt_lengths, mask).float(), tokens, mask
+        )
 
     def frozen_copy(self) -> Policy:
         """The reference policy (参考策略): a copy that never learns, for the KL."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
 
-def log_probs_of(real_logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """E3 (batch, time), 0 where `mask` is False; `real_logits` (tokens, vocab) where it is True."""
-    real = equations.token_log_probs(real_logits[None], tokens[mask][None])  # (1, tokens)
+def masked_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """E3 (batch, time), 0 where `mask` is False; `logits` (tokens, vocab) where it is True."""
+    real = equations.token_log_probs(logits[None], tokens[mask][None])  # (1, tokens)
     return torch.zeros(mask.shape, device=mask.device, dtype=real.dtype).masked_scatter(mask, real)
 
 
@@ -104,7 +106,7 @@ def gather_text(hidden: Tensor, first: Tensor, time: int) -> Tensor:
     return hidden.gather(1, columns[:, :, None].expand(-1, -1, hidden.shape[2]))
 
 
-def gather_real(hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
+def gather_unpadded(hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
     """As `gather_text`, but only where `mask` (batch, time) is True: (tokens, width)."""
     row, t = mask.nonzero(as_tuple=True)  # both (tokens,)
     return hidden.flatten(0, 1).index_select(0, row * hidden.shape[1] + first[row] + t)

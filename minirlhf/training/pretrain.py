@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from minirlhf.config import Config
 from minirlhf.models.build import new_policy
-from minirlhf.models.policy import Policy, gather_real, gather_text, log_probs_of
+from minirlhf.models.policy import Policy, gather_text, gather_unpadded, masked_log_probs
 from minirlhf.system.devices import autocast, pick_device
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Batch, Corpus, EncodedTexts
@@ -39,9 +39,9 @@ def language_model_loss(policy: Policy, batch: Batch, hidden: Tensor | None = No
     if hidden is None:
         hidden = policy.body(batch.rows[:, :-1])
     # The output layer is a large part of the work, so padded positions do not go through it.
-    real = gather_real(hidden, batch.prompt_lengths - 1, batch.mask)  # (tokens, width)
-    logits = policy.logits_of(real)  # (tokens, vocab)
-    return -log_probs_of(logits.float(), batch.tokens, batch.mask).sum() / batch.mask.sum()
+    real = gather_unpadded(hidden, batch.prompt_lengths - 1, batch.mask)  # (tokens, width)
+    logits = policy.next_token_logits(real)  # (tokens, vocab)
+    return -masked_log_probs(logits.float(), batch.tokens, batch.mask).sum() / batch.mask.sum()
 
 
 def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:

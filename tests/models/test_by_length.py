@@ -62,7 +62,9 @@ def test_policy_and_reward_model_use_it_without_another_result():
     rows, prompts, lengths, mask = batch_of(3 * GROUP)
     time = mask.shape[1]
     plain = policy.text_logits(rows, prompts, time)[mask]
-    torch.testing.assert_close(policy.real_logits(rows, prompts, mask), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        policy.unpadded_logits(rows, prompts, mask), plain, rtol=1e-4, atol=1e-5
+    )
     whole, prefix = reward_model.prefix_scores(rows, prompts, time)
     whole_by_length, prefix_by_length = reward_model.prefix_scores(rows, prompts, time, lengths)
     torch.testing.assert_close(whole, whole_by_length, rtol=1e-4, atol=1e-5)

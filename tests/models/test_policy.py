@@ -14,7 +14,7 @@ from torch import nn
 
 from minirlhf.models.cuda_graph import CHECK_EVERY
 from minirlhf.models.next_token import SamplingOptions, next_token
-from minirlhf.models.policy import Policy, gather_real, gather_text
+from minirlhf.models.policy import Policy, gather_text, gather_unpadded
 from minirlhf.models.sampling import Samples, sample
 from minirlhf.models.transformer import KeyValueCache, TransformerConfig
 
@@ -174,13 +174,13 @@ def test_text_log_probs_sum_to_one_over_all_texts():
     assert total == pytest.approx(1, abs=1e-5)
 
 
-def test_gather_real_takes_what_gather_text_takes_under_the_mask():
+def test_gather_unpadded_takes_what_gather_text_takes_under_the_mask():
     hidden, first = (
         torch.randn(3, 7, 2, generator=seeded(0), requires_grad=True),
         torch.tensor([1, 3, 0]),
     )
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
-    found, expected = gather_real(hidden, first, mask), gather_text(hidden, first, 4)[mask]
+    found, expected = gather_unpadded(hidden, first, mask), gather_text(hidden, first, 4)[mask]
     assert torch.equal(found, expected)
     weights = torch.randn(7, 2, generator=seeded(1))
     gradients = [

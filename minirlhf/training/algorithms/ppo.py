@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import Config
-from minirlhf.models.policy import Policy, gather_text, log_probs_of
+from minirlhf.models.policy import Policy, gather_text, masked_log_probs
 from minirlhf.models.value_model import ValueModel
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
@@ -65,8 +65,8 @@ class PPO:
             columns = (index, slice(part.mask.shape[1]))
             with autocast(part.mask.device):
                 hidden, values = text_values(self.policy, self.value, part)
-                logits = self.policy.logits_of(hidden[part.mask]).float()  # (tokens, vocab)
-            log_probs = log_probs_of(logits, part.tokens, part.mask)  # (minibatch, time)
+                logits = self.policy.next_token_logits(hidden[part.mask]).float()  # (tokens, vocab)
+            log_probs = masked_log_probs(logits, part.tokens, part.mask)  # (minibatch, time)
 
             moved = step_metrics(log_probs.detach(), part, self.settings.clip_range)
             if steps and moved["kl_step_nats"] > self.settings.kl_stop:

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minirlhf import equations
 from minirlhf.config import Config, TRPOConfig
 from minirlhf.linear_algebra import conjugate_gradient
-from minirlhf.models.policy import Policy, log_probs_of
+from minirlhf.models.policy import Policy, masked_log_probs
 from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.rollout import Models, Rollout
@@ -57,8 +57,8 @@ def trpo(
     float32 (no autocast): the KL of one step is small beside bf16's rounding.
     """
     mask, parameters = rollout.mask, list(policy.parameters())
-    logits = real_logits(policy, rollout)  # (tokens, vocab): no padding
-    log_probs = log_probs_of(logits, rollout.tokens, mask)  # (batch, time)
+    logits = rollout_logits(policy, rollout)  # (tokens, vocab): no padding
+    log_probs = masked_log_probs(logits, rollout.tokens, mask)  # (batch, time)
     old_logits, old_log_probs = logits.detach(), log_probs.detach()
     loss = equations.trpo_surrogate(log_probs, old_log_probs, advantages, mask)
     gradient = flat(torch.autograd.grad(loss, parameters))
@@ -73,8 +73,8 @@ def trpo(
     for halvings in range(config.backtracks):
         set_parameters(parameters, start + 0.5**halvings * step)
         with torch.no_grad():
-            new_logits = real_logits(policy, rollout)
-            new_log_probs = log_probs_of(new_logits, rollout.tokens, mask)
+            new_logits = rollout_logits(policy, rollout)
+            new_log_probs = masked_log_probs(new_logits, rollout.tokens, mask)
             new_loss = equations.trpo_surrogate(new_log_probs, old_log_probs, advantages, mask)
             kl = mean_kl(old_logits, new_logits, len(mask))
         if kl <= config.delta and new_loss < loss:  # false for NaN
@@ -93,8 +93,8 @@ def trpo(
     }
 
 
-def real_logits(policy: Policy, rollout: Rollout) -> Tensor:
-    return policy.real_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()
+def rollout_logits(policy: Policy, rollout: Rollout) -> Tensor:
+    return policy.unpadded_logits(rollout.rows, rollout.prompt_lengths, rollout.mask).float()
 
 
 def mean_kl(old_logits: Tensor, new_logits: Tensor, texts: int) -> Tensor:
@@ -111,7 +111,7 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
     """
     parameters = list(policy.parameters())
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        logits = real_logits(policy, rollout)
+        logits = rollout_logits(policy, rollout)
     kl = mean_kl(logits.detach(), logits, len(rollout.mask))
     slope = flat(torch.autograd.grad(kl, parameters, create_graph=True))
 
