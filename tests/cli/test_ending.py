@@ -143,5 +143,6 @@ def test_sample_and_rate_name_the_whole_run(tmp_path, capsys, finished_run):
     for command, stage in ((["sample", "tea"], "finetune"), (["rate"], "pretrain")):
         with pytest.raises(SystemExit):
             main([*command, "--run", "bare", "--runs", str(folder)])
-        line = f"run: python -m minirlhf {stage} --run bare --runs {quoted(str(folder))}\n"
+        again = " --resume" if stage == "pretrain" else ""
+        line = f"run: python -m minirlhf {stage} --run bare --runs {quoted(str(folder))}{again}\n"
         assert capsys.readouterr().err.endswith(line)

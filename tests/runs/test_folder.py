@@ -127,7 +127,7 @@ def test_only_a_setting_that_was_raised_is_blamed():
 
 def test_paths_are_stored_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pretrain = dataclasses.replace(TINY.pretrain, base=Path("../base"))
+    pretrain = dataclasses.replace(TINY.pretrain, start="base", base=Path("../base"))
     config = dataclasses.replace(TINY, feedback=Path("mine.jsonl"), pretrain=pretrain)
     todo = plan.plan_new(tmp_path / "r", config, ("pretrain",), False, False)
     workplace.prepare(todo)
@@ -150,7 +150,8 @@ def test_the_device_belongs_to_the_call(run, capsys):
         assert getattr(options, "config", options).device == "cpu"
     for words in ("demo --resume", "pretrain --resume"):
         options = parse([*words.split(), *selected(run.path)])
-        assert getattr(options, "config", options).device == "auto"
+        settings = options.config if words.startswith("demo") else options.common
+        assert settings.device == "auto"
 
 
 def test_another_precision_is_told_of_on_resume(run, capsys, monkeypatch):
