@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,7 +122,8 @@ def collect(
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
-        log_probs, text_log_probs = samples.log_probs, Policy.text_log_probs
+        log_probs = samples.log_probs
+        text_log_probs: Callable[..., Tensor] = Policy.text_log_probs
         if device.type == "cpu" and precision_of(device) == "bfloat16":
             # It sampled in float32 (sampling.py), but learning is in bfloat16.
             text_log_probs = log_probs_as_learned
