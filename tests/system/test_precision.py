@@ -215,7 +215,7 @@ def test_trpo_stays_float32(finished_run, policy_and_batch):
     for name in ("float32", "bfloat16"):
         use_precision(name, CPU)
         policy = copy.deepcopy(start)
-        trpo(policy, rollout, advantages(rollout, config, 0.02), config.trpo)
+        trpo(policy, rollout, advantages(rollout, config.trpo, 0.02), config.trpo)
         moved[name] = policy.state_dict()
     assert all(
         torch.equal(moved["bfloat16"][key], moved["float32"][key]) for key in moved["float32"]
