@@ -330,3 +330,10 @@ def test_the_largest_ratio_is_that_of_a_real_token():
     assert eq.largest_ratio(old.nan_to_num(), log_probs, mask).item() == pytest.approx(math.exp(2))
     assert eq.largest_ratio(log_probs, old, mask.new_zeros(2, 2)) == 0
     assert eq.largest_ratio(log_probs, old, mask.new_ones(2, 2)).isnan()
+
+
+def test_each_prompt_has_a_rounding_of_its_own():
+    rewards = torch.tensor([[1.0, 2.0], [1e9, 3e9], [0.0, 0.0], [1e-9, 3e-9]])
+    half = math.sqrt(0.5)
+    wanted = torch.tensor([[-half, half], [-half, half], [0, 0], [-half, half]])
+    torch.testing.assert_close(eq.group_normalized_advantage(rewards), wanted)
