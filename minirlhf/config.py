@@ -182,6 +182,7 @@ class PPOConfig(Settings):
     """Proximal policy optimisation (PPO, 近端策略优化): several clipped steps per batch."""
 
     place = "finetune.ppo."
+    step_size = "finetune.ppo.learning_rate"
     learning_rate: NotNegative = 2e-4
     """Learning rate of the policy and of the value function."""
     epochs: Count = 2
@@ -218,6 +219,7 @@ class TRPOConfig(CreditConfig):
     """
 
     place = "finetune.trpo."
+    step_size = "finetune.trpo.delta"
     delta: Positive = 0.3
     """Bound on the mean KL(old || new) of an update, nats per text; replaces the learning rate."""
     cg_steps: Count = 5
@@ -282,6 +284,16 @@ class FinetuneConfig(Settings):
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
+
+    @property
+    def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig:
+        """The settings of the chosen algorithm alone."""
+        return getattr(self, self.algorithm, self.group)
+
+    @property
+    def step_size(self) -> str:
+        """The name of the setting that makes the chosen algorithm's steps larger or smaller."""
+        return getattr(self.of_algorithm, "step_size", "finetune.learning_rate")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -414,7 +414,8 @@ def group_normalized_advantage(rewards: Tensor) -> Tensor:
     $$\hat A_i = \frac{r_i - \bar r}{s}, \qquad s^2 = \frac1{k-1} \sum_j (r_j - \bar r)^2$$
 
     Shao et al., 2024. No longer the gradient of J: each prompt is weighed by about 1 / s. With k =
-    2 only the *order* of the two rewards is left. Texts that all got one reward get 0.
+    2 only the *order* of the two rewards is left. Texts that all got one reward get 0, also if
+    their rewards differ in the last digits.
 
     rewards: (prompts, samples), k samples of one prompt in a row, k >= 2. Returns (prompts,
     samples).
@@ -422,7 +423,8 @@ def group_normalized_advantage(rewards: Tensor) -> Tensor:
     _check_group("rewards", rewards)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     std = rewards.std(dim=1, keepdim=True)
-    return torch.where(std > 0, centred / std, 0)
+    largest = rewards.abs().amax(dim=1, keepdim=True)  # (prompts, 1)
+    return (centred / std).masked_fill(_is_rounding(std, largest), 0)
 
 
 def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
@@ -431,7 +433,8 @@ def whiten(advantages: Tensor, mask: Tensor) -> Tensor:
     $$\frac{\hat A_t - \mu}{\sigma + 10^{-8}}$$
 
     Customary in PPO. Subtracting the mean is a baseline; dividing makes the step size independent
-    of the unit of the reward.
+    of the unit of the reward. Advantages that are all equal become 0, also if they differ in the
+    last digits.
 
     advantages, mask: (batch, time). Returns (batch, time), 0 at padded positions.
     """
@@ -446,14 +449,16 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     $$1 - \frac{\mathrm{Var}(\hat R_t - V_t)}{\mathrm{Var}(\hat R_t)}$$
 
     1: all of it; 0: no more than a constant; below 0: worse than a constant. NaN if all returns are
-    equal.
+    equal but for rounding: there is nothing to explain.
 
     values, returns, mask: (batch, time). Returns a scalar.
     """
     _check_dims("values", values, "(batch, time)")
     _check_like("returns", returns, "(batch, time)", values.shape)
     padding = _padding(mask, values.shape)
-    return 1 - _centred(returns - values, padding)[1] / _centred(returns, padding)[1]
+    variance = _centred(returns, padding)[1]
+    variance = variance.masked_fill(variance == 0, torch.nan)
+    return 1 - _centred(returns - values, padding)[1] / variance
 
 
 # E9: PPO, TRPO, best of n -------------------------------------------------------------------------
@@ -478,6 +483,21 @@ def ppo_policy_loss(
     ratio, advantages = _ratio_and_advantages(log_probs, old_log_probs, advantages, mask)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -torch.minimum(ratio * advantages, clipped * advantages).sum(dim=1).mean()
+
+
+def largest_ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+    r"""How far the policy has moved at most, on the sampled tokens; 1 before it moves. E9.
+
+    $$\max_{i,t} \rho_t, \qquad
+    \rho_t = \frac{p_\theta(y_t \mid x, y_{<t})}{p_\text{old}(y_t \mid x, y_{<t})}$$
+
+    log_probs, old_log_probs, mask: (batch, time). Returns a scalar; 0 if there is no token.
+    """
+    _check_dims("log_probs", log_probs, "(batch, time)")
+    _check_like("old_log_probs", old_log_probs, "(batch, time)", log_probs.shape)
+    padding = _padding(mask, log_probs.shape)
+    ratio = (_blank(log_probs, padding) - _blank(old_log_probs, padding)).exp()
+    return _blank(ratio, padding).max()
 
 
 def ppo_value_loss(
@@ -611,10 +631,28 @@ def _ratio_and_advantages(
 
 
 def _centred(tensor: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensor minus its mean over real tokens, 0 at padded positions; its variance, a scalar."""
+    """The tensor minus its mean over real tokens, 0 at padded positions; its variance, a scalar.
+
+    Both are 0 if the real tokens differ by no more than rounding.
+    """
     tensor, count = _blank(tensor, padding), (~padding).sum().clamp(min=1)
     centred = _blank(tensor - tensor.sum() / count, padding)
-    return centred, centred.square().sum() / count
+    variance = centred.square().sum() / count
+    if tensor.numel() == 0:
+        return centred, variance
+    is_rounding = _is_rounding(variance.sqrt(), tensor.abs().max())
+    return centred.masked_fill(is_rounding, 0), variance.masked_fill(is_rounding, 0)
+
+
+def _is_rounding(std: Tensor, largest: Tensor) -> Tensor:
+    """Whether a standard deviation is no more than rounding; `largest`: of the absolute values.
+
+    The mean of equal numbers is off by the rounding of its own dtype, and by that of the sum, which
+    is made in at least float32: found to be up to 5 units for 100,000 numbers. A std that small is
+    no spread, and to divide by it would make noise of size 1. False for NaN.
+    """
+    summed = torch.promote_types(std.dtype, torch.float32)
+    return std <= (torch.finfo(std.dtype).eps + 8 * torch.finfo(summed).eps) * largest
 
 
 def _blank(tensor: Tensor, padding: Tensor | None) -> Tensor:

@@ -58,14 +58,27 @@ def change(before: dict[str, float], after: dict[str, float]) -> str:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's r of two vectors (n,); 0 if one of them is constant."""
-    # Checked on the values: a constant vector's mean may be off by a rounding error, which would
-    # count.
-    if len(a.unique()) < 2 or len(b.unique()) < 2:
+    """Pearson's r of two vectors (n,); 0 if one of them is constant but for rounding."""
+    if _is_constant(a) or _is_constant(b):
         return 0.0
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
     norm = (a.norm() * b.norm()).item()
     return (a @ b).item() / norm if norm > 0 else 0.0
+
+
+def _is_constant(values: Tensor) -> bool:
+    """Whether the values (n,) differ by no more than two units in their last digit.
+
+    Asked of the values themselves: the mean of a constant vector may be off by a rounding error.
+    """
+    import torch
+
+    if not values.is_floating_point():
+        return len(values.unique()) < 2
+    if not len(values):
+        return True
+    spread = values.max().double() - values.min().double()
+    return bool(spread <= 2 * torch.finfo(values.dtype).eps * values.abs().max().double())
 
 
 def correlation_interval(r: float, n: int, of_ranks: bool = False) -> tuple[float, float]:

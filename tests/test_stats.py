@@ -57,3 +57,14 @@ def test_a_correlation_is_shown_with_its_interval_and_n():
     assert "0.500 [0.170, 0.729], n = 30" in reward_model_table({"n": 30} | facts)
     assert correlation_words(correlation_facts("r", 1.0, 9), "r") == "1.000 [1.000, 1.000]"
     assert correlation_words({"pearson": 0.5}, "pearson") == "0.500"  # of an earlier run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [1e-6, 0.1, 1 / 3, 0.999999, 12345.6])
+def test_a_constant_but_for_rounding_is_correlated_with_nothing(constant, dtype):
+    one = torch.tensor(constant, dtype=dtype)
+    above = torch.nextafter(one, torch.tensor(torch.inf, dtype=dtype))
+    noise = torch.stack([one, above] * 20)
+    assert correlation(noise, torch.arange(40.0)) == correlation(torch.arange(40.0), noise) == 0
+    slope = one * (1 + 1e-4 * torch.arange(40, dtype=dtype))
+    assert correlation(slope, torch.arange(40.0)) > 0.999

@@ -20,12 +20,13 @@ def krippendorff_alpha(units: Sequence[Sequence[float]], level: str = "interval"
     """Krippendorff's alpha: 1 is full agreement, 0 is what chance would give.
 
     `units` holds the ratings of each text, in any number and order; `level` is "nominal", "ordinal"
-    or "interval". None if no unit has two ratings or all ratings are equal. Raises ValueError for
-    an unknown level. Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011).
+    or "interval". Ratings that differ by no more than rounding are one. None if no unit has two
+    ratings or all ratings are equal. Raises ValueError for an unknown level. Source: Krippendorff,
+    "Computing Krippendorff's Alpha-Reliability" (2011).
     """
     if level not in LEVELS:
         raise ValueError(f'level: expected "nominal", "ordinal" or "interval", found {level!r}')
-    pairable = [unit for unit in units if len(unit) > 1]
+    pairable = _without_rounding([unit for unit in units if len(unit) > 1])
     values = np.unique([value for unit in pairable for value in unit])
     if len(values) < 2:
         return None
@@ -39,6 +40,24 @@ def krippendorff_alpha(units: Sequence[Sequence[float]], level: str = "interval"
     distance = _distances(values, totals, level)
     expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
     return float(1 - (coincidences * distance).sum() / expected)
+
+
+def _without_rounding(units: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The same ratings, those that differ in the last digits replaced by the smallest of them.
+
+    A score in [0, 1] that goes back to the file's scale comes out as 3.0000000000000004.
+    """
+    ratings = np.unique([value for unit in units for value in unit])
+    if not len(ratings):
+        return []
+    first = np.diff(ratings, prepend=-np.inf) > _rounding(ratings)
+    one = dict(zip(ratings.tolist(), ratings[first][first.cumsum() - 1].tolist(), strict=True))
+    return [[one[float(value)] for value in unit] for unit in units]
+
+
+def _rounding(values: np.ndarray) -> float:
+    """How far equal numbers of this size (in float64) may be apart after a few operations."""
+    return float(16 * np.finfo(float).eps * np.abs(values).max())
 
 
 def _distances(values: np.ndarray, totals: np.ndarray, level: str) -> np.ndarray:
@@ -81,16 +100,17 @@ def noise_ceiling(units: Sequence[Sequence[float]]) -> dict[str, float] | None:
     texts these are the roots of ICC(1,1) and ICC(1,k) of Shrout and Fleiss (1979).
 
     Uses the texts with at least two ratings; None if there are fewer than two of them, or if their
-    means are all equal.
+    means are all equal, but for rounding.
     """
     rated = [np.asarray(unit, dtype=float) for unit in units if len(unit) > 1]
     if len(rated) < 2:
         return None
     squares = sum(((unit - unit.mean()) ** 2).sum() for unit in rated)
     within = squares / sum(len(unit) - 1 for unit in rated)  # e
-    of_means = float(np.var([unit.mean() for unit in rated], ddof=1))  # t + e / k
+    means = np.array([unit.mean() for unit in rated])
+    of_means = float(np.var(means, ddof=1))  # t + e / k
     noise = within * np.mean([1 / len(unit) for unit in rated])  # e / k
-    if of_means == 0:
+    if math.sqrt(of_means) <= _rounding(means):
         return None
     true = max(0.0, of_means - noise)  # t
     return {

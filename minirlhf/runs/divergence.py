@@ -23,8 +23,6 @@ STEP_SIZES = {
     "reward": ("reward.learning_rate", "reward.muon_learning_rate", "reward.weight_decay"),
     "finetune": ("finetune.kl_weight", "reward.learning_rate", "reward.muon_learning_rate"),
 }
-# And the one that belongs to the algorithm of fine-tuning, if it is not the stage's learning rate.
-OF_ALGORITHM = {"ppo": "finetune.ppo.learning_rate", "trpo": "finetune.trpo.delta"}
 
 
 def check_finite(modules: Mapping[str, nn.Module], stage: str, config: Config) -> None:
@@ -59,8 +57,7 @@ def advice(stage: str, config: Config) -> str:
     """Which settings to lower. Only those above the preset are blamed, if there are any."""
     names = STEP_SIZES.get(stage, ())
     if stage == "finetune":
-        own = OF_ALGORITHM.get(config.finetune.algorithm, "finetune.learning_rate")
-        names = (own, *names)
+        names = (config.finetune.step_size, *names)
     raised = [name for name in names if value_of(config, name) > value_of(SIZES[config.size], name)]
     if raised:
         return "lower " + " and ".join(_option(name, config) for name in raised)

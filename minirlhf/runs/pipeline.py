@@ -36,6 +36,7 @@ from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Split
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
+from minirlhf.training.ranking import warning_of_cut_pairs
 from minirlhf.training.rollout import Models
 from minirlhf.training.train_reward_model import (
     AnyReward,
@@ -97,6 +98,10 @@ def reward_stage(run: Run, task: Task) -> None:
             "--finetune.max-new-tokens",
             file=sys.stderr,
         )
+    if train.cut and run.config.reward.loss == "ranking":
+        pairs = train.pairs(run.config.reward.min_gap)
+        if warning := warning_of_cut_pairs(train, pairs):
+            print(f"warning: {warning}", file=sys.stderr)
     # Seeded only here, so that the initial weights do not depend on whether the policy's samples
     # had already been rated or were rated just now.
     torch.manual_seed(seed)

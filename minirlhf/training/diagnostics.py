@@ -1,51 +1,179 @@
-"""Detects instability during fine-tuning and names the setting to change.
+"""Detects instability during fine-tuning, finds its cause and names the setting to change.
 
-The failures are those of section 3.3 of the article.
+The failures are those of section 3.3 of the article, and two that look like slow learning: samples
+that are all cut off, and a reward that is the same for all of them.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
+
+from torch import nn
 
 from minirlhf.config import FinetuneConfig
+from minirlhf.settings import option
+from minirlhf.system.weights import weights
+
+LATEST = 3  # updates in a row that must show it before samples or rewards are said to be useless
+FEW_ENDED = 0.05  # share of the samples
+ROUNDING = 1e-6  # rewards closer than this share of their size are the same: float32 has 7 digits
+# Numbers that are NaN where there is nothing to measure, which is no fault.
+MAY_BE_UNDEFINED = ("explained_variance", "reward_std")
 
 
-def diagnose(rows: list[dict], config: FinetuneConfig) -> dict[str, str]:
+def diagnose(
+    rows: list[dict], config: FinetuneConfig, modules: Mapping[str, nn.Module] | None = None
+) -> dict[str, str]:
     """New warnings triggered by the latest row: kind to one line that names a setting.
 
     `rows` are the fine-tuning part of metrics.jsonl. Each kind is reported once: not again if it
-    is among the "warnings" of an earlier row.
+    is among the "warnings" of an earlier row. `modules`: "policy", "reward model" and so on, whose
+    weights are looked at if a number is NaN or infinite.
     """
-    row, limits = rows[-1], config.warn
-    step_sizes = {"ppo": "--finetune.ppo.learning-rate", "trpo": "--finetune.trpo.delta"}
-    slower = step_sizes.get(config.algorithm, "--finetune.learning-rate")
-    found = {}
-    numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-    broken = [name for name, value in numbers.items() if not math.isfinite(value)]
-    if broken:
-        found["not finite"] = f"{', '.join(broken)}: NaN or inf; lower {slower}"
-    if row["entropy_nats_per_token"] < limits.entropy_floor:
-        bonus = " or --finetune.ppo.entropy-weight" if config.algorithm == "ppo" else ""
-        found["entropy"] = (
-            f"entropy {row['entropy_nats_per_token']:.2f} nats per token, below "
-            f"{limits.entropy_floor:g}: all samples are becoming alike; raise "
-            f"--finetune.kl-weight{bonus}"
-        )
-    if row["kl_nats"] > limits.kl_ceiling:
-        found["kl"] = (
-            f"KL {row['kl_nats']:.1f} nats per text, above {limits.kl_ceiling:g}: the policy has "
-            "left its reference; raise --finetune.kl-weight, set --finetune.kl-target or lower "
-            f"{slower}"
-        )
-    if hacked := reward_hacking(rows, limits.window):
-        found["hacking"] = (
-            f"{hacked}: the policy is learning what the reward model overrates; raise "
-            "--finetune.kl-weight, --finetune.rounds or --finetune.ratings-per-round, or stop "
-            "earlier (--finetune.updates)"
-        )
+    checks = {
+        "entropy": low_entropy(rows[-1], config),
+        "kl": high_kl(rows[-1], config),
+        "cut off": all_cut_off(rows, config),
+        "same reward": same_reward(rows, config),
+        "hacking": hacking(rows, config),
+    }
+    found = {kind: message for kind, message in checks.items() if message}
+    found |= not_finite(rows[-1], config, modules or {})
     reported = {kind for earlier in rows[:-1] for kind in earlier.get("warnings", {})}
     return {kind: message for kind, message in found.items() if kind not in reported}
+
+
+# NaN and inf --------------------------------------------------------------------------------------
+
+
+def not_finite(
+    row: dict, config: FinetuneConfig, modules: Mapping[str, nn.Module]
+) -> dict[str, str]:
+    """What is behind numbers that are NaN or infinite: kind and message; empty if there are none.
+
+    What comes first on the way from the weights to the step is the cause of all that follows it:
+    weights, the reward and the judge, log-probabilities, the gradient.
+    """
+    broken = [
+        name
+        for name, value in row.items()
+        if isinstance(value, float) and not math.isfinite(value) and name not in MAY_BE_UNDEFINED
+    ]
+    if not broken:
+        return {}
+    cause, words = cause_of(broken, config, broken_weight(modules))
+    return {f"not finite{cause}": f"{', '.join(broken)}: NaN or inf; {words}"}
+
+
+def cause_of(broken: list[str], config: FinetuneConfig, weight: str | None) -> tuple[str, str]:
+    """What the kind of the warning ends in, and the cause and the advice in words."""
+    smaller, again = f"lower {option(config.step_size)}", "and begin again with --overwrite"
+    if weight is not None:
+        module = weight.partition(":")[0]
+        by_module = {
+            "policy": f"{smaller} {again}",
+            "reward model": "train it again with a lower --reward.learning-rate",
+            "reference": "pretrain again with a lower --pretrain.learning-rate",
+        }
+        return f" weights of {module}", f"so is a weight of the {weight}; {by_module[module]}"
+    if "reward" in broken:
+        advice = "train it again with a lower --reward.learning-rate"
+        return " reward", f"the reward model's scores are the cause; {advice}"
+    if "judge" in broken:
+        return " judge", "the task's judge is the cause; nothing is learned from its scores"
+    if "kl_nats" in broken or "entropy_nats_per_token" in broken:
+        cause = "log-probabilities of the samples are the cause, as the weights have become large"
+        return " log-probabilities", f"{cause}; {smaller} {again}"
+    if "gradient_norm" in broken:
+        return "", f"the gradient is the cause, and its step is left out; {smaller}"
+    return "", smaller
+
+
+def broken_weight(modules: Mapping[str, nn.Module]) -> str | None:
+    """The first weight that is NaN or infinite, with its module's name; None if all are finite."""
+    for name, module in modules.items():
+        for key, tensor in weights(module).items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                return f"{name}: {key}"
+    return None
+
+
+# What a row or a few of them show -----------------------------------------------------------------
+
+
+def low_entropy(row: dict, config: FinetuneConfig) -> str | None:
+    entropy, floor = row["entropy_nats_per_token"], config.warn.entropy_floor
+    if not entropy < floor:
+        return None
+    own = config.of_algorithm
+    bonus = f" or {option(own.place)}entropy-weight" if hasattr(own, "entropy_weight") else ""
+    return (
+        f"entropy {entropy:.2f} nats per token, below {floor:g}: all samples are becoming alike; "
+        f"raise --finetune.kl-weight{bonus}"
+    )
+
+
+def high_kl(row: dict, config: FinetuneConfig) -> str | None:
+    kl, ceiling = row["kl_nats"], config.warn.kl_ceiling
+    if not kl > ceiling:
+        return None
+    return (
+        f"KL {kl:.1f} nats per text, above {ceiling:g}: the policy has left its reference; raise "
+        f"--finetune.kl-weight, set --finetune.kl-target or lower {option(config.step_size)}"
+    )
+
+
+def all_cut_off(rows: list[dict], config: FinetuneConfig) -> str | None:
+    """A sentence, if for some updates next to no sample has ended: each gets reward 0."""
+    latest = latest_rows(rows, config)
+    shares = [row["ended"] for row in latest if "ended" in row]
+    if not latest or len(shares) < len(latest) or statistics.fmean(shares) > FEW_ENDED:
+        return None
+    return (
+        f"ended {statistics.fmean(shares):.2f}: nearly all samples are cut off at "
+        f"--finetune.max-new-tokens {config.max_new_tokens} and get reward 0, so nothing can be "
+        "learned; raise it, or pretrain longer (--pretrain.steps) if texts should be shorter"
+    )
+
+
+def same_reward(rows: list[dict], config: FinetuneConfig) -> str | None:
+    """A sentence, if for some updates all samples got one reward, though they were not cut off."""
+    latest = latest_rows(rows, config)
+    if not latest or all_cut_off(rows, config):
+        return None
+    if not all(row.get("reward_std", 1.0) <= ROUNDING * abs(row["reward"]) for row in latest):
+        return None
+    reward = latest[-1]["reward"]
+    if "distinct" in latest[-1] and latest[-1]["distinct"] * config.batch_size < 2:
+        cause = "they are all the same text; raise --finetune.kl-weight and begin again"
+    else:
+        cause = (
+            "the reward model does not tell them apart; train it longer (--reward.steps) or on "
+            "more feedback"
+        )
+    return f"reward {reward:.3f} for all samples, so nothing can be learned: {cause}"
+
+
+def latest_rows(rows: list[dict], config: FinetuneConfig) -> list[dict]:
+    """The last few rows; none if there are not as many yet."""
+    count = min(LATEST, config.updates)
+    return rows[-count:] if len(rows) >= count else []
+
+
+# Reward hacking -----------------------------------------------------------------------------------
+
+
+def hacking(rows: list[dict], config: FinetuneConfig) -> str | None:
+    facts = reward_hacking(rows, config.warn.window)
+    if facts is None:
+        return None
+    return (
+        f"{facts}: the policy is learning what the reward model overrates; raise "
+        "--finetune.kl-weight, --finetune.rounds or --finetune.ratings-per-round, or stop earlier "
+        "(--finetune.updates)"
+    )
 
 
 def reward_hacking(rows: list[dict], window: int) -> str | None:

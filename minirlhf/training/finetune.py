@@ -43,7 +43,7 @@ def finetune(
     algorithm = make_algorithm(models, config, task.corpus)
     prompts = Prompts(models, task.train_prompts, settings, algorithm.group_size, seed)
     ratings = RatingRounds(models, task, config, feedback, log)
-    rollout_log = RolloutLog(log, task, settings)
+    rollout_log = RolloutLog(log, task, settings, models)
     start = checkpoints.resume(
         {"policy": models.policy, "reward_model": models.reward_model, **algorithm.modules},
         algorithm.optimizers,

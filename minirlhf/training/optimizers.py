@@ -166,7 +166,7 @@ def gradient_step(
 ) -> Tensor:
     """One step of Adam, each module's gradient clipped to norm `clip`.
 
-    Returns the norm of the first module's gradient before clipping.
+    Returns the norm of the first module's gradient before clipping; NaN or inf if any module's is.
     A gradient that is not finite is not followed: it would turn every weight into NaN.
     diagnostics.py warns of it.
     """
@@ -175,8 +175,9 @@ def gradient_step(
     for module in modules:
         distributed.average_gradients(module)
     norms = torch.stack([nn.utils.clip_grad_norm_(module.parameters(), clip) for module in modules])
-    if norms.isfinite().all():
-        optimizer.step()
+    if not norms.isfinite().all():
+        return norms.sum()
+    optimizer.step()
     return norms[0]
 
 

@@ -135,6 +135,23 @@ def ranking_reward_loss(
     return tied_ranking_loss(better[real], worse[real], tie[:, None].expand_as(real)[real])
 
 
+def warning_of_cut_pairs(texts: EncodedTexts, pairs: Pairs) -> str:
+    """How many comparisons say nothing, since their two texts are the same once they are cut.
+
+    One line; empty if there are none.
+    """
+    if not texts.cut:
+        return ""
+    same = int((texts.rows[pairs.better] == texts.rows[pairs.worse]).all(1).sum())
+    if not same:
+        return ""
+    return (
+        f"{same:,} of {len(pairs):,} comparisons are between texts that differ only after the "
+        "tokens that fit the context, so nothing can be learned from them; shorten the texts, or "
+        "train from scratch with a larger --model.context"
+    )
+
+
 def pairwise_accuracy(predicted: Tensor, pairs: Pairs) -> float:
     """Share of the pairs, but for ties, whose better text is predicted (n_texts,) to be better.
 

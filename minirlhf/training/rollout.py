@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.sampling import sample
 from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system import distributed
-from minirlhf.system.devices import autocast
+from minirlhf.system.devices import autocast, precision_of
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.truncation import prompt_tokens
 
@@ -50,7 +50,7 @@ class Rollout:
     tokens: Tensor  # (batch, time)
     mask: Tensor  # (batch, time) bool
     ended: Tensor  # (batch,) bool: False where the text was cut off
-    log_probs: Tensor  # (batch, time): log p_theta when it was sampled
+    log_probs: Tensor  # (batch, time): log p_theta when it was sampled, rounded as in learning
     reference_log_probs: Tensor  # (batch, time)
     prefix_rewards: Tensor  # (batch, time): r_t = r_phi(x, y_1:t)   (E4)
     initial_reward: Tensor  # (batch,): r_phi(x, nothing yet)
@@ -123,11 +123,16 @@ def collect(
         rows, prompt_lengths = join_rows(prompts, ids, device)
         columns = min(rounded_up(rows.shape[1], STRIDE), policy.config.context)
         rows = nn.functional.pad(rows, (0, columns - rows.shape[1]))
-        if models.reference is policy:
-            reference_log_probs = samples.log_probs
-        else:
-            reference_log_probs = models.reference.text_log_probs(
-                rows, prompt_lengths, tokens, mask
+        log_probs = samples.log_probs
+        text_log_probs: Callable[..., Tensor] = Policy.text_log_probs
+        if device.type == "cpu" and precision_of(device) == "bfloat16":
+            # It sampled in float32 (sampling.py), but learning is in bfloat16.
+            text_log_probs = log_probs_as_learned
+            log_probs = text_log_probs(policy, rows, prompt_lengths, tokens, mask)
+        reference_log_probs = log_probs
+        if models.reference is not policy:
+            reference_log_probs = text_log_probs(
+                models.reference, rows, prompt_lengths, tokens, mask
             )
         initial, prefix = models.reward_model.prefix_scores(
             rows, prompt_lengths, tokens.shape[1], lengths=prompt_lengths + mask.sum(1)
@@ -143,7 +148,7 @@ def collect(
         "tokens": tokens,
         "mask": mask,
         "ended": ended,
-        "log_probs": samples.log_probs,
+        "log_probs": log_probs,
         "reference_log_probs": reference_log_probs * mask,
         "prefix_rewards": prefix,
         "initial_reward": initial,
@@ -156,3 +161,23 @@ def collect(
             row[:length] for row, length in zip(tensors["tokens"].tolist(), lengths, strict=True)
         ]
     return Rollout(**tensors, texts=[tokenizer.decode_text(row) for row in ids])
+
+
+def log_probs_as_learned(
+    policy: Policy, rows: Tensor, prompt_lengths: Tensor, tokens: Tensor, mask: Tensor
+) -> Tensor:
+    """`Policy.text_log_probs` (batch, time), rounded exactly as in the pass that learns.
+
+    In bfloat16 a token's probability is off by a few percent, and how far depends on the kind of
+    pass: with gradients, attention is float32 inside (transformer.py). Only two passes of one kind
+    have the ratio 1 and the KL 0 where the weights are equal. The result has no gradient.
+    """
+    embedding = policy.body.token_embedding.weight
+    learns = embedding.requires_grad
+    embedding.requires_grad_(True)  # so that a frozen policy's pass is of that kind, too
+    try:
+        with torch.enable_grad():
+            log_probs = policy.text_log_probs(rows, prompt_lengths, tokens, mask)
+    finally:
+        embedding.requires_grad_(learns)
+    return log_probs.detach()

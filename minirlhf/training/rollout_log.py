@@ -6,7 +6,7 @@ import statistics
 import sys
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minirlhf import equations
@@ -16,23 +16,35 @@ from minirlhf.system import distributed
 from minirlhf.tasks.task import Task
 from minirlhf.training.diagnostics import diagnose
 from minirlhf.training.log import TrainLog
-from minirlhf.training.rollout import Rollout
+from minirlhf.training.rollout import Models, Rollout
 
 SAMPLES = 8  # texts written down in a whole run
 
 
 class RolloutLog:
-    """Writes each rollout of fine-tuning to `log`."""
+    """Writes each rollout of fine-tuning to `log`.
 
-    def __init__(self, log: TrainLog, task: Task, settings: FinetuneConfig):
+    With `models`, a number that is NaN is traced to the weights that are, if any.
+    """
+
+    def __init__(
+        self, log: TrainLog, task: Task, settings: FinetuneConfig, models: Models | None = None
+    ):
         self.log, self.task, self.settings = log, task, settings
+        self.modules: dict[str, nn.Module] = {}
+        if models is not None:
+            self.modules = {
+                "reward model": models.reward_model,
+                "reference": models.reference,
+                "policy": models.policy,
+            }
 
     def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
         """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
         numbers: dict = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
         row = {"step": update + 1, **numbers}
-        if warnings := diagnose([*self.log.rows, row], self.settings):
+        if warnings := diagnose([*self.log.rows, row], self.settings, self.modules):
             numbers["warnings"] = warnings
             self.warn(update + 1, warnings)
         meaning = "reward {reward:.2f}, judge {judge:.2f}, KL {kl_nats:.1f} nats"

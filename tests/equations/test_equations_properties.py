@@ -3,6 +3,8 @@ change nothing."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -255,3 +257,83 @@ def test_reward_to_go_and_gae_follow_their_definitions(lengths, seed, discount, 
             deltas = [r[k] + discount * v[k + 1] - v[k] for k in range(length)]
             wanted = sum((discount * gae_lambda) ** (k - t) * deltas[k] for k in range(t, length))
             assert gae[i, t].item() == pytest.approx(wanted, abs=1e-12)
+
+
+# Constants ----------------------------------------------------------------------------------------
+
+NAN = float("nan")
+constants = st.builds(
+    lambda digits, exponent, sign: sign * digits * 10.0**exponent,
+    st.floats(1, 10),
+    st.integers(-8, 8),
+    st.sampled_from([-1, 1]),
+)
+a_few_units = st.lists(st.integers(-1, 1), min_size=2, max_size=12)  # of the last digit
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
+
+
+def nearly_constant(constant: float, units: list[int], rows: int, dtype: torch.dtype) -> Tensor:
+    """The constant, some columns off by a unit in the last digit: (rows, columns)."""
+    one = torch.tensor(constant, dtype=dtype)
+    digit = torch.nextafter(one, torch.tensor(torch.inf, dtype=dtype)) - one
+    wide = 0 if dtype == torch.bfloat16 else 1  # there a unit is nearly a percent, and counts
+    return (one + wide * digit * torch.tensor(units, dtype=dtype)).expand(rows, -1)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(constants, a_few_units, st.sampled_from([1, 3, 128]), dtypes)
+def test_a_spread_that_is_rounding_is_none(constant, units, rows, dtype):
+    """Equal numbers of any size, or equal but for the last digit: nothing to learn from."""
+    tensor, mask = (
+        nearly_constant(constant, units, rows, dtype),
+        torch.ones(rows, len(units)).bool(),
+    )
+    assert (eq.group_normalized_advantage(tensor) == 0).all()
+    assert (eq.whiten(tensor, mask) == 0).all()
+    padded = torch.cat([tensor, torch.full_like(tensor, NAN)], dim=1)
+    assert (eq.whiten(padded, torch.cat([mask, ~mask], dim=1)) == 0).all()
+    values = torch.linspace(-1, 1, tensor.numel()).view_as(tensor).to(dtype)
+    assert eq.explained_variance(values, tensor, mask).isnan()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(constants, seeds, st.sampled_from([torch.float32, torch.float64]))
+def test_a_small_spread_that_is_more_than_rounding_counts(scale, seed, dtype):
+    """A ten-thousandth of the size is measured as well as any other spread."""
+    noise = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    tensor, mask = (scale * (1 + 1e-4 * noise)).to(dtype), torch.ones(4, 6).bool()
+    normal = scale / abs(scale) * noise  # its standard scores are those of the tensor
+    spread = (normal - normal.mean()) / normal.std(correction=0)
+    if abs(scale) > 1:  # far above the 1e-8 of the formula
+        torch.testing.assert_close(
+            eq.whiten(tensor, mask).double(),
+            spread,
+            rtol=0,
+            atol=2e-2 if dtype.itemsize < 8 else 1e-3,
+        )
+    grouped = eq.group_normalized_advantage(tensor)
+    torch.testing.assert_close(grouped.std(dim=1), torch.ones(4, dtype=dtype), rtol=0, atol=1e-3)
+
+
+def test_no_number_hides_that_a_reward_is_none():
+    """NaN stays NaN: it is no constant."""
+    rewards = torch.tensor([[0.5, NAN, 0.5], [1.0, 2.0, 3.0]])
+    found = eq.group_normalized_advantage(rewards)
+    assert found[0].isnan().all() and found[1].isfinite().all()
+    assert eq.whiten(rewards, torch.ones(2, 3)).isnan().all()
+
+
+def test_the_largest_ratio_is_that_of_a_real_token():
+    log_probs, old = torch.tensor([[-1.0, NAN], [-2.0, -3.0]]), torch.tensor([[0.0, 9.0], [0, -2]])
+    mask = torch.tensor([[True, False], [True, True]])
+    assert eq.largest_ratio(log_probs, old, mask).item() == pytest.approx(math.exp(-1))
+    assert eq.largest_ratio(old.nan_to_num(), log_probs, mask).item() == pytest.approx(math.exp(2))
+    assert eq.largest_ratio(log_probs, old, mask.new_zeros(2, 2)) == 0
+    assert eq.largest_ratio(log_probs, old, mask.new_ones(2, 2)).isnan()
+
+
+def test_each_prompt_has_a_rounding_of_its_own():
+    rewards = torch.tensor([[1.0, 2.0], [1e9, 3e9], [0.0, 0.0], [1e-9, 3e-9]])
+    half = math.sqrt(0.5)
+    wanted = torch.tensor([[-half, half], [-half, half], [0, 0], [-half, half]])
+    torch.testing.assert_close(eq.group_normalized_advantage(rewards), wanted)

@@ -189,3 +189,16 @@ def test_the_shipped_feedback_has_the_ceiling_that_its_page_states():
     summary = summarise_scores(read_triples(DATA / "openings.jsonl"))
     assert summary["provenance"] == {"simulated": 12_000} and summary["ratings"] == 36_000
     assert 0.95 < summary["ceiling"]["mean"] < 0.99 and 0.8 < summary["alpha_interval"] < 0.9
+
+
+@pytest.mark.parametrize("rating", [0.1, 1 / 3, 3.3, 12345.6])
+def test_equal_ratings_that_rounding_tells_apart_are_equal(rating):
+    """0.1 + 0.1 + 0.1 is no more than three times 0.1: nothing varies, so nothing is measured."""
+    above = float(np.nextafter(rating, np.inf))
+    units = [[rating, rating], [rating, above, rating], [above, above], [rating] * 3]
+    assert noise_ceiling(units) is None
+    for level in ("nominal", "ordinal", "interval"):
+        assert krippendorff_alpha(units, level) is None
+        mixed = [[rating, above], [2 * rating, 2 * rating], [rating, 3 * rating]]
+        same = [[rating, rating], *mixed[1:]]
+        assert krippendorff_alpha(mixed, level) == krippendorff_alpha(same, level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -188,6 +189,8 @@ def test_token_credit_refuses_unknown():
 def test_column_mean_counts_only_texts_that_have_the_token():
     mean = column_mean(torch.tensor([[1.0, 2.0, 7.0], [3.0, 99.0, 99.0]]), toy_rollout().mask)
     torch.testing.assert_close(mean, torch.tensor([[2.0, 2.0, 7.0]]))
+    broken = torch.tensor([[1.0, 2.0, 7.0], [3.0, math.nan, math.inf]])  # behind the mask
+    assert torch.equal(column_mean(broken, toy_rollout().mask), mean)
 
 
 def test_reinforce_gradient_by_hand(policy):

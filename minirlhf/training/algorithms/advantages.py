@@ -35,8 +35,12 @@ def token_credit(rollout: Rollout, credit: str) -> Tensor:
 
 
 def column_mean(weights: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the texts that have a token t, for each t: (batch, time) to (1, time)."""
-    return (weights * mask).sum(0, keepdim=True) / mask.sum(0, keepdim=True).clamp(min=1)
+    """Mean over the texts that have a token t, for each t: (batch, time) to (1, time).
+
+    What stands at padded positions does not count, even if it is NaN.
+    """
+    real = weights.masked_fill(~mask, 0)
+    return real.sum(0, keepdim=True) / mask.sum(0, keepdim=True).clamp(min=1)
 
 
 def scores_before(rollout: Rollout) -> Tensor:

@@ -111,5 +111,6 @@ def policy_gradient_loss(
         entropy = distributed.all_reduce_sum(-log_probs.sum())
         entropy = entropy / distributed.all_reduce_sum(mask.sum())
         # 1 but for rounding: the policy that learns is the one that sampled.
-        ratio_max = distributed.all_reduce_max((log_probs - rollout.log_probs).max().exp())
+        ratio_max = equations.largest_ratio(log_probs, rollout.log_probs, mask)
+        ratio_max = distributed.all_reduce_max(ratio_max)
     return loss, {"entropy_nats_per_token": entropy, "ratio_max": ratio_max}

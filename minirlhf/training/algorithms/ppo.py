@@ -156,6 +156,6 @@ def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[st
     clipped = ((ratio - 1).abs() > clip_range) & part.mask
     return {
         "clip_fraction": clipped.sum() / part.mask.sum(),
-        "ratio_max": ratio.max(),
+        "ratio_max": equations.largest_ratio(log_probs, part.log_probs, part.mask),
         "kl_step_nats": equations.kl_k3(part.log_probs, log_probs, part.mask).sum(1).mean(),
     }

@@ -89,7 +89,7 @@ def trpo(
         "accepted_step": torch.tensor(accepted, device=mask.device),
         "kl_step_nats": moved,
         "surrogate_gain": loss.detach() - new_loss,
-        "ratio_max": (new_log_probs - old_log_probs).max().exp(),
+        "ratio_max": equations.largest_ratio(new_log_probs, old_log_probs, mask),
     }
 
 
