@@ -29,6 +29,8 @@ from loop_mutants import LOOPS
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = 0.98
 SECONDS = 300  # a stage of tests that takes longer hangs: the mutant is killed
+# What takes long to import: once, before the processes of the tests are forked.
+PRELOADED = ["torch._dynamo", "numpy", "safetensors.torch", "pytest", "hypothesis", "tqdm"]
 
 Mutant = tuple[str, str, str]
 
@@ -426,8 +428,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     check_complete()
-    os.environ |= {"OMP_NUM_THREADS": "1"}
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "pytest"])
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
     killed = total = 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:

@@ -146,6 +146,14 @@ def test_the_price_of_kl_follows_its_target(target, factor):
     assert price.weight == pytest.approx(2.0 * factor, rel=1e-6)
 
 
+def test_the_price_of_kl_falls_by_a_step_at_most():
+    """k1 is an estimate, and negative on some samples: an error of -2 counts as -1."""
+    rollout, price = toy_rollout(), KLWeight(2.0, 0.25)
+    rollout.log_probs, rollout.reference_log_probs = rollout.reference_log_probs, rollout.log_probs
+    price.adapt(rollout)
+    assert price.weight == pytest.approx(2.0 * 0.96, rel=1e-6)
+
+
 # PPO and TRPO: how far one update goes ------------------------------------------------------------
 
 
@@ -518,7 +526,7 @@ OLD = [triple(f"Old {number}.") for number in range(6)]
 HELDOUT = [triple("Held out."), triple("Also held out.", "sun")]
 
 
-def rounds(models, monkeypatch, collected: list[list[Triple]], updates=9):
+def rounds(models, monkeypatch, collected: list[list[Triple]], updates=9, raters=lambda *_: (3.0,)):
     """Fine-tuning in three rounds; what is collected is given. Also the refits, with all that
     they are asked for.
     """
@@ -529,7 +537,7 @@ def rounds(models, monkeypatch, collected: list[list[Triple]], updates=9):
     monkeypatch.setattr(
         ratings_module, "train_reward_model", lambda *arguments: refits.append(arguments)
     )
-    task = SimpleNamespace(raters=lambda *_: (3.0,), rating_range=(1.0, 5.0))
+    task = SimpleNamespace(raters=raters, rating_range=(1.0, 5.0))
     config = Config(
         seed=4, finetune=FinetuneConfig(updates=updates, rounds=3, batch_size=4, refit_steps=6)
     )
@@ -572,6 +580,13 @@ def test_rounds_begin_at_even_distances(models, monkeypatch):
     ratings, *_ = rounds(models, monkeypatch, [[], []], updates=10)
     assert ratings.starts == [0, 3, 7]
     assert [ratings.round_of(update) for update in range(10)] == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+
+
+def test_where_nobody_can_be_asked_there_is_one_round(models, monkeypatch):
+    ratings, refits, asked, _ = rounds(models, monkeypatch, [], raters=None)
+    assert ratings.starts == [0] and {ratings.round_of(update) for update in range(9)} == {1}
+    assert not any(ratings.rate_and_refit_if_due(update) for update in range(9))
+    assert not refits and not asked and ratings.collected == []
 
 
 def fake_sample(calls: list, ended=lambda count: torch.ones(count, dtype=torch.bool)):
