@@ -22,7 +22,6 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("finetuning_rate", "learning_rate * warmup * decay", "learning_rate * warmup"),
         ("finetuning_rate", "learning_rate * warmup * decay", "learning_rate * decay"),
         ("linear_schedule", "(step + 1) / warmup", "step / warmup"),
-        ("linear_schedule", "step < warmup", "step <= warmup"),
         ("linear_schedule", "return min(", "return max("),
         ("linear_schedule", "(steps - step)", "(steps - step - 1)"),
         ("linear_schedule", "max(1, steps - warmup)", "max(1, steps)"),
@@ -56,7 +55,14 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("KLWeight.adapt", "max(-1.0, min(1.0, error))", "min(1.0, error)"),
         ("KLWeight.adapt", "rollout.log_probs, rollout.reference_log_probs", "rollout.reference_log_probs, rollout.log_probs"),
     ]),
-    ("training/algorithms/ppo.py", [[RULES], ["training/test_algorithms.py"]], [
+    ("training/algorithms/ppo.py", [[RULES], [
+        "training/test_algorithms.py::test_value_model_starts_as_the_reward_model_of_each_prefix",
+        "training/test_algorithms.py::test_first_step_of_ppo_is_the_policy_gradient_with_gae",
+        "training/test_algorithms.py::test_ppo_extra_terms_reach_the_gradient",
+        "training/test_algorithms.py::test_value_loss_reaches_the_body_only_if_it_is_shared",
+        "training/test_algorithms.py::test_ppo_stops_early_when_the_policy_has_moved",
+        "training/test_algorithms.py::test_ppo_value_function_learns_what_it_is_asked",
+    ]], [
         ("step_metrics", "(log_probs - part.log_probs).exp()", "(part.log_probs - log_probs).exp()"),
         ("step_metrics", "> clip_range", "< clip_range"),
         ("step_metrics", "& part.mask", ""),
@@ -72,7 +78,12 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("PPO.minibatches", 'step_generator(self.seed, "ppo", step)', 'step_generator(self.seed, "ppo", 0)'),
         ("text_values", "rollout.prompt_lengths - 1", "rollout.prompt_lengths"),
     ]),
-    ("training/algorithms/trpo.py", [[RULES], ["training/test_algorithms.py"]], [
+    ("training/algorithms/trpo.py", [[RULES], [
+        "training/test_algorithms.py::test_fisher_product_is_the_damped_hessian_of_the_kl",
+        "training/test_algorithms.py::test_every_accepted_step_of_trpo_keeps_the_kl_bound_and_gains",
+        "training/test_algorithms.py::test_trpo_that_finds_no_step_moves_nothing",
+        "training/test_algorithms.py::test_trpo_direction_is_the_natural_gradient",
+    ]], [
         ("trpo", "kl <= config.delta", "kl >= config.delta"),
         ("trpo", "kl <= config.delta", "kl < config.delta"),
         ("trpo", "and new_loss < loss", ""),
@@ -88,7 +99,15 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("mean_kl", "old_logits[None], new_logits[None]", "new_logits[None], old_logits[None]"),
         ("fisher_product", "+ damping * vector", ""),
     ]),
-    ("training/algorithms/advantages.py", [["training/test_training.py"], ["training/test_algorithms.py"]], [
+    ("training/algorithms/advantages.py", [[
+        "training/test_training.py::test_token_credit_by_hand",
+        "training/test_training.py::test_column_mean_counts_only_texts_that_have_the_token",
+        "training/test_training.py::test_reinforce_gradient_by_hand",
+        "training/test_training.py::test_prefix_score_baseline_by_hand",
+        "training/test_training.py::test_prefix_difference_is_a_difference_already",
+        "training/test_training.py::test_gae_lambda_by_hand",
+        "training/test_algorithms.py::test_group_advantages_compare_neighbours_with_the_kl_in_the_reward",
+    ]], [
         ("token_credit", "reward_to_go(rewards, mask)", "reward_to_go(rewards, mask, 0.5)"),
         ("column_mean", ".clamp(min=1)", ".clamp(min=2)"),
         ("column_mean", "(weights * mask)", "weights"),
@@ -101,13 +120,12 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("group_advantages", "kl.sum(1)", "kl.mean(1)"),
         ("group_advantages", ".view(-1, group_size)", ".view(group_size, -1).T"),
     ]),
-    ("training/algorithms/policy_gradient.py", [
-        [
-            "training/test_loops.py::test_an_update_takes_the_learning_rate_of_its_step",
-            "training/test_training.py::test_reinforce_gradient_by_hand",
-        ],
-        ["training/test_algorithms.py", "training/test_loops.py"],
-    ], [
+    ("training/algorithms/policy_gradient.py", [[
+        RULES,
+        "training/test_loops.py::test_an_update_takes_the_learning_rate_of_its_step",
+        "training/test_training.py::test_reinforce_gradient_by_hand",
+        "training/test_algorithms.py::test_group_advantages_compare_neighbours_with_the_kl_in_the_reward",
+    ]], [
         ("PolicyGradient.update", "learning_rate, step, self", "learning_rate, step + 1, self"),
         ("PolicyGradient.update", "set_learning_rate(self.optimizer, rate)", "pass"),
         ("PolicyGradient.update", "self.kl_weight.adapt(rollout)", "pass"),
@@ -136,7 +154,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("RatingRounds.__init__", "if task.raters else 1", "if not task.raters else 1"),
         ("RatingRounds.__init__", "round(index * updates / rounds)", "index * updates // rounds"),
         ("RatingRounds.round_of", "start <= update", "start < update"),
-        ("RatingRounds.rate_and_refit_if_due", "self.starts[1:]", "self.starts"),
+        ("RatingRounds.rate_and_refit_if_due", "self.starts[1:]", "self.starts[2:]"),
         ("RatingRounds.rate_and_refit_if_due", "number <= self.refits", "number < self.refits"),
         ("RatingRounds.rate_and_refit_if_due", "self.collected +=", "self.collected ="),
         ("RatingRounds.rate_and_refit_if_due", "self.tables.rewrite(COLLECTED, self.as_feedback())", "pass"),
@@ -164,7 +182,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("sample_texts", 'f"rate {name}", start', 'f"rate {name}", 0'),
         ("sample_texts", "start : start + SAMPLED_AT_ONCE", "0 : SAMPLED_AT_ONCE"),
     ]),
-    ("training/rollout.py", [[RULES, "training/test_training.py::test_join_rows"], ["training/test_algorithms.py"]], [
+    ("training/rollout.py", [[RULES, "training/test_training.py::test_join_rows"], ["training/test_algorithms.py::test_select_cuts_to_the_longest_and_keeps_each_text"]], [
         ("collect", "ended[:, None] | before_last", "before_last"),
         ("collect", "ended[:, None] | before_last", "~ended[:, None] | before_last"),
         ("collect", "ended[:, None] | before_last", "ended[:, None]"),
@@ -180,7 +198,12 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("join_rows", "[prompt + text for", "[text + prompt for"),
         ("in_turn", "index % len(topics)", "0"),
     ]),
-    ("training/batches.py", [[RULES], ["training/test_training.py", "training/test_truncation.py"]], [
+    ("training/batches.py", [[RULES], [
+        "training/test_training.py::test_batch_holds_each_text_and_its_prompt",
+        "training/test_training.py::test_in_order_gives_every_row_once",
+        "training/test_training.py::test_random_batch_depends_on_seed_stage_and_step_only",
+        "training/test_truncation.py",
+    ]], [
         ("EncodedTexts.__init__", "len(row) > context", "len(row) >= context"),
         ("EncodedTexts.__init__", "row[:context]", "row[-context:]"),
         ("EncodedTexts.batch", "columns < lengths[:, None]", "columns <= lengths[:, None]"),
@@ -316,6 +339,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
     ]),
     # Runs -----------------------------------------------------------------------------------------
     ("runs/redo.py", [[
+        RUN_RULES,
         "runs/test_redo.py::test_the_new_folder_has_what_the_stages_before_have_made",
         "runs/test_redo.py::test_only_what_is_outdated_is_deleted",
         "runs/test_redo.py::test_a_journal_from_elsewhere_deletes_nothing",
@@ -337,7 +361,6 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("recover", "if moved is None or deleted is None:", "if moved is None:"),
         ("recover", "if moved is None or deleted is None:", "if deleted is None:"),
         ("recover", "(path / name).unlink(missing_ok=True)", "pass"),
-        ("recover", "os.replace(work / name, path / name)", "shutil.copyfile(work / name, path / name)"),
         ("recover", "contextlib.suppress(FileNotFoundError)", "contextlib.nullcontext()"),
         ("discard", "(CONFIG, *PRODUCTS, STAGES_FILE)", "(*PRODUCTS[:-1], STAGES_FILE, CONFIG)"),
         ("_names", "all(name in PRODUCTS for name in names)", "True"),

@@ -20,7 +20,7 @@ from minirlhf.config import (
     RewardConfig,
 )
 from minirlhf.feedback.records import Triple
-from minirlhf.runs import estimate, products, run_feedback
+from minirlhf.runs import estimate, products, redo, run_feedback
 from minirlhf.runs.settings import differing, with_absolute_paths
 from minirlhf.system.seeds import step_seed
 
@@ -231,6 +231,23 @@ def test_the_stages_and_their_files(tmp_path):
     assert not products.is_run(tmp_path)
     (tmp_path / "config.json").touch()
     assert products.is_run(tmp_path)
+
+
+def test_stages_that_are_done_again_begin_with_what_stays(tmp_path):
+    """Of several stages the first decides; nothing is left of an earlier attempt."""
+    for name in products.PRODUCTS:
+        (tmp_path / name).write_text("{}\n")
+    redo.begin(tmp_path, SMALL, ("reward", "finetune"), None)
+    (tmp_path / redo.REDO / "reward.safetensors").write_text("half")
+    redo.begin(tmp_path, SMALL, ("reward", "finetune"), None)
+    work = tmp_path / redo.REDO
+    assert sorted(file.name for file in work.iterdir()) == sorted(
+        [*products.MADE_BY["pretrain"], "progress.json", "stages.json", "config.json"]
+    )
+    assert redo.pending_stages(tmp_path) == ("reward", "finetune")
+    # Weights are linked, all else is copied.
+    same = {name: (work / name).samefile(tmp_path / name) for name in products.MADE_BY["pretrain"]}
+    assert same == {"tokenizer.json": False, "pretrained.safetensors": True}
 
 
 def test_settings_differ_by_their_dotted_names():

@@ -21,7 +21,9 @@ from torch.nn import functional as F
 from minirlhf.config import (
     Config,
     FinetuneConfig,
+    GroupConfig,
     ModelConfig,
+    PPOConfig,
     PretrainConfig,
     RewardConfig,
     TRPOConfig,
@@ -39,16 +41,19 @@ from minirlhf.training import ratings as ratings_module
 from minirlhf.training import train_reward_model as fitting
 from minirlhf.training.algorithms import trpo as trpo_module
 from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.algorithms.make import make_algorithm
 from minirlhf.training.algorithms.ppo import step_metrics
 from minirlhf.training.batches import BUCKET, Corpus, EncodedTexts, Split
 from minirlhf.training.finetune import finetune
 from minirlhf.training.log import TrainLog
 from minirlhf.training.optimizers import (
     adamw,
+    backward,
     finetuning_rate,
     gradient_step,
     linear_schedule,
     scale_learning_rates,
+    step_all,
 )
 from minirlhf.training.pretrain import TopicMatching, heldout_loss, topic_match_loss
 from minirlhf.training.prompts import Prompts, draw_topics
@@ -111,15 +116,35 @@ def test_a_share_is_that_of_the_first_learning_rate():
     assert [one.param_groups[0]["lr"] for one in (first, second)] == [0.125, 0.5]
 
 
+def weights_of_one(value: float) -> nn.Linear:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, value)
+    return layer
+
+
 def test_each_module_is_clipped_on_its_own_and_the_first_norm_is_told():
-    one, other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    one, other = weights_of_one(0.0), weights_of_one(0.0)
     optimizer = torch.optim.SGD([one.weight, other.weight], lr=1.0)
-    before = [module.weight.item() for module in (one, other)]
     for _ in range(2):  # the gradients of the first step are cleared before the second
-        loss = 3.0 * one.weight.sum() - 0.5 * other.weight.sum()
-        assert float(gradient_step(loss, optimizer, [one, other], 1.0)) == pytest.approx(3.0)
-    assert one.weight.item() - before[0] == pytest.approx(-2.0, rel=1e-5)  # clipped from 3 to 1
-    assert other.weight.item() - before[1] == pytest.approx(1.0, rel=1e-5)
+        loss = 3.0 * one.weight.sum() - 2.0 * other.weight.sum()
+        assert gradient_step(loss, optimizer, [one, other], 1.0).item() == pytest.approx(3.0)
+    assert one.weight.item() == pytest.approx(-2.0, rel=1e-5)  # clipped from 3 to 1
+    assert other.weight.item() == pytest.approx(2.0, rel=1e-5)
+    gradient_step(math.nan * one.weight.sum() + other.weight.sum(), optimizer, [one, other], 1.0)
+    assert one.weight.item() == pytest.approx(-2.0, rel=1e-5)  # not followed
+    assert other.weight.item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_members_gather_gradients_until_all_step_at_once():
+    layer = weights_of_one(0.0)
+    optimizers = [torch.optim.SGD([layer.weight], lr=rate) for rate in (1.0, 0.5)]
+    backward(3.0 * layer.weight.sum(), layer)
+    assert layer.weight.grad.item() == pytest.approx(1.0, rel=1e-5)  # clipped from 3
+    backward(-0.5 * layer.weight.sum(), layer)
+    step_all(optimizers, layer)
+    assert layer.weight.item() == pytest.approx(-0.75, rel=1e-5)
+    step_all(optimizers, layer)  # nothing is left of the gradients
+    assert layer.weight.item() == pytest.approx(-0.75, rel=1e-5)
 
 
 def test_only_matrices_decay():
@@ -154,6 +179,19 @@ def test_the_price_of_kl_falls_by_a_step_at_most():
     assert price.weight == pytest.approx(2.0 * 0.96, rel=1e-6)
 
 
+@pytest.mark.parametrize("name, groups", [("reinforce", 1), ("rloo", 2), ("ppo", 1), ("trpo", 1)])
+def test_an_update_is_made_and_logged_with_the_price_before_it_is_adapted(models, name, groups):
+    settings = FinetuneConfig(
+        algorithm=name, kl_weight=0.5, kl_target=0.2, batch_size=2, group=GroupConfig(size=2)
+    )
+    algorithm = make_algorithm(models, Config(finetune=settings))
+    assert algorithm.group_size == groups
+    metrics = algorithm.update(toy_rollout(), 0)
+    assert metrics["kl_weight"] == 0.5
+    assert algorithm.kl_weight.weight == pytest.approx(0.5 * 1.01)  # the KL is 0.25
+    assert algorithm.states["kl_weight"] is algorithm.kl_weight
+
+
 # PPO and TRPO: how far one update goes ------------------------------------------------------------
 
 
@@ -166,6 +204,16 @@ def test_what_ppo_stops_on_by_hand():
     assert float(found["kl_step_nats"]) == pytest.approx(sum(k3) / 2, rel=1e-5)
     assert float(found["clip_fraction"]) == pytest.approx(2 / 4)  # .9 < e^.1 < 1.2
     assert float(found["ratio_max"]) == pytest.approx(math.exp(0.3))
+
+
+def test_each_epoch_of_ppo_has_every_text_once_in_another_order(models):
+    settings = FinetuneConfig(algorithm="ppo", ppo=PPOConfig(epochs=2, minibatch_size=4))
+    ppo = make_algorithm(models, Config(seed=6, finetune=settings))
+    parts = [part.tolist() for part in ppo.minibatches(10, step=3)]
+    assert [len(part) for part in parts] == [4, 4, 2] * 2
+    generator = step_generator(6, "ppo", 3)
+    orders = [torch.randperm(10, generator=generator).tolist() for _ in range(2)]
+    assert [sum(parts[:3], []), sum(parts[3:], [])] == orders and orders[0] != orders[1]
 
 
 @pytest.mark.parametrize(
@@ -572,7 +620,9 @@ def test_no_more_old_feedback_than_there_is_and_no_empty_text_in_the_file(models
     ratings, refits, _, log = rounds(models, monkeypatch, [many])
     assert ratings.rate_and_refit_if_due(3)
     assert len(refits[0][1].train.triples) == len(OLD) + 10
-    assert [row["text"] for row in log.tables.read(COLLECTED)] == [one.text for one in many[:-1]]
+    rows = log.tables.read(COLLECTED)
+    assert [row["text"] for row in rows] == [one.text for one in many[:-1]]
+    assert {row["score"] for row in rows} == {3.0}  # 0.5 on the raters' scale
     assert not ratings.rate_and_refit_if_due(3) and len(refits) == 1  # resumed right after it
 
 
