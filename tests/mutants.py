@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NEEDED = 0.98
 SECONDS = 300  # a stage of tests that takes longer hangs: the mutant is killed
 # What takes long to import: once, before the processes of the tests are forked.
-PRELOADED = ["torch._dynamo", "numpy", "safetensors.torch", "pytest", "hypothesis", "tqdm"]
+PRELOADED = ["torch._dynamo", "matplotlib.figure", "safetensors.torch", "pytest", "hypothesis"]
 
 Mutant = tuple[str, str, str]
 

@@ -392,7 +392,7 @@ def test_topic_matching_by_hand(policy, tokenizer):
         return sum(sums) / sum(counts)
 
     wanted = (mean(own, [3, 1, 4], 1) + mean(matching.others, [3, 4], -1)) / 2
-    assert float(matching.loss(batch, hidden)) == pytest.approx(wanted, rel=1e-5)
+    assert matching.loss(batch, hidden).item() == pytest.approx(wanted, rel=1e-5)
     logits = torch.full(batch.rows.shape, 2.0)
     assert float(topic_match_loss(logits, batch, own=True)) < 0.2
     assert float(topic_match_loss(logits, batch, own=False)) > 2
