@@ -1,9 +1,10 @@
-"""Mutation check of equations.py, run by hand: python tests/mutants.py [function ...]
+"""Mutation check, run by hand: python tests/mutants.py [--jobs N] [module or function ...]
 
 Each mutant is one small slip in one function: a flipped sign, a dropped mask, t shifted by one,
 better and worse swapped. The tests run against a copy of the package with that slip; a mutant is
-killed if a test fails. Exits with 1 if fewer than 95% are killed. About a quarter of an hour on two
-cores.
+killed if a test fails. Exits with 1 if fewer than 98% are killed. Every function of equations.py
+has mutants (below); loop_mutants.py holds those of training, sampling and runs, with the tests
+that must notice. About an hour on two cores.
 
 tests/equations/test_mutant_patterns.py checks in every test run that each slip can still be
 made.
@@ -11,22 +12,47 @@ made.
 
 from __future__ import annotations
 
+import argparse
+import ast
+import multiprocessing
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from loop_mutants import LOOPS
+
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = [  # quick ones first; most mutants die in the first
+NEEDED = 0.98
+SECONDS = 300  # a stage of tests that takes longer hangs: the mutant is killed
+# What takes long to import: once, before the processes of the tests are forked.
+PRELOADED = ["torch._dynamo", "matplotlib.figure", "safetensors.torch", "pytest", "hypothesis"]
+
+Mutant = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One module with its mutants, and the tests that must notice them."""
+
+    module: str  # in minirlhf/
+    # Files of tests/, or single tests of theirs. Quick ones first; most mutants die in the first.
+    stages: Sequence[Sequence[str]]
+    mutants: Sequence[Mutant]
+    options: tuple[str, ...] = ()  # of pytest
+
+
+STAGES = [
     [
         "equations/test_equations.py",
         "equations/test_equations_properties.py",
         "equations/test_exact_reward_losses.py",
         "equations/test_equations_advantages.py",
+        "equations/test_exact_preferences.py",
     ],
     [
         "equations/test_exact_policy_gradient.py",
@@ -35,7 +61,6 @@ STAGES = [  # quick ones first; most mutants die in the first
         "equations/test_exact.py",
     ],
 ]
-NEEDED = 0.95
 
 # (function, what is there, what the slip makes of it). The text must occur once in the function's
 # code.
@@ -277,77 +302,175 @@ MUTANTS = [
     ("_ratio_and_advantages", "_blank(log_probs, padding)", "log_probs"),
     ("_ratio_and_advantages", "_blank(old_log_probs.detach(), padding)", "old_log_probs.detach()"),
     ("_ratio_and_advantages", "_blank(advantages.detach(), padding)", "advantages.detach()"),
+    # E8 for ranked answers, E10, E12
+    ("ranked_answers_loss", "ranks[:, :, None] < ranks[:, None, :]", "ranks[:, :, None] > ranks[:, None, :]"),
+    ("ranked_answers_loss", "ranks[:, :, None] < ranks[:, None, :]", "ranks[:, :, None] <= ranks[:, None, :]"),
+    ("ranked_answers_loss", "scores[:, :, None] - scores[:, None, :]", "scores[:, None, :] - scores[:, :, None]"),
+    ("ranked_answers_loss", "scores[:, :, None] - scores[:, None, :]", "scores[:, :, None] + scores[:, None, :]"),
+    ("ranked_answers_loss", "= -logsigmoid(gaps)", "= logsigmoid(gaps)"),
+    ("ranked_answers_loss", ".masked_fill(~is_pair, 0)", ""),
+    ("ranked_answers_loss", "losses / pairs.clamp(min=1)", "losses"),
+    ("ranked_answers_loss", "losses / pairs.clamp(min=1)", "losses / pairs"),
+    ("ranked_answers_loss", "(pairs > 0).sum().clamp(min=1)", "(pairs > 0).sum()"),
+    ("ranked_answers_loss", "(pairs > 0).sum().clamp(min=1)", "len(pairs)"),
+    ("ranked_answers_loss", '_check_group("scores", scores)', "pass"),
+    ("ranked_answers_loss", '_check_like("ranks", ranks, "(prompts, answers)", scores.shape, integer=True)', "pass"),
+    ("demonstration_loss", "return -sequence", "return sequence"),
+    ("demonstration_loss", ".mean()", ".sum()"),
+    ("demonstration_loss", "sequence_log_prob(token_log_probs, mask).mean()", "sequence_log_prob(token_log_probs, mask).sum() / mask.sum()"),
+    ("demonstration_loss", "sequence_log_prob(token_log_probs, mask)", "token_log_probs.sum(dim=1)"),
+    ("demonstration_loss", "sequence_log_prob(token_log_probs, mask)", "sequence_log_prob(token_log_probs, mask).exp()"),
+    ("dpo_loss", "better - reference_better.detach()", "better"),
+    ("dpo_loss", "better - reference_better.detach()", "better + reference_better.detach()"),
+    ("dpo_loss", "worse - reference_worse.detach()", "worse"),
+    ("dpo_loss", "worse - reference_worse.detach()", "worse + reference_worse.detach()"),
+    ("dpo_loss", "worse - reference_worse.detach()", "reference_worse.detach() - worse"),
+    ("dpo_loss", "reference_better.detach()", "reference_better"),
+    ("dpo_loss", "reference_worse.detach()", "reference_worse"),
+    ("dpo_loss", "kl_weight * (better", "(better"),
+    ("dpo_loss", "kl_weight * (worse", "(worse"),
+    ("dpo_loss", "not kl_weight > 0", "not kl_weight >= 0"),
+    ("dpo_loss", "not kl_weight > 0", "kl_weight <= 0"),
+    ("dpo_loss", '_check_like("worse", worse, "(batch,)", better.shape)', "pass"),
 ]  # fmt: skip
+
+TARGETS = [
+    Target("equations.py", STAGES, MUTANTS, options=("--noconftest",)),
+    *(Target(*one) for one in LOOPS),
+]
+
+
+def defined(source: str) -> dict[str, ast.stmt]:
+    """Functions, methods ("Class.method") and constants of a module, by name."""
+    found: dict[str, ast.stmt] = {}
+
+    def visit(body: Sequence[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f"{node.name}.")
+            elif isinstance(node, ast.FunctionDef):
+                found[prefix + node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Name):
+                        found[prefix + target.id] = node
+
+    visit(ast.parse(source).body, "")
+    return found
 
 
 def mutate(source: str, function: str, old: str, new: str) -> str:
     """The source with the slip in one function. Raises ValueError unless `old` is there once."""
-    found = re.search(rf"^def {function}\(.*?(?=^(?:def |# )|\Z)", source, re.MULTILINE | re.DOTALL)
-    if not found:
-        raise ValueError(f"mutants.py: no function {function} in equations.py")
-    body = found.group()
-    docstring = re.search(r'r?""".*?"""', body, re.DOTALL)
-    code = body.replace(docstring.group(), "\0") if docstring else body
-    if code.count(old) != 1:
-        raise ValueError(
-            f"mutants.py: {function}: expected {old!r} once, found it {code.count(old)} times"
-        )
-    code = code.replace(old, new)
-    changed = source.replace(body, code.replace("\0", docstring.group()) if docstring else code)
-    compile(changed, "equations.py", "exec")
+    node = defined(source).get(function)
+    if node is None:
+        raise ValueError(f"mutants.py: no function {function}")
+    lines = source.splitlines(keepends=True)
+    start, end = node.lineno - 1, node.end_lineno
+    first, last = start, start  # the lines of the docstring, which stays
+    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+        first, last = node.body[0].lineno - 1, node.body[0].end_lineno
+    parts = "".join(lines[start:first]), "".join(lines[last:end])
+    count = sum(part.count(old) for part in parts)
+    if count != 1:
+        raise ValueError(f"mutants.py: {function}: expected {old!r} once, found it {count} times")
+    before, after = (part.replace(old, new) for part in parts)
+    changed = "".join([*lines[:start], before, *lines[first:last], after, *lines[end:]])
+    compile(changed, function, "exec")
     return changed
 
 
-def passes(source: str) -> bool:
-    """Whether all tests pass with this source as equations.py, in a copy of the package."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        shutil.copytree(
-            ROOT / "minirlhf", copy / "minirlhf", ignore=shutil.ignore_patterns("__pycache__")
-        )
-        (copy / "minirlhf" / "equations.py").write_text(source, encoding="utf-8")
-        (copy / "tests" / "equations").mkdir(parents=True)
-        for name in ["small_worlds.py", *sum(STAGES, [])]:
-            shutil.copy(ROOT / "tests" / name, copy / "tests" / name)
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([folder, str(copy / "tests")]),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        environment["PYTHONWARNINGS"] = "ignore"
-        for stage in STAGES:
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-            command += [f"tests/{name}" for name in stage]
-            run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-            if run.returncode == 1:
+def run_tests(folder: Path, shared: Path, arguments: Sequence[str]) -> None:
+    """Run tests in this process, on the package in `folder`; exit with pytest's code."""
+    import pytest
+
+    with open(folder / "output", "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(shared)
+    sys.path[:] = [str(folder), *(path for path in sys.path if not same_folder(path, ROOT))]
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+    sys.exit(pytest.main([*arguments, "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]))
+
+
+def same_folder(path: str, folder: Path) -> bool:
+    return Path(path or ".").resolve() in (folder, folder / "tests")
+
+
+def passes(target: Target, source: str, shared: Path) -> bool:
+    """Whether the target's tests pass with this source as its module, in a copy of the package."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / "minirlhf", folder / "minirlhf")
+        (folder / "minirlhf" / target.module).write_text(source, encoding="utf-8")
+        (folder / "data").symlink_to(ROOT / "data")
+        for stage in target.stages:
+            arguments = [*target.options, *(f"tests/{test}" for test in stage)]
+            # Forked from a process that has imported PyTorch: a third of the time.
+            process = multiprocessing.get_context("forkserver").Process(
+                target=run_tests, args=(folder, shared, arguments)
+            )
+            process.start()
+            process.join(SECONDS)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
                 return False
-            if run.returncode != 0:  # no test has failed: the tests did not run
-                raise RuntimeError(run.stdout[-2000:] + run.stderr[-2000:])
+            if process.exitcode == 1:
+                return False
+            if process.exitcode != 0:  # no test has failed: the tests did not run
+                raise RuntimeError((folder / "output").read_text(errors="replace")[-4000:])
     return True
 
 
-def main(functions: list[str]) -> int:
+def check_complete() -> None:
+    """Raise ValueError if a function of equations.py has no mutant."""
     source = (ROOT / "minirlhf" / "equations.py").read_text(encoding="utf-8")
-    chosen = [m for m in MUTANTS if not functions or m[0] in functions]
-    sources = [mutate(source, *mutant) for mutant in chosen]
-    every = set(re.findall(r"^def (\w+)\(", source, re.MULTILINE))
-    missing = every - {function for function, _, _ in MUTANTS}
-    if missing:
+    every = {name for name, node in defined(source).items() if isinstance(node, ast.FunctionDef)}
+    if missing := every - {function for function, _, _ in MUTANTS}:
         raise ValueError(f"mutants.py: no mutant of {', '.join(sorted(missing))}")
-    if not passes(source):
-        raise RuntimeError("the tests fail without any mutation")
-    killed = 0
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for (function, old, new), survived in zip(chosen, pool.map(passes, sources)):
-            killed += not survived
-            print(
-                f"{'SURVIVED' if survived else 'killed  '} {function}: {old!r} -> {new!r}",
-                flush=True,
-            )
-    print(
-        f"{killed} of {len(chosen)} mutants killed ({killed / len(chosen):.1%}), {len(every)} functions"
-    )
-    return 0 if killed >= NEEDED * len(chosen) else 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="modules (equations.py) or functions; else all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args(arguments)
+    check_complete()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+
+    killed = total = 0
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
+        shared = Path(name)
+        shutil.copytree(ROOT / "tests", shared / "tests")
+        shutil.copy(ROOT / "pyproject.toml", shared)
+        for target in TARGETS:
+            source = (ROOT / "minirlhf" / target.module).read_text(encoding="utf-8")
+            wanted = {target.module, *(mutant[0] for mutant in target.mutants)}
+            if options.names:
+                wanted &= set(options.names)
+            chosen = [m for m in target.mutants if target.module in wanted or m[0] in wanted]
+            if not chosen:
+                continue
+            if not passes(target, source, shared):
+                raise RuntimeError(f"{target.module}: its tests fail without any mutation")
+            sources = [mutate(source, *mutant) for mutant in chosen]
+            survivors = 0
+            for (function, old, new), survived in zip(
+                chosen, pool.map(lambda one: passes(target, one, shared), sources)
+            ):
+                survivors += survived
+                print(
+                    f"{'SURVIVED' if survived else 'killed  '} {target.module} {function}: "
+                    f"{old!r} -> {new!r}",
+                    flush=True,
+                )
+            print(f"{target.module}: {len(chosen) - survivors} of {len(chosen)} killed", flush=True)
+            killed, total = killed + len(chosen) - survivors, total + len(chosen)
+    if not total:
+        raise ValueError(f"mutants.py: no mutant of {', '.join(options.names)}")
+    print(f"{killed} of {total} mutants killed ({killed / total:.1%})")
+    return 0 if killed >= NEEDED * total else 1
 
 
 if __name__ == "__main__":
