@@ -293,6 +293,23 @@ def test_the_texts_of_a_rollout_are_a_function_of_its_generator(models):
     assert fewer.texts == one[:2]
 
 
+def test_the_reference_gives_its_own_log_probs_to_the_policys_texts(models):
+    with torch.no_grad():
+        models.reference.body.token_embedding.weight.mul_(-20.0)
+    prompts = [models.prompt(topic) for topic in WORDS]
+    rollout = collect(models, prompts, 6, torch.Generator().manual_seed(0))
+    for row, prompt in enumerate(prompts):
+        text = rollout.tokens[row, rollout.mask[row]].tolist()
+        for model, found in (
+            (models.policy, rollout.log_probs),
+            (models.reference, rollout.reference_log_probs),
+        ):
+            logits = model(torch.tensor([prompt + text]))[0, len(prompt) - 1 : -1]
+            wanted = logits.log_softmax(-1)[range(len(text)), text]
+            torch.testing.assert_close(found[row, : len(text)], wanted, atol=1e-4, rtol=1e-4)
+    assert (rollout.log_probs - rollout.reference_log_probs).abs().max() > 1e-2
+
+
 # Prompts ------------------------------------------------------------------------------------------
 
 
