@@ -348,6 +348,16 @@ def test_prompt_and_text_may_fill_the_context_and_no_more(models):
 # Batches ------------------------------------------------------------------------------------------
 
 
+def test_a_text_that_just_fills_the_context_is_not_cut(tokenizer):
+    seen = set()
+    for count in range(1, CONTEXT + 5):
+        whole = tokenizer.encode_prompt("tea") + tokenizer.encode_text("q" * count)
+        texts = EncodedTexts(tokenizer, [("tea", "q" * count)], CONTEXT)
+        assert texts.cut == (len(whole) > CONTEXT) and texts.rows[0].tolist() == whole[:CONTEXT]
+        seen.add(len(whole) - CONTEXT)
+    assert {-1, 0, 1} <= seen
+
+
 def test_batches_are_those_of_their_bucket(tokenizer):
     """BUCKET batches are drawn at once, sorted by length, and each is used in one step."""
     pairs = [("tea", "a" * (1 + index % 23)) for index in range(40)]
