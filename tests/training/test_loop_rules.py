@@ -362,6 +362,8 @@ def test_batches_are_those_of_their_bucket(tokenizer):
     """BUCKET batches are drawn at once, sorted by length, and each is used in one step."""
     pairs = [("tea", "a" * (1 + index % 23)) for index in range(40)]
     texts = EncodedTexts(tokenizer, pairs, CONTEXT)
+    order = torch.cat([batch.index for batch in texts.in_order(7, CPU)])
+    assert order.tolist() == texts.lengths.argsort(stable=True).tolist()  # alike ones together
     for bucket in (0, 1):
         generator = step_generator(5, "fit batch", bucket)
         drawn = torch.randint(40, (BUCKET * 3,), generator=generator)
