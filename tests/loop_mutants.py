@@ -189,7 +189,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("collect", "ended[:, None] | before_last, prefix, 0.0", "ended[:, None] | before_last, prefix, 1.0"),
         ("collect", "device=device) < last", "device=device) <= last"),
         ("collect", "mask.sum(1, keepdim=True) - 1", "mask.sum(1, keepdim=True) - 2"),
-        ("collect", "reference_log_probs * mask", "reference_log_probs"),
+        # (reference_log_probs need no mask here: text_log_probs has blanked them)
         ("collect", "prompt_lengths + mask.sum(1)", "mask.sum(1)"),
         ("collect", "generator=generator, device", "device"),
         ("collect", "models.reference is policy", "True"),

@@ -29,7 +29,7 @@ from minirlhf.system.seeds import step_seed
 SMALL = Config(
     model=ModelConfig(vocab_size=500, context=100, width=10, layers=3, heads=1),
     pretrain=PretrainConfig(steps=7, batch_size=16, match_share=0.5),
-    reward=RewardConfig(steps=5, batch_size=8, ensemble=2, own_texts=256),
+    reward=RewardConfig(steps=5, batch_size=8, ensemble=2, own_texts=257),
     finetune=FinetuneConfig(
         updates=4, batch_size=6, rounds=3, ratings_per_round=12, refit_steps=9, max_new_tokens=20
     ),
@@ -51,8 +51,8 @@ def test_the_operations_of_each_stage():
     assert found["pretrain"].steps == 7 and found["pretrain"].sampling == 0
     # Two members.
     assert found["reward"].training == pytest.approx(10 * (3 * 8 * without + MUON))
-    assert found["reward"].sampling == pytest.approx(256 * TEXT * TOKEN)
-    assert found["reward"].columns == 2 * 20 and found["reward"].steps == 10
+    assert found["reward"].sampling == pytest.approx(257 * TEXT * TOKEN)
+    assert found["reward"].columns == 3 * 20 and found["reward"].steps == 10
     # 4 for the policy and its reference, 1 for the reward model; two refits of half the batch.
     updates, refits = 4 * 6 * (4 * with_head + without), 18 * (3 * 4 * without + MUON)
     assert found["finetune"].training == pytest.approx(updates + refits)
@@ -94,7 +94,7 @@ def test_times_in_words():
 def test_the_plan_names_what_is_done_and_the_sum():
     expected = {"pretrain": 60.0, "reward": 30.0, "finetune": 30.0, "evaluate": 60.0}
     lines = estimate.plan_lines(SMALL, True, expected, list(expected))
-    assert "256 samples are rated, then 5 steps" in lines[2] and "in 3 rounds" in lines[3]
+    assert "257 samples are rated, then 5 steps" in lines[2] and "in 3 rounds" in lines[3]
     assert "4 x 64 samples" in lines[4] and lines[5].endswith(" 3 min")
     lines = estimate.plan_lines(SMALL, False, expected, ["reward", "finetune"])
     assert "rated" not in lines[1] and "rounds" not in lines[2] and lines[3].endswith(" 60 s")

@@ -293,6 +293,23 @@ def test_the_texts_of_a_rollout_are_a_function_of_its_generator(models):
     assert fewer.texts == one[:2]
 
 
+def test_the_reference_gives_its_own_log_probs_to_the_policys_texts(models):
+    with torch.no_grad():
+        models.reference.body.token_embedding.weight.mul_(-20.0)
+    prompts = [models.prompt(topic) for topic in WORDS]
+    rollout = collect(models, prompts, 6, torch.Generator().manual_seed(0))
+    for row, prompt in enumerate(prompts):
+        text = rollout.tokens[row, rollout.mask[row]].tolist()
+        for model, found in (
+            (models.policy, rollout.log_probs),
+            (models.reference, rollout.reference_log_probs),
+        ):
+            logits = model(torch.tensor([prompt + text]))[0, len(prompt) - 1 : -1]
+            wanted = logits.log_softmax(-1)[range(len(text)), text]
+            torch.testing.assert_close(found[row, : len(text)], wanted, atol=1e-4, rtol=1e-4)
+    assert (rollout.log_probs - rollout.reference_log_probs).abs().max() > 1e-2
+
+
 # Prompts ------------------------------------------------------------------------------------------
 
 
@@ -331,10 +348,22 @@ def test_prompt_and_text_may_fill_the_context_and_no_more(models):
 # Batches ------------------------------------------------------------------------------------------
 
 
+def test_a_text_that_just_fills_the_context_is_not_cut(tokenizer):
+    seen = set()
+    for count in range(1, CONTEXT + 5):
+        whole = tokenizer.encode_prompt("tea") + tokenizer.encode_text("q" * count)
+        texts = EncodedTexts(tokenizer, [("tea", "q" * count)], CONTEXT)
+        assert texts.cut == (len(whole) > CONTEXT) and texts.rows[0].tolist() == whole[:CONTEXT]
+        seen.add(len(whole) - CONTEXT)
+    assert {-1, 0, 1} <= seen
+
+
 def test_batches_are_those_of_their_bucket(tokenizer):
     """BUCKET batches are drawn at once, sorted by length, and each is used in one step."""
     pairs = [("tea", "a" * (1 + index % 23)) for index in range(40)]
     texts = EncodedTexts(tokenizer, pairs, CONTEXT)
+    order = torch.cat([batch.index for batch in texts.in_order(7, CPU)])
+    assert order.tolist() == texts.lengths.argsort(stable=True).tolist()  # alike ones together
     for bucket in (0, 1):
         generator = step_generator(5, "fit batch", bucket)
         drawn = torch.randint(40, (BUCKET * 3,), generator=generator)
