@@ -102,6 +102,26 @@ class EncoderPretrainConfig(OptimizerConfig):
 
 
 @dataclass(frozen=True)
+class SFTConfig(OptimizerConfig):
+    """Supervised fine-tuning on demonstrations (E10); skipped if there are none."""
+
+    place = "sft."
+    demonstrations: Path | None = None
+    """Your own demonstrations (JSONL: prompt, answer) instead of the task's."""
+    steps: Count = 200
+    batch_size: Count = 32
+    """Demonstrations per step."""
+    learning_rate: NotNegative = 3e-3
+    muon_learning_rate: NotNegative = 0.01
+    warmup: CountOrZero = 20
+    heldout_share: Annotated[float, Range(above=0, below=1)] = 0.1
+    """Fraction of the prompts kept out of training. Their loss decides when to stop."""
+    evaluate_every: Count = 25
+    patience: Count = 3
+    """Stop after this many evaluations without an improvement of the held-out loss."""
+
+
+@dataclass(frozen=True)
 class RewardConfig(OptimizerConfig):
     """Reward model: regression on human scores (E7), or ranking of texts by them (E8)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from minirlhf.feedback.conversation import ROLES
 from minirlhf.system.files import shown
 
 TEXT = "a text that is not empty"
@@ -14,8 +15,13 @@ NAMES = ("provenance", "rater")  # fields that a record may lack
 SCORES, COMPARISONS = "scores", "comparisons"
 FIELDS = {SCORES: ("topic", "text", "score"), COMPARISONS: ("topic", "better", "worse")}
 NOUNS = {SCORES: "scored texts", COMPARISONS: "comparisons"}
+DEMONSTRATION = ("prompt", "answer")  # the fields of a demonstration
+TURN = ("role", "text")  # and those of a turn of its prompt
 # What other programs call the same.
 OTHER_NAMES = {
+    "prompt": ("topic", "instruction", "question", "query", "input", "messages", "turns"),
+    "answer": ("text", "response", "completion", "output", "content"),
+    "role": ("from", "speaker", "author"),
     "topic": ("prompt", "instruction", "question", "query", "input"),
     "text": ("response", "completion", "answer", "output", "content"),
     "score": ("rating", "reward", "label", "grade", "stars"),
@@ -55,7 +61,12 @@ def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]
     Fields under other names are one fault, which says how to rename them.
     """
     faults = triple_faults(record, low, high) if kind == SCORES else comparison_faults(record)
-    renamed = renames(record, FIELDS[kind])
+    return with_renames(record, FIELDS[kind], faults)
+
+
+def with_renames(record: dict, expected_fields: tuple[str, ...], faults: list[str]) -> list[str]:
+    """The faults; those of fields under other names become one, which says how to rename them."""
+    renamed = renames(record, expected_fields)
     if not renamed:
         return faults
     fields = {field for field, _ in renamed}
@@ -63,7 +74,7 @@ def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]
     names = [shown(name, quote=False) for _, name in renamed]
     how = ", ".join(f"{name} to {field}" for (field, _), name in zip(renamed, names, strict=True))
     found = ", ".join(names)
-    expected = ", ".join(FIELDS[kind])
+    expected = ", ".join(expected_fields)
     return [f"expected the fields {expected}; found {found}; rename {how}", *faults]
 
 
@@ -95,6 +106,42 @@ def comparison_faults(record: dict) -> list[str]:
     if not isinstance(record.get("tie", False), bool):
         faults.append(f"tie: expected true or false, found {shown(record['tie'])}")
     return faults + _character_faults(record, ("topic", "better", "worse"))
+
+
+def demonstration_faults(record: dict) -> list[str]:
+    """Every fault of a record that should be a demonstration (demonstrations.py)."""
+    prompt = record.get("prompt")
+    if isinstance(prompt, list):
+        faults = _turns_faults(prompt)
+    else:
+        faults = _text_faults(record, ("prompt",)) + _surrogate_faults(record, ("prompt",))
+    faults += _text_faults(record, ("answer",)) + _surrogate_faults(record, ("answer",))
+    return with_renames(record, DEMONSTRATION, faults)
+
+
+def _turns_faults(turns: list) -> list[str]:
+    """Every fault of a conversation that waits for an answer: user, assistant, ..., user."""
+    if not turns:
+        return ["prompt: expected a text or a list of turns, found an empty list"]
+    faults = []
+    for place, turn in enumerate(turns):
+        where, role = f"prompt[{place}]", ROLES[place % 2]
+        if not isinstance(turn, dict):
+            faults.append(
+                f'{where}: expected {{"role": "{role}", "text": ...}}, found {shown(turn)}'
+            )
+            continue
+        own = _text_faults(turn, ("text",)) + _surrogate_faults(turn, ("text",))
+        if turn.get("role") != role:
+            found = f"found {shown(turn['role'])}" if "role" in turn else MISSING
+            own.append(f'role: expected "{role}", as user and assistant take turns, {found}')
+        for fault in with_renames(turn, TURN, own):
+            faults.append(
+                f"{where}: {fault}" if fault.startswith("expected") else f"{where}.{fault}"
+            )
+    if len(turns) % 2 == 0 and not faults:
+        faults.append("prompt: expected the user's turn as the last, found the assistant's")
+    return faults
 
 
 def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:

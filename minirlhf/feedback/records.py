@@ -133,7 +133,7 @@ def _read(
         elif kinds[line.number] in (wanted, None):
             found = record_faults(line.record, wanted, low, high)
             by_line += [(line.number, fault) for fault in found]
-    _raise_if_any(faults + _listed(by_line), path)
+    raise_if_any(faults + listed(by_line), path)
     return _converted(lines, wanted, low, high)
 
 
@@ -158,7 +158,7 @@ def _converted(lines: list[JsonLine], kind: str, low: float, high: float) -> Fee
     return Feedback(comparisons=[_to_comparison(line.record) for line in lines])
 
 
-def _listed(faults: list[tuple[int, str]]) -> list[str]:
+def listed(faults: list[tuple[int, str]]) -> list[str]:
     """(line, fault) as text. Where many lines lack the same fields, the first stands for all."""
     counts = Counter(fault for _, fault in faults if MISSING in fault or "; rename " in fault)
     told = set()
@@ -219,7 +219,7 @@ def write_triples(
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             if len(lines[-1].encode("utf-8")) > MAX_LINE_BYTES:
                 faults.append(f"line {number}: {TOO_LONG}")
-    _raise_if_any(faults, path)
+    raise_if_any(faults, path)
     if not lines:
         raise FeedbackError(f"{path}: expected at least one triple to write, found none")
     with replacing(path) as temporary:
@@ -251,7 +251,8 @@ def _checked_range(score_range: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _raise_if_any(faults: list[str], path: str | os.PathLike[str]) -> None:
+def raise_if_any(faults: list[str], path: str | os.PathLike[str]) -> None:
+    """Raise FeedbackError, if there are faults, with the first MAX_LISTED of them."""
     if not faults:
         return
     lines = [f"{path}: {fault}" for fault in faults[:MAX_LISTED]]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Comparison, Triple
 
 
@@ -42,6 +43,9 @@ class Task:
     # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base
     # knows this language already). None: a run does not start from the shipped base.
     base_steps: int | None = None
+
+    # (prompt, good answer), for supervised fine-tuning. Without any, a run has no such stage.
+    demonstrations: Sequence[tuple[Prompt, str]] = ()
 
     # More feedback. The authors' is trained on beside `feedback`, and never held out. If
     # `heldout_feedback` is empty, a share of `feedback` is held out instead. Comparisons are
