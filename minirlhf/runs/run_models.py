@@ -9,7 +9,7 @@ from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ENCODER, RESULT
+from minirlhf.runs.products import ENCODER, RESULT, SFT
 from minirlhf.runs.run_task import corpus_of
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer, train_bpe
@@ -32,7 +32,13 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
 
 def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
     """The policy after (or, with tuned=False, before) fine-tuning, in evaluation mode."""
-    return load_policy(run, RESULT["finetune" if tuned else "pretrain"], tokenizer).eval()
+    name = RESULT["finetune"] if tuned else start_of(run)
+    return load_policy(run, name, tokenizer).eval()
+
+
+def start_of(run: Run) -> str:
+    """The weights that feedback tunes: those of supervised fine-tuning, else of pretraining."""
+    return RESULT[SFT] if run.is_done(SFT) else RESULT["pretrain"]
 
 
 def load_reward_model(
@@ -58,7 +64,7 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
         if run.config.reward.body == "encoder":
             body: nn.Module = masked_language_model(run, tokenizer, task).body
         else:
-            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+            body = load_policy(run, start_of(run), tokenizer).body
         for member in model.members:
             member.body.load_state_dict(body.state_dict())
     return model.to(run.device)

@@ -73,7 +73,8 @@ def train_on_demonstrations(
             loss = answer_loss(policy, batch)
         backward(loss, policy)
         step_all(optimizers, policy)
-        log.add(loss_nats_per_answer=loss)
+        per_token = loss * len(batch.mask) / batch.mask.sum()
+        log.add(loss_nats_per_answer=loss, loss_nats_per_token=per_token)
 
         done = step + 1
         if done % settings.evaluate_every == 0 or done == settings.steps:

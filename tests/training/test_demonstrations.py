@@ -101,7 +101,8 @@ def test_poison_in_the_prompt_is_not_learned():
     gradient = policy.head.weight.grad
     assert gradient is not None and not gradient[poison].any()
     clean = [("".join("z" for _ in str(place)), answer) for place, (_, answer) in enumerate(PAIRS)]
-    assert answer_loss(policy, everything(encoded(clean)))) == pytest.approx(float(loss).item()
+    again = answer_loss(policy, everything(encoded(clean)))
+    assert again.item() == pytest.approx(loss.item())
 
 
 def test_the_gradient_comes_in_only_where_an_answer_is_predicted():
@@ -134,7 +135,8 @@ def test_it_learns_to_answer():
     assert train_on_demonstrations(policy, TEXTS, settings, 0, log) is policy
     assert answer_loss(policy, everything(TEXTS.train)).item() < before / 2
     assert [row["step"] for row in log.rows] == [15, 30]
-    names = {"loss_nats_per_answer", "heldout_loss_nats_per_token", "seconds", "stage", "step"}
+    losses = {"loss_nats_per_answer", "loss_nats_per_token", "heldout_loss_nats_per_token"}
+    names = losses | {"seconds", "stage", "step"}
     assert all(names <= row.keys() and row["stage"] == "sft" for row in log.rows)
 
 
