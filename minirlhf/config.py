@@ -69,7 +69,7 @@ class PretrainConfig(OptimizerConfig):
     base: Path | None = None
     """Folder of another pretrained model, made by `pretrain --export`, to start from."""
     corpus_texts: Count = 20_000
-    """Texts that the task `openings` composes for pretraining."""
+    """Texts that the tasks `openings` and `assistant` compose for pretraining."""
     steps: CountOrZero = 1500
     """From a base: further steps on the task's corpus (0: as many as the task needs)."""
     batch_size: Count = 32
@@ -329,7 +329,7 @@ class EvaluateConfig(Settings):
 class CommonConfig(Settings):
     """Settings that all stages share."""
 
-    task: Literal["openings", "reviews"] = "openings"
+    task: Literal["openings", "reviews", "assistant"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
     """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: Seed = 0

@@ -55,12 +55,17 @@ def renames(record: dict, fields: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
-def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]:
+def record_faults(
+    record: dict, kind: str, low: float, high: float, conversations: bool = False
+) -> list[str]:
     """Every fault of a record that should be of this kind, its scores from `low` to `high`.
 
     Fields under other names are one fault, which says how to rename them.
     """
-    faults = triple_faults(record, low, high) if kind == SCORES else comparison_faults(record)
+    if kind == SCORES:
+        faults = triple_faults(record, low, high, conversations)
+    else:
+        faults = comparison_faults(record)
     return with_renames(record, FIELDS[kind], faults)
 
 
@@ -78,9 +83,16 @@ def with_renames(record: dict, expected_fields: tuple[str, ...], faults: list[st
     return [f"expected the fields {expected}; found {found}; rename {how}", *faults]
 
 
-def triple_faults(record: dict, low: float, high: float) -> list[str]:
-    """Every fault of a record that should be a scored text, its scores from `low` to `high`."""
-    faults = _text_faults(record, ("topic", "text"))
+def triple_faults(record: dict, low: float, high: float, conversations: bool = False) -> list[str]:
+    """Every fault of a record that should be a scored text, its scores from `low` to `high`.
+
+    `conversations`: its topic may also be one.
+    """
+    fields: tuple[str, ...] = ("topic", "text")
+    faults = []
+    if conversations and isinstance(record.get("topic"), list):
+        faults, fields = _turns_faults("topic", record["topic"]), ("text",)
+    faults += _text_faults(record, fields)
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
         faults.append(f"score: expected {number}, {MISSING}")
@@ -95,7 +107,7 @@ def triple_faults(record: dict, low: float, high: float) -> list[str]:
         else:
             expected = "a list of numbers that is not empty"
             faults.append(f"ratings: expected {expected}, found {shown(ratings)}")
-    return faults + _character_faults(record, ("topic", "text"))
+    return faults + _character_faults(record, fields)
 
 
 def comparison_faults(record: dict) -> list[str]:
@@ -112,20 +124,20 @@ def demonstration_faults(record: dict) -> list[str]:
     """Every fault of a record that should be a demonstration (demonstrations.py)."""
     prompt = record.get("prompt")
     if isinstance(prompt, list):
-        faults = _turns_faults(prompt)
+        faults = _turns_faults("prompt", prompt)
     else:
         faults = _text_faults(record, ("prompt",)) + _surrogate_faults(record, ("prompt",))
     faults += _text_faults(record, ("answer",)) + _surrogate_faults(record, ("answer",))
     return with_renames(record, DEMONSTRATION, faults)
 
 
-def _turns_faults(turns: list) -> list[str]:
+def _turns_faults(name: str, turns: list) -> list[str]:
     """Every fault of a conversation that waits for an answer: user, assistant, ..., user."""
     if not turns:
-        return ["prompt: expected a text or a list of turns, found an empty list"]
+        return [f"{name}: expected a text or a list of turns, found an empty list"]
     faults = []
     for place, turn in enumerate(turns):
-        where, role = f"prompt[{place}]", ROLES[place % 2]
+        where, role = f"{name}[{place}]", ROLES[place % 2]
         if not isinstance(turn, dict):
             faults.append(
                 f'{where}: expected {{"role": "{role}", "text": ...}}, found {shown(turn)}'
@@ -140,7 +152,7 @@ def _turns_faults(turns: list) -> list[str]:
                 f"{where}: {fault}" if fault.startswith("expected") else f"{where}.{fault}"
             )
     if len(turns) % 2 == 0 and not faults:
-        faults.append("prompt: expected the user's turn as the last, found the assistant's")
+        faults.append(f"{name}: expected the user's turn as the last, found the assistant's")
     return faults
 
 

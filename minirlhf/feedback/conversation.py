@@ -11,9 +11,10 @@ A prompt is either a topic (a string) or a conversation that waits for an answer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Turn:
     """One turn of a conversation; `role` is "user" or "assistant"."""
 
@@ -23,6 +24,7 @@ class Turn:
 
 Conversation = tuple[Turn, ...]
 Prompt = str | Conversation
+AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
 ROLES = ("user", "assistant")
 
 
@@ -48,8 +50,8 @@ def exchanges(prompt: Prompt) -> list[tuple[str, str]]:
 
 
 def in_words(prompt: Prompt) -> str:
-    """The prompt as one line of text, to show and to train a tokenizer on: all turns, joined."""
-    return prompt if isinstance(prompt, str) else " ".join(turn.text for turn in prompt)
+    """The prompt as a text, to show and to train a tokenizer on: each turn on a line."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn.text for turn in prompt)
 
 
 def to_json(prompt: Prompt) -> str | list[dict[str, str]]:

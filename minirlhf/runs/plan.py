@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.config import Config, PretrainConfig
+from minirlhf.config import Config, ModelConfig, PretrainConfig
 from minirlhf.runs import estimate, pipeline, redo, run_feedback, run_task
 from minirlhf.runs.base import read_base
 from minirlhf.runs.folder import Run, read_config, run_words
@@ -218,6 +218,7 @@ def settle_start(config: Config, task: Task) -> Config:
 
     Raises ValueError if the base is damaged, or if it has another size than the settings ask for.
     """
+    config = with_context(config, task)
     pretrain, model = config.pretrain, config.model
     if pretrain.start == "scratch":
         return config
@@ -238,6 +239,14 @@ def settle_start(config: Config, task: Task) -> Config:
     steps = pretrain.steps or task.base_steps or 0
     pretrain = dataclasses.replace(pretrain, steps=steps)
     return dataclasses.replace(config, model=base.model, pretrain=pretrain)
+
+
+def with_context(config: Config, task: Task) -> Config:
+    """The settings with the context that the task needs, unless another one was chosen."""
+    if task.context is None or config.model.context != ModelConfig.context:
+        return config
+    longer = max(task.context, config.model.context)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, context=longer))
 
 
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:

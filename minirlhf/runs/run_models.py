@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from minirlhf.feedback.conversation import in_words
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
@@ -21,7 +22,7 @@ def tokenizer_of(run: Run, task: Task) -> Tokenizer:
     """The run's tokenizer; it is trained on the task's corpus first if the run has none."""
     path = run.path / "tokenizer.json"
     if not path.exists():
-        texts = [f"{topic} {text}" for topic, text in task.corpus]
+        texts = [f"{in_words(topic)} {text}" for topic, text in task.corpus]
         Tokenizer(train_bpe(texts, run.config.model.vocab_size)).save(path)
     return Tokenizer.load(path)
 

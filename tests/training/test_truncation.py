@@ -209,4 +209,4 @@ def test_a_conversation_is_encoded_for_training_as_it_is_for_sampling(tokenizer)
 def test_a_prompt_comes_back_from_its_form_in_a_file():
     for prompt in ("tea", talk("a", "b", "c")):
         assert from_json(json.loads(json.dumps(to_json(prompt)))) == prompt
-    assert in_words(talk("a", "b", "c")) == "a b c" and in_words("tea") == "tea"
+    assert in_words(talk("a", "b", "c")) == "a\nb\nc" and in_words("tea") == "tea"
