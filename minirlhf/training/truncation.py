@@ -10,8 +10,8 @@ A conversation (对话) stands in the row as one topic and text after the other:
     question SEPARATOR answer END question SEPARATOR answer END question SEPARATOR
 
 The two special tokens mark the roles and the turns. No user's text can produce them: one who types
-"<|end|>" gets its letters. The last question is cut as a topic is. The history before it may take
-another third of the context; a longer one loses whole exchanges, the oldest first.
+"<|end|>" gets its letters. The last question is cut as a topic is. Together with the history before
+it, it may take two thirds of the context; a longer history loses whole exchanges, the oldest first.
 """
 
 from __future__ import annotations
@@ -27,31 +27,25 @@ SHARE_OF_PROMPT = 3  # a prompt may take one third of the context
 
 
 def prompt_limit(context: int) -> int:
-    """The most tokens of a topic, its separator included; at least 1. Also of a history."""
+    """The most tokens of a topic or question, its separator included; at least 1."""
     return max(1, context // SHARE_OF_PROMPT)
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: Prompt, context: int) -> list[int]:
     """A prompt as every stage uses it: the history that fits, and the end of the topic or question.
 
-    At most `prompt_limit` tokens of each. Raises ValueError for a conversation whose roles do not
-    take turns.
+    The last topic or question has at most `prompt_limit` tokens, the whole at most twice as many.
+    Raises ValueError for a conversation whose roles do not take turns.
     """
-    history = history_tokens(tokenizer, prompt, context)
-    kept = prompt_limit(context) - 1  # beside the separator
-    question = tokenizer.encode_end(question_of(prompt), kept)
-    return [*history, *question, tokenizer.separator_id]
-
-
-def history_tokens(tokenizer: Tokenizer, prompt: Prompt, context: int) -> list[int]:
-    """The latest exchanges before the last question that together fit; [] for a topic."""
-    history: list[int] = []
-    for question, answer in reversed(exchanges(prompt)):
+    earlier, limit = exchanges(prompt), prompt_limit(context)
+    kept = limit - 1  # beside the separator
+    tokens = [*tokenizer.encode_end(question_of(prompt), kept), tokenizer.separator_id]
+    for question, answer in reversed(earlier):
         exchange = tokenizer.encode_prompt(question) + tokenizer.encode_text(answer)
-        if len(exchange) + len(history) > prompt_limit(context):
+        if len(exchange) + len(tokens) > 2 * limit:
             break
-        history = exchange + history
-    return history
+        tokens = exchange + tokens
+    return tokens
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, context: int) -> list[int]:
@@ -77,11 +71,11 @@ class CutTopics:
             # One token more than is kept tells whether anything is lost.
             if len(tokenizer.encode_end(question_of(topic), limit)) >= limit:
                 cut.append(topic)
+            tokens = prompt_tokens(tokenizer, topic, context)
             # Each exchange that is kept has one end.
-            kept = history_tokens(tokenizer, topic, context).count(tokenizer.end_id)
-            if kept < len(exchanges(topic)):
+            if tokens.count(tokenizer.end_id) < len(exchanges(topic)):
                 forgetful.append(topic)
-            groups[tuple(prompt_tokens(tokenizer, topic, context))].append(topic)
+            groups[tuple(tokens)].append(topic)
         same = [group for group in groups.values() if len(group) > 1]
         return cls(len(different), limit, cut, same, forgetful)
 
@@ -97,8 +91,8 @@ class CutTopics:
             )
         if self.forgetful:
             losses.append(
-                f"{len(self.forgetful):,} of {self.topics:,} conversations have a history of more "
-                f"than {self.limit} tokens and lose their first turns"
+                f"{len(self.forgetful):,} of {self.topics:,} conversations are longer than "
+                f"{2 * self.limit} tokens and lose their first turns"
             )
         words = "; ".join(losses)
         if self.same:
