@@ -218,16 +218,19 @@ def settle_start(config: Config, task: Task) -> Config:
 
     Raises ValueError if the base is damaged, or if it has another size than the settings ask for.
     """
-    config = with_context(config, task)
     pretrain, model = config.pretrain, config.model
     if pretrain.start == "scratch":
-        return config
+        return with_context(config, task)
     if task.base_steps is None and pretrain.base is None:
         steps = pretrain.steps or PretrainConfig.steps
-        return dataclasses.replace(
-            config, pretrain=dataclasses.replace(pretrain, start="scratch", steps=steps)
-        )
+        pretrain = dataclasses.replace(pretrain, start="scratch", steps=steps)
+        return with_context(dataclasses.replace(config, pretrain=pretrain), task)
     base = read_base(pretrain.base)
+    if task.context is not None and base.model.context < task.context:
+        raise ValueError(
+            f"--base: expected a model with a context of at least {task.context} tokens for the "
+            f"task {task.name}, found {base.model.context}"
+        )
     for field in dataclasses.fields(model):
         value, wanted = getattr(model, field.name), getattr(base.model, field.name)
         if value not in (wanted, field.default):

@@ -43,8 +43,8 @@ def open_session(
     topics = [prompt for prompt in prompts if isinstance(prompt, str)]
     if len(topics) < len(prompts):
         raise ValueError(
-            f"{run.path}: rate: expected a task with topics, found conversations, which cannot be "
-            "rated by hand yet"
+            f"{run.path}: expected a task with topics, found {task.name}, whose conversations "
+            "cannot be rated by hand yet"
         )
     random.Random(seed).shuffle(topics)
     wanted = count

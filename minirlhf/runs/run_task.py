@@ -101,6 +101,11 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     Raises ValueError if there is nobody to ask.
     """
     if person is not None:
+        if not all(isinstance(prompt, str) for prompt in task.train_prompts):
+            raise ValueError(
+                f"--person: expected a task with topics, found {task.name}, whose conversations "
+                "cannot be rated by hand yet"
+            )
         config = run.config.finetune
         file = AnswerFile(run.path / ANSWERS[0], "scores")
         raters = PersonRaters(file, person, config.rounds * config.ratings_per_round)

@@ -190,6 +190,13 @@ def test_ones_own_demonstrations(run, monkeypatch, capsys):
     assert not (run.path / "reward.safetensors").exists()
 
 
+def test_ones_own_file_in_the_run_folder_is_not_deleted(run):
+    mine = written(run.path / "demonstrations.jsonl")
+    config = dataclasses.replace(CONFIG, sft=SFTConfig(demonstrations=mine))
+    Run.create(run.path, config, overwrite=True)
+    assert mine.exists() and not run.is_done("pretrain")
+
+
 def test_a_task_without_demonstrations_needs_a_file(run, capsys):
     before = contents(run.path)
     told = fails(capsys, run)

@@ -9,10 +9,11 @@ import random
 import pytest
 from conftest import TINY
 
-from minirlhf.config import ModelConfig, SFTConfig
+from minirlhf.config import SIZES, ModelConfig, SFTConfig
 from minirlhf.feedback.conversation import exchanges
 from minirlhf.feedback.records import Triple, read_triples, write_triples
-from minirlhf.runs import pipeline, plan, products, run_feedback
+from minirlhf.runs import pipeline, plan, products, run_feedback, run_task
+from minirlhf.runs.base import SHIPPED
 from minirlhf.runs.folder import Run
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant import task as assistant
@@ -106,6 +107,19 @@ def test_the_context_holds_a_conversation(task):
     assert settled.model.context == 192
     chosen = dataclasses.replace(TINY, model=ModelConfig(context=120))
     assert plan.settle_start(chosen, task).model.context == 120
+    # It has no shipped base yet, and a model of topics is too small for it.
+    small = plan.settle_start(dataclasses.replace(SIZES["small"], task="assistant"), task)
+    assert small.model.context == 192
+    assert small.pretrain.start == "scratch" and small.pretrain.steps == 1500
+    based = dataclasses.replace(SIZES["small"].pretrain, base=SHIPPED)
+    with pytest.raises(ValueError, match="--base: expected .* context of at least 192 .* found 96"):
+        plan.settle_start(dataclasses.replace(SIZES["small"], pretrain=based), task)
+
+
+def test_nobody_is_shown_a_conversation_to_rate_yet(task, tmp_path):
+    run = Run.create(tmp_path / "r", TINY)
+    with pytest.raises(ValueError, match="--person: .* found assistant, whose conversations"):
+        run_task.with_raters(run, task, "me")
 
 
 def test_a_run_of_a_few_steps(task, tmp_path, capsys):
