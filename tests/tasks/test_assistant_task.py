@@ -10,8 +10,9 @@ import pytest
 from conftest import TINY
 
 from minirlhf.config import SIZES, ModelConfig, SFTConfig
-from minirlhf.feedback.conversation import exchanges
+from minirlhf.feedback.conversation import exchanges, in_words
 from minirlhf.feedback.records import Triple, read_triples, write_triples
+from minirlhf.feedback.splits import split_triples, without
 from minirlhf.runs import pipeline, plan, products, run_feedback, run_task
 from minirlhf.runs.base import SHIPPED
 from minirlhf.runs.folder import Run
@@ -20,6 +21,7 @@ from minirlhf.tasks.assistant import task as assistant
 from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
+from minirlhf.training.ranking import pairs_from_scores
 from minirlhf.training.ratings import RatingRounds, triple_of
 
 
@@ -94,6 +96,27 @@ def test_scored_answers_survive_files(task, tmp_path):
         read_triples(path, conversations=True)
     row = json.loads(json.dumps(checkpoint_row(task.feedback[0])))
     assert triple_of(row) == task.feedback[0]
+
+
+def test_answers_to_one_conversation_are_compared_and_split_as_texts_on_a_topic(task):
+    as_topics = [
+        dataclasses.replace(triple, topic=in_words(triple.topic)) for triple in task.feedback
+    ]
+    for given, wanted in zip(
+        vars(pairs_from_scores(task.feedback, 0.25)).values(),
+        vars(pairs_from_scores(as_topics, 0.25)).values(),
+        strict=True,
+    ):
+        assert given.tolist() == wanted.tolist()
+    for by in ("text", "topic"):
+        train, heldout = split_triples(task.feedback, 0.2, 0, by)
+        assert len(train) + len(heldout) == len(task.feedback) and heldout
+        assert not {one.topic for one in train} & {one.topic for one in heldout} or by == "text"
+        assert without(task.feedback, heldout) == train
+    # Loose white space makes no other conversation.
+    first = task.feedback[0]
+    loose = tuple(dataclasses.replace(turn, text=f" {turn.text} ") for turn in first.topic)
+    assert without([dataclasses.replace(first, topic=loose)], [first]) == []
 
 
 def checkpoint_row(triple: Triple) -> dict:
