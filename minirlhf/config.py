@@ -69,7 +69,7 @@ class PretrainConfig(OptimizerConfig):
     base: Path | None = None
     """Folder of another pretrained model, made by `pretrain --export`, to start from."""
     corpus_texts: Count = 20_000
-    """Texts that the task `openings` composes for pretraining."""
+    """Texts that the tasks `openings` and `assistant` compose for pretraining."""
     steps: CountOrZero = 1500
     """From a base: further steps on the task's corpus (0: as many as the task needs)."""
     batch_size: Count = 32
@@ -99,6 +99,26 @@ class EncoderPretrainConfig(OptimizerConfig):
     steps: Count = 1500
     learning_rate: NotNegative = 3e-3
     warmup: CountOrZero = 100
+
+
+@dataclass(frozen=True)
+class SFTConfig(OptimizerConfig):
+    """Supervised fine-tuning on demonstrations (E10); skipped if there are none."""
+
+    place = "sft."
+    demonstrations: Path | None = None
+    """Your own demonstrations (JSONL: prompt, answer) instead of the task's."""
+    steps: Count = 200
+    batch_size: Count = 32
+    """Demonstrations per step."""
+    learning_rate: NotNegative = 3e-3
+    muon_learning_rate: NotNegative = 0.01
+    warmup: CountOrZero = 20
+    heldout_share: Annotated[float, Range(above=0, below=1)] = 0.1
+    """Fraction of the prompts kept out of training. Their loss decides when to stop."""
+    evaluate_every: Count = 25
+    patience: Count = 3
+    """Stop after this many evaluations without an improvement of the held-out loss."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +341,7 @@ class EvaluateConfig(Settings):
 class CommonConfig(Settings):
     """Settings that all stages share."""
 
-    task: Literal["openings", "reviews"] = "openings"
+    task: Literal["openings", "reviews", "assistant"] = "openings"
     size: Literal["tiny", "small", "gpu"] = "small"
     """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: Seed = 0
@@ -346,6 +366,7 @@ class Config(CommonConfig):
     """All settings of a run."""
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -15,6 +15,7 @@ import tyro
 from minirlhf.cli import data, feedback, rate, sample, train
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
+    SFT,
     Data,
     Demo,
     Evaluate,
@@ -62,12 +63,14 @@ SHORT = {
     "--loss": "--reward.loss",
     "--ensemble": "--reward.ensemble",
     "--base": "--pretrain.base",
+    "--demonstrations": "--sft.demonstrations",
 }
 NEED_WORDS = ("data", "sample", "feedback")  # commands that require an argument
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, what it does)
     "demo": (Demo, train.demo),
     "data": (Data, data.data),
     "pretrain": (Pretrain, train.pretrain),
+    "sft": (SFT, train.sft),
     "reward": (Reward, train.reward),
     "finetune": (Finetune, train.finetune),
     "evaluate": (Evaluate, train.evaluate),
@@ -125,7 +128,7 @@ def defaults(arguments: list[str]) -> dict[str, object]:
     """
     command = "".join(arguments[:1])
     size = "small"
-    if command in ("reward", "finetune", "iterate", "evaluate"):
+    if command in ("sft", "reward", "finetune", "iterate", "evaluate"):
         runs, run = given(arguments, "--runs", "runs"), given(arguments, "--run", "demo")
         try:
             content = json.loads((Path(runs) / run / "config.json").read_text(encoding="utf-8"))
@@ -145,6 +148,7 @@ def defaults(arguments: list[str]) -> dict[str, object]:
     fields = dataclasses.fields(CommonConfig)
     common = CommonConfig(**{field.name: getattr(config, field.name) for field in fields})
     found["pretrain"] = Pretrain(common=common, pretrain=scratch)
+    found["sft"] = SFT(sft=config.sft)
     found["reward"] = Reward(reward=config.reward)
     found["finetune"] = Finetune(finetune=config.finetune)
     found["iterate"] = Iterate(finetune=config.finetune)

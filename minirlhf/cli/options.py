@@ -19,6 +19,7 @@ from minirlhf.config import (
     FinetuneConfig,
     PretrainConfig,
     RewardConfig,
+    SFTConfig,
 )
 from minirlhf.settings import Count, Finite, NotNegative, Range, Seed, Settings
 
@@ -75,6 +76,15 @@ class Pretrain(Settings):
     pretrain: Annotated[PretrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=PretrainConfig
     )
+
+
+@dataclass(frozen=True)
+class SFT(Settings):
+    """Supervised fine-tuning: the pretrained model of a run imitates demonstrations."""
+
+    folder: Annotated[RunFolder, tyro.conf.arg(name="")] = field(default_factory=RunFolder)
+    sft: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(default_factory=SFTConfig)
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands that run stages: demo, pretrain, reward, finetune, iterate, evaluate."""
+"""The commands that run stages: demo, pretrain, sft, reward, finetune, iterate, evaluate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from minirlhf.cli.ending import interrupted
-from minirlhf.cli.options import Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
+from minirlhf.cli.options import SFT, Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
 from minirlhf.config import SIZES, Config
 from minirlhf.system.terminal import quoted, visible, visible_line
 
@@ -67,6 +67,26 @@ def pretrain(arguments: Pretrain) -> None:
         opened = Run.open(folder.path, config.device)
         base = export_base(opened, arguments.export, words)
         print(f"exported: {visible_line(str(base.folder))}")
+
+
+def sft(arguments: SFT) -> None:
+    """Let the pretrained model of a run imitate demonstrations."""
+    from minirlhf.runs import plan
+
+    folder = arguments.folder
+
+    def todo():
+        return plan.plan_stages(
+            folder.path,
+            ("sft",),
+            {"sft": arguments.sft},
+            folder.resume,
+            folder.overwrite,
+            arguments.device,
+        )
+
+    run(folder.path, todo, f"sft {folder.words}")
+    report_done(folder.path, "sft")
 
 
 def reward(arguments: Reward) -> None:

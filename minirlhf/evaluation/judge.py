@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minirlhf import equations
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.models.policy import Policy
 from minirlhf.stats import change, interval
 from minirlhf.system.devices import autocast
@@ -29,7 +30,7 @@ BATCH = 128  # samples drawn at a time
 def sample_and_judge(
     models: Models,
     task: Task,
-    topics: Sequence[str],
+    topics: Sequence[Prompt],
     max_new_tokens: int,
     seed: int,
     label: str,
@@ -53,7 +54,7 @@ def sample_and_judge(
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
         for index, (topic, text) in enumerate(zip(part, rollout.texts, strict=True)):
             row = {
-                "topic": topic,
+                "topic": in_words(topic),
                 "text": text,
                 "judge": task.judge(topic, text),
                 "reward": rewards[index],

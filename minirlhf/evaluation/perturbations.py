@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Triple
 from minirlhf.stats import wilson
 
@@ -21,38 +23,38 @@ PRAISE = "A wonderful, excellent and truly amazing text, the best ever."
 
 
 def shuffled_words(
-    topic: str, text: str, topics: Sequence[str], generator: random.Random
-) -> tuple[str, str]:
+    topic: Prompt, text: str, topics: Sequence[Prompt], generator: random.Random
+) -> tuple[Prompt, str]:
     words = text.split()
     generator.shuffle(words)
     return topic, " ".join(words)
 
 
 def repeated_sentence(
-    topic: str, text: str, topics: Sequence[str], generator: random.Random
-) -> tuple[str, str]:
+    topic: Prompt, text: str, topics: Sequence[Prompt], generator: random.Random
+) -> tuple[Prompt, str]:
     sentences = re.findall(r"[^.!?]+[.!?]*", text)
     first = sentences[0] if sentences else text
     return topic, f"{text} {first.strip()}"
 
 
 def other_topic(
-    topic: str, text: str, topics: Sequence[str], generator: random.Random
-) -> tuple[str, str]:
+    topic: Prompt, text: str, topics: Sequence[Prompt], generator: random.Random
+) -> tuple[Prompt, str]:
     others = [other for other in topics if other != topic]
     return (generator.choice(others) if others else topic), text
 
 
 def truncated(
-    topic: str, text: str, topics: Sequence[str], generator: random.Random
-) -> tuple[str, str]:
+    topic: Prompt, text: str, topics: Sequence[Prompt], generator: random.Random
+) -> tuple[Prompt, str]:
     words = text.split()
     return topic, " ".join(words[: len(words) // 2]).rstrip(".!?,;:")
 
 
 def added_praise(
-    topic: str, text: str, topics: Sequence[str], generator: random.Random
-) -> tuple[str, str]:
+    topic: Prompt, text: str, topics: Sequence[Prompt], generator: random.Random
+) -> tuple[Prompt, str]:
     return topic, f"{text} {PRAISE}"
 
 
@@ -66,10 +68,10 @@ CHECKS = {
 
 
 def sensitivity(
-    predict: Callable[[list[tuple[str, str]]], np.ndarray],
-    judge: Callable[[str, str], float],
+    predict: Callable[[list[tuple[Prompt, str]]], np.ndarray],
+    judge: Callable[[Any, str], float],
     triples: Sequence[Triple],
-    topics: Sequence[str],
+    topics: Sequence[Prompt],
     seed: int,
     most: int = 200,
 ) -> list[dict]:
@@ -99,10 +101,10 @@ def sensitivity(
 
 
 def _compare(
-    predict: Callable[[list[tuple[str, str]]], np.ndarray],
-    judge: Callable[[str, str], float],
-    originals: list[tuple[str, str]],
-    degraded: list[tuple[str, str]],
+    predict: Callable[[list[tuple[Prompt, str]]], np.ndarray],
+    judge: Callable[[Any, str], float],
+    originals: list[tuple[Prompt, str]],
+    degraded: list[tuple[Prompt, str]],
 ) -> dict:
     row: dict = {
         "n": len(originals),

@@ -16,6 +16,7 @@ from minirlhf.config import Config
 from minirlhf.evaluation import baselines
 from minirlhf.evaluation.perturbations import sensitivity
 from minirlhf.feedback.agreement import by_rater, first_ratings, noise_ceiling
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged
 from minirlhf.stats import (
@@ -67,7 +68,7 @@ def report_card(
     scores = np.array([triple.score for triple in heldout])
     seed, context = config.seed, config.model.context
 
-    def scores_of(pairs: list[tuple[str, str]]) -> np.ndarray:
+    def scores_of(pairs: list[tuple[Prompt, str]]) -> np.ndarray:
         return predict(model, EncodedTexts(tokenizer, pairs, context)).double().numpy()
 
     predictions = {
@@ -139,7 +140,7 @@ def gain(
     single texts if there are fewer than ten topics).
     """
     better = (baseline - scores) ** 2 - (predicted - scores) ** 2
-    topics = np.array([triple.topic for triple in triples])
+    topics = np.array([in_words(triple.topic) for triple in triples])
     names = sorted(set(topics.tolist()))
     if len(names) >= MIN_TOPICS:
         groups = [np.flatnonzero(topics == name) for name in names]
@@ -160,7 +161,7 @@ def worst(predicted: np.ndarray, triples: Sequence[Triple], count: int = WORST) 
         triple = triples[index]
         rows.append(
             {
-                "topic": triple.topic,
+                "topic": in_words(triple.topic),
                 "text": triple.text,
                 "score": triple.score,
                 "predicted": float(predicted[index]),

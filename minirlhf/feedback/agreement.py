@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Triple
 
 LEVELS = ("nominal", "ordinal", "interval")
@@ -123,14 +124,14 @@ def noise_ceiling(units: Sequence[Sequence[float]]) -> dict[str, float] | None:
 
 def by_rater(
     triples: Sequence[Triple], score_range: tuple[float, float]
-) -> dict[tuple[str, str], dict[str, list[float]]]:
+) -> dict[tuple[Prompt, str], dict[str, list[float]]]:
     """For each (topic, text), each rater's ratings on the file's scale, in the order given.
 
     A triple without `rater` counts as one new rater for each of its ratings; a triple without
     `ratings` counts as one rating, its score.
     """
     low, high = score_range
-    texts: dict[tuple[str, str], dict[str, list[float]]] = {}
+    texts: dict[tuple[Prompt, str], dict[str, list[float]]] = {}
     for number, triple in enumerate(triples):
         raters = texts.setdefault((triple.topic, triple.text), {})
         ratings = triple.ratings or (low + triple.score * (high - low),)
@@ -140,6 +141,6 @@ def by_rater(
     return texts
 
 
-def first_ratings(texts: dict[tuple[str, str], dict[str, list[float]]]) -> list[list[float]]:
+def first_ratings(texts: dict[tuple[Prompt, str], dict[str, list[float]]]) -> list[list[float]]:
     """One unit per text of `by_rater`: each rater's first rating (a repeat is no new opinion)."""
     return [[ratings[0] for ratings in raters.values()] for raters in texts.values()]

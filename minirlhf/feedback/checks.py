@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from minirlhf.feedback.conversation import ROLES
 from minirlhf.system.files import shown
 
 TEXT = "a text that is not empty"
@@ -14,8 +15,13 @@ NAMES = ("provenance", "rater")  # fields that a record may lack
 SCORES, COMPARISONS = "scores", "comparisons"
 FIELDS = {SCORES: ("topic", "text", "score"), COMPARISONS: ("topic", "better", "worse")}
 NOUNS = {SCORES: "scored texts", COMPARISONS: "comparisons"}
+DEMONSTRATION = ("prompt", "answer")  # the fields of a demonstration
+TURN = ("role", "text")  # and those of a turn of its prompt
 # What other programs call the same.
 OTHER_NAMES = {
+    "prompt": ("topic", "instruction", "question", "query", "input", "messages", "turns"),
+    "answer": ("text", "response", "completion", "output", "content"),
+    "role": ("from", "speaker", "author"),
     "topic": ("prompt", "instruction", "question", "query", "input"),
     "text": ("response", "completion", "answer", "output", "content"),
     "score": ("rating", "reward", "label", "grade", "stars"),
@@ -49,13 +55,23 @@ def renames(record: dict, fields: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
-def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]:
+def record_faults(
+    record: dict, kind: str, low: float, high: float, conversations: bool = False
+) -> list[str]:
     """Every fault of a record that should be of this kind, its scores from `low` to `high`.
 
     Fields under other names are one fault, which says how to rename them.
     """
-    faults = triple_faults(record, low, high) if kind == SCORES else comparison_faults(record)
-    renamed = renames(record, FIELDS[kind])
+    if kind == SCORES:
+        faults = triple_faults(record, low, high, conversations)
+    else:
+        faults = comparison_faults(record)
+    return with_renames(record, FIELDS[kind], faults)
+
+
+def with_renames(record: dict, expected_fields: tuple[str, ...], faults: list[str]) -> list[str]:
+    """The faults; those of fields under other names become one, which says how to rename them."""
+    renamed = renames(record, expected_fields)
     if not renamed:
         return faults
     fields = {field for field, _ in renamed}
@@ -63,13 +79,20 @@ def record_faults(record: dict, kind: str, low: float, high: float) -> list[str]
     names = [shown(name, quote=False) for _, name in renamed]
     how = ", ".join(f"{name} to {field}" for (field, _), name in zip(renamed, names, strict=True))
     found = ", ".join(names)
-    expected = ", ".join(FIELDS[kind])
+    expected = ", ".join(expected_fields)
     return [f"expected the fields {expected}; found {found}; rename {how}", *faults]
 
 
-def triple_faults(record: dict, low: float, high: float) -> list[str]:
-    """Every fault of a record that should be a scored text, its scores from `low` to `high`."""
-    faults = _text_faults(record, ("topic", "text"))
+def triple_faults(record: dict, low: float, high: float, conversations: bool = False) -> list[str]:
+    """Every fault of a record that should be a scored text, its scores from `low` to `high`.
+
+    `conversations`: its topic may also be one.
+    """
+    fields: tuple[str, ...] = ("topic", "text")
+    faults = []
+    if conversations and isinstance(record.get("topic"), list):
+        faults, fields = _turns_faults("topic", record["topic"]), ("text",)
+    faults += _text_faults(record, fields)
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
         faults.append(f"score: expected {number}, {MISSING}")
@@ -84,7 +107,7 @@ def triple_faults(record: dict, low: float, high: float) -> list[str]:
         else:
             expected = "a list of numbers that is not empty"
             faults.append(f"ratings: expected {expected}, found {shown(ratings)}")
-    return faults + _character_faults(record, ("topic", "text"))
+    return faults + _character_faults(record, fields)
 
 
 def comparison_faults(record: dict) -> list[str]:
@@ -95,6 +118,42 @@ def comparison_faults(record: dict) -> list[str]:
     if not isinstance(record.get("tie", False), bool):
         faults.append(f"tie: expected true or false, found {shown(record['tie'])}")
     return faults + _character_faults(record, ("topic", "better", "worse"))
+
+
+def demonstration_faults(record: dict) -> list[str]:
+    """Every fault of a record that should be a demonstration (demonstrations.py)."""
+    prompt = record.get("prompt")
+    if isinstance(prompt, list):
+        faults = _turns_faults("prompt", prompt)
+    else:
+        faults = _text_faults(record, ("prompt",)) + _surrogate_faults(record, ("prompt",))
+    faults += _text_faults(record, ("answer",)) + _surrogate_faults(record, ("answer",))
+    return with_renames(record, DEMONSTRATION, faults)
+
+
+def _turns_faults(name: str, turns: list) -> list[str]:
+    """Every fault of a conversation that waits for an answer: user, assistant, ..., user."""
+    if not turns:
+        return [f"{name}: expected a text or a list of turns, found an empty list"]
+    faults = []
+    for place, turn in enumerate(turns):
+        where, role = f"{name}[{place}]", ROLES[place % 2]
+        if not isinstance(turn, dict):
+            faults.append(
+                f'{where}: expected {{"role": "{role}", "text": ...}}, found {shown(turn)}'
+            )
+            continue
+        own = _text_faults(turn, ("text",)) + _surrogate_faults(turn, ("text",))
+        if turn.get("role") != role:
+            found = f"found {shown(turn['role'])}" if "role" in turn else MISSING
+            own.append(f'role: expected "{role}", as user and assistant take turns, {found}')
+        for fault in with_renames(turn, TURN, own):
+            faults.append(
+                f"{where}: {fault}" if fault.startswith("expected") else f"{where}.{fault}"
+            )
+    if len(turns) % 2 == 0 and not faults:
+        faults.append(f"{name}: expected the user's turn as the last, found the assistant's")
+    return faults
 
 
 def _text_faults(record: dict, fields: tuple[str, ...]) -> list[str]:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from minirlhf.feedback.checks import shown
+from minirlhf.feedback.conversation import Prompt, Turn, in_words
 from minirlhf.feedback.records import Feedback
 
-Key = tuple[str, ...]
+Key = tuple[Prompt, ...]
 
 
 def normal(text: str) -> str:
@@ -21,8 +22,15 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def normal_prompt(prompt: Prompt) -> Prompt:
+    """The same for a prompt, each turn of a conversation by itself."""
+    if isinstance(prompt, str):
+        return normal(prompt)
+    return tuple(Turn(turn.role, normal(turn.text)) for turn in prompt)
+
+
 def normal_key(key: Key) -> Key:
-    return tuple(map(normal, key))
+    return tuple(map(normal_prompt, key))
 
 
 def representatives(keys: Iterable[Key]) -> dict[Key, Key]:
@@ -36,22 +44,22 @@ def representatives(keys: Iterable[Key]) -> dict[Key, Key]:
 
 def with_one_name_per_topic(feedback: Feedback) -> Feedback:
     """The feedback with each topic written as it first occurs."""
-    first: dict[str, str] = {}
+    first: dict[Prompt, Prompt] = {}
     topics = [one.topic for one in feedback.triples] + [one.topic for one in feedback.comparisons]
     for topic in topics:
-        first.setdefault(normal(topic), topic)
+        first.setdefault(normal_prompt(topic), topic)
 
     return Feedback(
-        [replace(one, topic=first[normal(one.topic)]) for one in feedback.triples],
-        [replace(one, topic=first[normal(one.topic)]) for one in feedback.comparisons],
+        [replace(one, topic=first[normal_prompt(one.topic)]) for one in feedback.triples],
+        [replace(one, topic=first[normal_prompt(one.topic)]) for one in feedback.comparisons],
     )
 
 
 def remarks(feedback: Feedback) -> list[str]:
     """What a file holds twice, one line each, with counts; [] if there is nothing to say."""
-    pairs = [(triple.topic, triple.text) for triple in feedback.triples]
+    pairs = [(in_words(triple.topic), triple.text) for triple in feedback.triples]
     for one in feedback.comparisons:
-        pairs += [(one.topic, one.better), (one.topic, one.worse)]
+        pairs += [(in_words(one.topic), one.better), (in_words(one.topic), one.worse)]
     found = []
     if variants := _variants({topic for topic, _ in pairs}):
         found.append(

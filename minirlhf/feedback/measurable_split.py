@@ -10,6 +10,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import check_share, split_triples
@@ -58,8 +59,8 @@ def _pair_count(triples: Sequence[Triple], min_gap: float) -> int:
     return count
 
 
-def _by_topic(triples: Sequence[Triple]) -> dict[str, list[Triple]]:
-    topics: dict[str, list[Triple]] = {}
+def _by_topic(triples: Sequence[Triple]) -> dict[Prompt, list[Triple]]:
+    topics: dict[Prompt, list[Triple]] = {}
     for triple in triples:
         topics.setdefault(triple.topic, []).append(triple)
     return topics
@@ -95,7 +96,7 @@ def _topics_with_pairs(
     order = sorted(with_pair)
     random.Random(seed).shuffle(order)
     goal = heldout_share * len(triples)
-    heldout: set[str] = set()
+    heldout: set[Prompt] = set()
     size = 0
     for topic in order[:-1]:  # one is left to train on
         if size < goal and size + len(by_topic[topic]) <= len(triples) / 2:

@@ -43,6 +43,7 @@ from minirlhf.feedback.checks import (
     record_faults,
     triple_faults,
 )
+from minirlhf.feedback.conversation import Prompt, from_json, to_json
 from minirlhf.system.files import MAX_LINE_BYTES, TOO_LONG, JsonLine, json_lines, replacing
 
 MAX_LISTED = 20  # faults listed in one error
@@ -57,7 +58,7 @@ class FeedbackError(ValueError):
 class Triple:
     """One scored text. `score` is in [0, 1]; `ratings` are on the file's own scale, if known."""
 
-    topic: str
+    topic: Prompt
     text: str
     score: float
     ratings: tuple[float, ...] = ()
@@ -69,7 +70,7 @@ class Triple:
 class Comparison:
     """One answer to "which text is better?". In a tie the order of the two means nothing."""
 
-    topic: str
+    topic: Prompt
     better: str
     worse: str
     tie: bool = False
@@ -99,10 +100,15 @@ def read_feedback(
 
 
 def read_triples(
-    path: str | os.PathLike[str], score_range: tuple[float, float] = (1.0, 5.0)
+    path: str | os.PathLike[str],
+    score_range: tuple[float, float] = (1.0, 5.0),
+    conversations: bool = False,
 ) -> list[Triple]:
-    """`read_feedback` of a file that must hold scored texts."""
-    return _read(path, score_range, SCORES).triples
+    """`read_feedback` of a file that must hold scored texts.
+
+    With `conversations` a topic may also be one (conversation.py).
+    """
+    return _read(path, score_range, SCORES, conversations).triples
 
 
 def read_comparisons(path: str | os.PathLike[str]) -> list[Comparison]:
@@ -111,7 +117,10 @@ def read_comparisons(path: str | os.PathLike[str]) -> list[Comparison]:
 
 
 def _read(
-    path: str | os.PathLike[str], score_range: tuple[float, float], kind: str | None
+    path: str | os.PathLike[str],
+    score_range: tuple[float, float],
+    kind: str | None,
+    conversations: bool = False,
 ) -> Feedback:
     """All records of a file or, as a FeedbackError, every fault. `kind`: what they must be."""
     low, high = _checked_range(score_range)
@@ -131,9 +140,9 @@ def _read(
         if line.fault:
             by_line.append((line.number, line.fault))
         elif kinds[line.number] in (wanted, None):
-            found = record_faults(line.record, wanted, low, high)
+            found = record_faults(line.record, wanted, low, high, conversations)
             by_line += [(line.number, fault) for fault in found]
-    _raise_if_any(faults + _listed(by_line), path)
+    raise_if_any(faults + listed(by_line), path)
     return _converted(lines, wanted, low, high)
 
 
@@ -158,7 +167,7 @@ def _converted(lines: list[JsonLine], kind: str, low: float, high: float) -> Fee
     return Feedback(comparisons=[_to_comparison(line.record) for line in lines])
 
 
-def _listed(faults: list[tuple[int, str]]) -> list[str]:
+def listed(faults: list[tuple[int, str]]) -> list[str]:
     """(line, fault) as text. Where many lines lack the same fields, the first stands for all."""
     counts = Counter(fault for _, fault in faults if MISSING in fault or "; rename " in fault)
     told = set()
@@ -175,7 +184,7 @@ def _listed(faults: list[tuple[int, str]]) -> list[str]:
 
 def _to_triple(record: dict, low: float, high: float) -> Triple:
     return Triple(
-        topic=record["topic"],
+        topic=from_json(record["topic"]),
         text=record["text"],
         score=(float(record["score"]) - low) / (high - low),
         ratings=tuple(float(rating) for rating in record.get("ratings", ())),
@@ -214,12 +223,13 @@ def write_triples(
             faults.append(f"line {number}: score: expected 0 to 1 in memory, found {triple.score}")
             continue
         record = to_record(triple, low, high)
-        faults += [f"line {number}: {fault}" for fault in triple_faults(record, low, high)]
+        found = triple_faults(record, low, high, conversations=True)
+        faults += [f"line {number}: {fault}" for fault in found]
         if not faults:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             if len(lines[-1].encode("utf-8")) > MAX_LINE_BYTES:
                 faults.append(f"line {number}: {TOO_LONG}")
-    _raise_if_any(faults, path)
+    raise_if_any(faults, path)
     if not lines:
         raise FeedbackError(f"{path}: expected at least one triple to write, found none")
     with replacing(path) as temporary:
@@ -230,7 +240,7 @@ def to_record(triple: Triple, low: float, high: float) -> dict:
     """The triple as a line of a feedback file whose scores are from `low` to `high`."""
     score = round(low + triple.score * (high - low), 4)
     score = min(max(score, low), high)  # rounding can step over the end of the range
-    record: dict = {"topic": triple.topic, "text": triple.text, "score": _plain(score)}
+    record: dict = {"topic": to_json(triple.topic), "text": triple.text, "score": _plain(score)}
     if triple.ratings:
         record["ratings"] = [_plain(rating) for rating in triple.ratings]
     record["provenance"] = triple.provenance
@@ -251,7 +261,8 @@ def _checked_range(score_range: tuple[float, float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _raise_if_any(faults: list[str], path: str | os.PathLike[str]) -> None:
+def raise_if_any(faults: list[str], path: str | os.PathLike[str]) -> None:
+    """Raise FeedbackError, if there are faults, with the first MAX_LISTED of them."""
     if not faults:
         return
     lines = [f"{path}: {fault}" for fault in faults[:MAX_LISTED]]

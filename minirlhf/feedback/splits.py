@@ -11,10 +11,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key, representatives
 from minirlhf.feedback.records import Comparison, Triple
 
-Text = tuple[str, ...]  # (topic, text)
+Text = tuple[Prompt, ...]  # (topic, text)
 
 
 def split_triples(
@@ -31,7 +32,7 @@ def split_triples(
     check_share(heldout_share)
     if by not in ("text", "topic"):
         raise ValueError(f'by: expected "text" or "topic", found {by!r}')
-    keys: list[tuple[str, ...]]
+    keys: list[Text]
     if by == "text":
         keys = [(triple.topic, triple.text) for triple in triples]
     else:
@@ -142,7 +143,7 @@ def triples_of_comparisons(comparisons: Sequence[Comparison]) -> list[Triple]:
     The score is (wins + ties / 2 + 1/2) / (comparisons + 1). The half win and half loss that are
     added keep a text that was compared once from being perfect or worthless.
     """
-    wins: dict[Text, list[float]] = {}
+    wins: dict[tuple[Prompt, str], list[float]] = {}
     source = {}
     for one in comparisons:
         for text, won in ((one.better, 1.0), (one.worse, 0.0)):

@@ -16,12 +16,13 @@ from minirlhf.feedback.agreement import (
     krippendorff_alpha,
     noise_ceiling,
 )
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Comparison, Triple
 
 NOMINAL = {"first": 0.0, "second": 1.0, "tie": 2.0}  # answers as numbers, for alpha
 BAR = 40  # characters of the longest bar of a histogram
 
-Question = tuple[str, ...]  # a topic and two texts in alphabetical order
+Question = tuple[Prompt, ...]  # a topic and two texts in alphabetical order
 
 
 def summarise_scores(

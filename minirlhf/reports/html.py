@@ -14,6 +14,7 @@ from minirlhf.stats import correlation_words
 
 STAGES = {
     "pretrain": "pretraining",
+    "sft": "supervised fine-tuning",
     "reward": "reward model",
     "finetune": "fine-tuning",
     "evaluate": "evaluation",

@@ -123,6 +123,8 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
         "Hardware": _hardware(summary),
         "Configuration": _configuration(config, summary),
     }
+    if sft := stage_of(metrics, "sft"):  # not every run has demonstrations
+        sections["Supervised fine-tuning"] = _demonstrations(sft)
     missing = ", ".join(name.lower() for name, section in sections.items() if not section)
     top = _verdict(summary, finetune) + _raters(summary)
     if missing:
@@ -241,6 +243,12 @@ def _pretraining(base: list[dict], pretrain: list[dict]) -> str:
         picture = figures.svg(figures.pretrain_figure(pretrain), "Pretraining loss against steps")
         parts.append(picture)
     return "".join(parts)
+
+
+def _demonstrations(sft: list[dict]) -> str:
+    """The loss of the answers in the demonstrations."""
+    note = "<p>Before any feedback the model imitated good answers; this is their loss.</p>"
+    return note + figures.svg(figures.pretrain_figure(sft), "Loss of the answers against steps")
 
 
 def _hardware(summary: dict) -> str:

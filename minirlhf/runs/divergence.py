@@ -20,6 +20,7 @@ STEP_SIZES = {
         "pretrain.match_weight",
     ),
     "masked-lm": ("reward.mlm_learning_rate", "reward.mlm_muon_learning_rate"),
+    "sft": ("sft.learning_rate", "sft.muon_learning_rate", "sft.weight_decay"),
     "reward": ("reward.learning_rate", "reward.muon_learning_rate", "reward.weight_decay"),
     "finetune": ("finetune.kl_weight", "reward.learning_rate", "reward.muon_learning_rate"),
 }

@@ -73,12 +73,18 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
     )
 
 
-def work(config: Config, raters: bool) -> dict[str, Work]:
-    """What each stage of a whole run computes. `raters`: whether the policy's samples are rated."""
+def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str, Work]:
+    """What each stage of a whole run computes.
+
+    `raters`: whether the policy's samples are rated. `demonstrations`: whether there are any.
+    """
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
     first = training(config, round(pretrain.batch_size * matching), pretrain.steps, head=True)
     first += muon(config, pretrain.steps)
+
+    sft = config.sft
+    imitate = training(config, sft.batch_size, sft.steps, head=True) + muon(config, sft.steps)
 
     steps = reward.steps * reward.ensemble
     fit = training(config, reward.batch_size, steps, head=False) + muon(config, steps)
@@ -99,7 +105,8 @@ def work(config: Config, raters: bool) -> dict[str, Work]:
     texts = 4 * config.evaluate.samples
     judged = training(config, 128, texts // 128, head=True, passes=2)
     judged += sampling(config, texts, 128)
-    return {"pretrain": first, "reward": fit, "finetune": loop, "evaluate": judged}
+    second = {"sft": imitate} if demonstrations else {}
+    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
 
 
 def product_rate(device: torch.device) -> float:
@@ -119,11 +126,13 @@ def product_rate(device: torch.device) -> float:
     return 2 * size**3 * count / (time.perf_counter() - started)
 
 
-def seconds(config: Config, device: torch.device, raters: bool) -> dict[str, float]:
+def seconds(
+    config: Config, device: torch.device, raters: bool, demonstrations: bool = False
+) -> dict[str, float]:
     """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
-    for stage, part in work(config, raters).items():
+    for stage, part in work(config, raters, demonstrations).items():
         took = part.training / (TRAINING_EFFICIENCY * rate)
         took += part.sampling / (SAMPLING_EFFICIENCY * rate)
         if device.type != "cpu":
@@ -150,6 +159,7 @@ def plan_lines(
     rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
     words = {
         "pretrain": f"from scratch, {pretrain.steps:,} steps",
+        "sft": f"up to {config.sft.steps:,} steps on demonstrations",
         "reward": f"{rated}{config.reward.steps:,} steps",
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
         "evaluate": f"4 x {config.evaluate.samples} samples for the judge",

@@ -1,6 +1,7 @@
 """The run folder: settings, metrics, and checkpoints that resume bit-exactly.
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
+    (with demonstrations) sft.safetensors
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
 
 Weights are safetensors, everything else is JSON: reading a run never executes code. While a stage
@@ -143,7 +144,7 @@ class Run:
         """A new run.
 
         With `resume` an existing run is opened with its own config. With `overwrite` the files that
-        it wrote (PRODUCTS) are deleted first; people's answers, other files and the feedback that
+        it wrote (PRODUCTS) are deleted first; people's answers, other files and those that
         `config` names are kept. Raises ValueError if the folder holds a run and neither is given,
         or if it is not a run folder.
         """
@@ -151,11 +152,12 @@ class Run:
             return cls.open(path)
         cls.check_free(path, overwrite)
         run = cls(path, config)
-        kept = None if config.feedback is None else config.feedback.resolve()
+        own_files = (config.feedback, config.sft.demonstrations)
+        kept = [file.resolve() for file in own_files if file is not None]
         try:
             path.mkdir(parents=True, exist_ok=True)
             for name in PRODUCTS:
-                if (path / name).resolve() != kept:
+                if (path / name).resolve() not in kept:
                     (path / name).unlink(missing_ok=True)
             atomic_write(path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
         except OSError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.tokenizer import Tokenizer
 
 
 def length_warning(
-    tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], context: int, max_new_tokens: int
+    tokenizer: Tokenizer, pairs: Iterable[tuple[Prompt, str]], context: int, max_new_tokens: int
 ) -> str | None:
     """One line on how many of the (topic, text) pairs are longer than the limits; None if none is.
 
@@ -16,7 +17,7 @@ def length_warning(
     without its end; what is longer than the context loses its end in training, too.
     """
     pairs = list(dict.fromkeys(pairs))
-    prompts = {topic: len(tokenizer.encode_prompt(topic)) for topic, _ in pairs}
+    prompts = {topic: len(tokenizer.encode_prompt(in_words(topic))) for topic, _ in pairs}
     lengths = [len(tokenizer.encode_text(text)) for _, text in pairs]
     whole = [prompts[topic] + length for (topic, _), length in zip(pairs, lengths, strict=True)]
     too_long = sum(length > max_new_tokens for length in lengths)

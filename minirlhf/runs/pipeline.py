@@ -1,4 +1,6 @@
-"""The stages of a run: pretrain, reward, finetune, evaluate. `demo` runs all four.
+"""The stages of a run: pretrain, sft, reward, finetune, evaluate. `demo` runs all of them.
+
+Supervised fine-tuning (sft) is left out where there are no demonstrations.
 
 Each loads what it needs from the run folder, calls the training or evaluation, and stores the
 result. A stage whose result is in the folder is not repeated; an interrupted one continues at its
@@ -14,6 +16,7 @@ import time
 import torch
 
 from minirlhf.evaluation.reward_quality import quality
+from minirlhf.feedback.demonstrations import split_demonstrations
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.divergence import check_loss
@@ -25,6 +28,7 @@ from minirlhf.runs.run_models import (
     load_policy,
     load_reward_model,
     new_reward_model,
+    start_of,
     tokenizer_of,
 )
 from minirlhf.runs.run_task import corpus_of
@@ -33,7 +37,8 @@ from minirlhf.stats import correlation, correlation_facts, ranks
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import Split
+from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.demonstrations import train_on_demonstrations
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
 from minirlhf.training.ranking import warning_of_cut_pairs
@@ -66,6 +71,28 @@ def pretrain_stage(run: Run, task: Task) -> None:
         policy = pretrain(tokenizer, corpus_of(task), run.config, log, checkpoints, policy)
         check_loss(log.rows, "pretrain", run.config)
     run.finish_stage("pretrain", _seconds(run, "pretrain", started), {RESULT["pretrain"]: policy})
+
+
+def sft_stage(run: Run, task: Task) -> None:
+    """Supervised fine-tuning on the demonstrations; without any there is no such stage."""
+    if not task.demonstrations:
+        return
+    started = time.perf_counter()
+    settings, seed, context = run.config.sft, run.config.seed, run.config.model.context
+    tokenizer = tokenizer_of(run, task)
+    parts = split_demonstrations(task.demonstrations, settings.heldout_share, seed)
+    texts = Split(*(EncodedTexts(tokenizer, part, context) for part in parts))
+    if cut := texts.train.cut + texts.heldout.cut:
+        print(
+            f"warning: {cut:,} of {len(task.demonstrations):,} demonstrations are longer than "
+            f"{context} tokens with their prompt and lose their end; raise --model.context",
+            file=sys.stderr,
+        )
+    policy = load_policy(run, RESULT["pretrain"], tokenizer)
+    log, checkpoints = run.log("sft"), run.checkpoints("sft")
+    train_on_demonstrations(policy, texts, settings, seed, log, checkpoints)
+    check_loss(log.rows, "sft", run.config)
+    run.finish_stage("sft", _seconds(run, "sft", started), {RESULT["sft"]: policy})
 
 
 def warn_of_cut_topics(run: Run, task: Task, tokenizer: Tokenizer) -> None:
@@ -142,7 +169,7 @@ def finetune_stage(run: Run, task: Task) -> None:
     """Fine-tune the policy on the reward model's scores."""
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
+    policy = load_policy(run, start_of(run), tokenizer)
     conservatism = run.config.finetune.conservatism
     reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
     models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
@@ -182,6 +209,7 @@ def _seconds(run: Run, stage: str, started: float) -> float:
 
 STAGE_FUNCTIONS = {
     "pretrain": pretrain_stage,
+    "sft": sft_stage,
     "reward": reward_stage,
     "finetune": finetune_stage,
     "evaluate": evaluate_stage,

@@ -17,7 +17,9 @@ from minirlhf.runs import estimate, pipeline, redo, run_feedback, run_task
 from minirlhf.runs.folder import Run, read_config, run_words
 from minirlhf.runs.products import (
     CHECKPOINT,
+    DEMONSTRATIONS,
     FEEDBACK,
+    SFT,
     command_of,
     is_done,
     is_run,
@@ -78,19 +80,17 @@ def plan_stages(
     `overwrite` is given, or if `settings` differ from those of a run that is to continue.
     """
     check_choice(resume, overwrite)
-    own, first, words = read_config(path), stages[0], run_words(path)
+    own, first = read_config(path), stages[0]
     is_interrupted = (path / CHECKPOINT).exists()
     for stage in stages_before(first):
-        if not is_done(path, stage):
+        if stage != SFT and not is_done(path, stage):  # check() looks whether SFT is needed
             again = " --resume" if stage == "pretrain" or is_interrupted else ""
-            raise ValueError(
-                f"{path}: {first} needs the stage before it; "
-                f"run: python -m minirlhf {stage} {words}{again}"
-            )
+            raise ValueError(missing_words(path, first, stage) + again)
     if resume:
         own = read_config(redo.resumed(path))
         return plan_resume(path, dataclasses.replace(own, device=device, **settings), stages)
     config = dataclasses.replace(own, device=device, **settings)
+    config = dataclasses.replace(config, sft=with_absolute_paths(config).sft)
     redone = has_products(path, first)
     if overwrite:
         return Plan(path, config, stages, redo=redone)
@@ -106,6 +106,14 @@ def plan_stages(
             "--overwrite"
         )
     return Plan(path, config, stages, redo=redone)
+
+
+def missing_words(path: Path, first: str, stage: str) -> str:
+    """How to make the result of the stage before the first one that was asked for."""
+    return (
+        f"{path}: {first} needs the stage before it; "
+        f"run: python -m minirlhf {stage} {run_words(path)}"
+    )
 
 
 def has_products(path: Path, first: str) -> bool:
@@ -161,12 +169,14 @@ def check(plan: Plan) -> tuple[Plan, Task]:
     """
     config = plan.config
     pick_device(config.device)
-    if plan.new or (plan.redo and not plan.resume):
-        task = run_task.task_from(dataclasses.replace(config, feedback=feedback_file(plan)))
+    if plan.new or ((plan.redo or plan.stages[0] == SFT) and not plan.resume):
+        files = feedback_file(plan), demonstrations_file(plan)
+        task = run_task.task_from(run_task.reading(config, *files))
     else:
         task = run_task.task_of(Run.open(plan.work, config.device))
     if plan.stages[0] in ("pretrain", "reward") and not plan.resume:
         run_feedback.check_feedback(config, task)
+    check_demonstrations(plan, task)
     if plan.stages[0] == "pretrain" and not plan.resume:
         for warning in task.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -184,15 +194,37 @@ def feedback_file(plan: Plan) -> Path | None:
     return kept
 
 
+def demonstrations_file(plan: Plan) -> Path | None:
+    """The file with the user's own demonstrations that the stages read, as `feedback_file`."""
+    original, kept = plan.config.sft.demonstrations, plan.path / DEMONSTRATIONS
+    return original if original is None or SFT in plan.stages or not kept.exists() else kept
+
+
+def check_demonstrations(plan: Plan, task: Task) -> None:
+    """Raise ValueError if there are demonstrations that were not learned, or none to learn."""
+    first = plan.stages[0]
+    if first == SFT and not task.demonstrations:
+        raise ValueError(
+            f"--demonstrations: expected a file, as the task {task.name} has no demonstrations, "
+            "found none"
+        )
+    if SFT in stages_before(first) and task.demonstrations and not is_done(plan.path, SFT):
+        again = " --resume" if (plan.path / CHECKPOINT).exists() else ""
+        raise ValueError(missing_words(plan.path, first, SFT) + again)
+
+
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     """Run the stages that are not done yet; if there are several, print how long each may take.
 
     KeyboardInterrupt is left to the caller; --resume continues where the run was interrupted.
     """
     todo = [stage for stage in stages if not run.is_done(stage)]
+    if SFT in todo and not task.demonstrations:
+        todo.remove(SFT)
     expected = {}
     if len(todo) > 1:
-        expected = estimate.seconds(run.config, run.device, raters=task.raters is not None)
+        raters, demonstrated = task.raters is not None, bool(task.demonstrations)
+        expected = estimate.seconds(run.config, run.device, raters, demonstrated)
         print("\n".join(estimate.plan_lines(run.config, task.raters is not None, expected, todo)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):

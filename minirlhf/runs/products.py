@@ -10,11 +10,13 @@ from pathlib import Path
 # The file by which the result of a stage is named to the user.
 RESULT = {
     "pretrain": "pretrained.safetensors",
+    "sft": "sft.safetensors",
     "reward": "reward.safetensors",
     "finetune": "policy.safetensors",
     "evaluate": "summary.json",
 }
 STAGES = tuple(RESULT)
+SFT = "sft"  # the one stage that a run may lack: it needs demonstrations
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"  # the state of the running stage
@@ -22,6 +24,7 @@ ENCODER = "encoder.safetensors"
 REWARD_FINAL = "reward_final.safetensors"  # after the last refit of fine-tuning
 FIRST_RATINGS = "first_ratings.jsonl"
 FEEDBACK = "feedback.jsonl"  # a copy of --feedback
+DEMONSTRATIONS = "demonstrations.jsonl"  # a copy of --demonstrations
 REPORT = "report.html"
 METRICS, SAMPLES, PROGRESS = "metrics.jsonl", "samples.jsonl", "progress.json"
 # What people answered (rate, iterate --person). Nothing deletes these files.
@@ -30,6 +33,7 @@ ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
 # The files that belong to one stage, in the order in which they are written.
 MADE_BY = {
     "pretrain": ("tokenizer.json", RESULT["pretrain"]),
+    "sft": (DEMONSTRATIONS, RESULT["sft"]),
     "reward": (FIRST_RATINGS, ENCODER, RESULT["reward"], "reward_card.json", "reward_card.html"),
     "finetune": ("collected.jsonl", REWARD_FINAL, RESULT["finetune"]),
     "evaluate": (RESULT["evaluate"], REPORT),
@@ -39,6 +43,7 @@ SHARED = (METRICS, SAMPLES, PROGRESS)
 # The facts in progress.json that one stage leaves to those after it, beside its seconds.
 FACTS = {
     "pretrain": (),
+    "sft": (),
     "reward": ("reward_model", "collected_first"),
     "finetune": ("collected",),
     "evaluate": (),

@@ -40,7 +40,13 @@ def open_session(
     models = {"before": run_models.model_for_sampling(run, tokenizer, tuned=False)}
     if run.is_done("finetune"):
         models["after"] = run_models.model_for_sampling(run, tokenizer, tuned=True)
-    topics = list(dict.fromkeys([*task.train_prompts, *task.heldout_prompts]))
+    prompts = dict.fromkeys([*task.train_prompts, *task.heldout_prompts])
+    topics = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(topics) < len(prompts):
+        raise ValueError(
+            f"{run.path}: expected a task with topics, found {task.name}, whose conversations "
+            "cannot be rated by hand yet"
+        )
     random.Random(seed).shuffle(topics)
     wanted = count
     if pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minirlhf.config import Config
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.measurable_split import split_to_measure
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.splits import split_triples, without
@@ -72,10 +73,10 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
             write_triples(path, ratings, task.rating_range)
         else:
             atomic_write(path, "")
-    return read_triples(path, task.rating_range) if path.stat().st_size else []
+    return read_triples(path, task.rating_range, conversations=True) if path.stat().st_size else []
 
 
-def first_samples(run: Run, task: Task, count: int) -> list[tuple[str, str]]:
+def first_samples(run: Run, task: Task, count: int) -> list[tuple[Prompt, str]]:
     """At most `count` different (topic, text) pairs sampled from the pretrained policy."""
     tokenizer = tokenizer_of(run, task)
     models = {"before": model_for_sampling(run, tokenizer, tuned=False)}

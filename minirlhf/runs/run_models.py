@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from minirlhf.feedback.conversation import in_words
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ENCODER, RESULT
+from minirlhf.runs.products import ENCODER, RESULT, SFT
 from minirlhf.runs.run_task import corpus_of
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer, train_bpe
@@ -21,7 +22,7 @@ def tokenizer_of(run: Run, task: Task) -> Tokenizer:
     """The run's tokenizer; it is trained on the task's corpus first if the run has none."""
     path = run.path / "tokenizer.json"
     if not path.exists():
-        texts = [f"{topic} {text}" for topic, text in task.corpus]
+        texts = [f"{in_words(topic)} {text}" for topic, text in task.corpus]
         Tokenizer(train_bpe(texts, run.config.model.vocab_size)).save(path)
     return Tokenizer.load(path)
 
@@ -32,7 +33,13 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
 
 def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
     """The policy after (or, with tuned=False, before) fine-tuning, in evaluation mode."""
-    return load_policy(run, RESULT["finetune" if tuned else "pretrain"], tokenizer).eval()
+    name = RESULT["finetune"] if tuned else start_of(run)
+    return load_policy(run, name, tokenizer).eval()
+
+
+def start_of(run: Run) -> str:
+    """The weights that feedback tunes: those of supervised fine-tuning, else of pretraining."""
+    return RESULT[SFT] if run.is_done(SFT) else RESULT["pretrain"]
 
 
 def load_reward_model(
@@ -58,7 +65,7 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
         if run.config.reward.body == "encoder":
             body: nn.Module = masked_language_model(run, tokenizer, task).body
         else:
-            body = load_policy(run, RESULT["pretrain"], tokenizer).body
+            body = load_policy(run, start_of(run), tokenizer).body
         for member in model.members:
             member.body.load_state_dict(body.state_dict())
     return model.to(run.device)

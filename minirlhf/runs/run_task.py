@@ -9,10 +9,11 @@ from pathlib import Path
 
 from minirlhf.config import Config
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.demonstrations import read_demonstrations
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.session import SCORES
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ANSWERS, FEEDBACK
+from minirlhf.runs.products import ANSWERS, DEMONSTRATIONS, FEEDBACK
 from minirlhf.system import distributed
 from minirlhf.system.files import reopenable, replacing
 from minirlhf.tasks import custom
@@ -28,15 +29,31 @@ def task_of(run: Run) -> Task:
     texts would move between the reward model's training data and the judge's.
     """
     keep_feedback(run)
-    kept = run.path / FEEDBACK
-    if run.config.feedback is None or not kept.exists():
-        return task_from(run.config)
-    return task_from(dataclasses.replace(run.config, feedback=kept))
+    feedback, demonstrations = run.config.feedback, run.config.sft.demonstrations
+    if feedback is not None and (run.path / FEEDBACK).exists():
+        feedback = run.path / FEEDBACK
+    if demonstrations is not None and (run.path / DEMONSTRATIONS).exists():
+        demonstrations = run.path / DEMONSTRATIONS
+    return task_from(reading(run.config, feedback, demonstrations))
+
+
+def reading(config: Config, feedback: Path | None, demonstrations: Path | None) -> Config:
+    """The settings with other files to read."""
+    sft = dataclasses.replace(config.sft, demonstrations=demonstrations)
+    return dataclasses.replace(config, feedback=feedback, sft=sft)
 
 
 def keep_feedback(run: Run) -> None:
     """Copy the user's own feedback into the run folder, unless a copy is there."""
-    kept, original = run.path / FEEDBACK, run.config.feedback
+    _keep(run.config.feedback, run.path / FEEDBACK)
+
+
+def keep_demonstrations(run: Run) -> None:
+    """The same for the user's own demonstrations: a stage that is resumed reads the same ones."""
+    _keep(run.config.sft.demonstrations, run.path / DEMONSTRATIONS)
+
+
+def _keep(original: Path | None, kept: Path) -> None:
     if original is None or kept.exists() or not original.exists():
         return
     if distributed.rank() == 0:
@@ -66,11 +83,16 @@ def feedback_again(path: Path, config: Config) -> Path | None:
 def task_from(config: Config) -> Task:
     """The task that the settings name.
 
-    Raises ValueError naming every fault of the user's own feedback.
+    Raises ValueError naming every fault of the user's own feedback and demonstrations.
     """
     if config.feedback is not None:
-        return custom.load(config.feedback, config.score_range, config.seed)
-    return load_task(config.task, config.seed, config.pretrain.corpus_texts)
+        task = custom.load(config.feedback, config.score_range, config.seed)
+    else:
+        task = load_task(config.task, config.seed, config.pretrain.corpus_texts)
+    if config.sft.demonstrations is not None:
+        own = read_demonstrations(config.sft.demonstrations)
+        task = dataclasses.replace(task, demonstrations=own)
+    return task
 
 
 def with_raters(run: Run, task: Task, person: str | None) -> Task:
@@ -79,6 +101,11 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     Raises ValueError if there is nobody to ask.
     """
     if person is not None:
+        if not all(isinstance(prompt, str) for prompt in task.train_prompts):
+            raise ValueError(
+                f"--person: expected a task with topics, found {task.name}, whose conversations "
+                "cannot be rated by hand yet"
+            )
         config = run.config.finetune
         file = AnswerFile(run.path / ANSWERS[0], "scores")
         raters = PersonRaters(file, person, config.rounds * config.ratings_per_round)

@@ -13,11 +13,15 @@ from minirlhf.config import Config
 def with_absolute_paths(config: Config) -> Config:
     """The settings with absolute paths: nobody records the folder that others are relative to."""
     feedback, base = config.feedback, config.pretrain.base
+    demonstrations = config.sft.demonstrations
     if feedback is not None:
         config = dataclasses.replace(config, feedback=Path(os.path.abspath(feedback)))
     if base is not None:
         pretrain = dataclasses.replace(config.pretrain, base=Path(os.path.abspath(base)))
         config = dataclasses.replace(config, pretrain=pretrain)
+    if demonstrations is not None:
+        sft = dataclasses.replace(config.sft, demonstrations=Path(os.path.abspath(demonstrations)))
+        config = dataclasses.replace(config, sft=sft)
     return config
 
 

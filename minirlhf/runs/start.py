@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from minirlhf.config import Config, ModelConfig, PretrainConfig
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.runs.base import Base, read_base
 from minirlhf.tasks.task import Task
 from minirlhf.training.batches import EncodedTexts
@@ -25,11 +26,11 @@ def settle_start(config: Config, task: Task) -> Config:
     """
     pretrain = config.pretrain
     if pretrain.start == "scratch":
-        return config
+        return with_context(config, task)
     if pretrain.base is None and task.base_steps is None:
-        return from_scratch(config)
+        return from_scratch(config, task)
     base = read_base(pretrain.base)
-    check_size(config.model, base)
+    check_size(config.model, base, task)
     if pretrain.base is None and task.base_must_know_texts:
         nats = nats_per_byte(base, task)
         if nats > KNOWN_NATS_PER_BYTE:
@@ -37,20 +38,33 @@ def settle_start(config: Config, task: Task) -> Config:
                 f"note: {base.name} does not know the language of these texts ({nats:.1f} nats per "
                 "byte), so a model is pretrained from scratch"
             )
-            return from_scratch(config)
+            return from_scratch(config, task)
     steps = pretrain.steps or task.base_steps or 0
     pretrain = dataclasses.replace(pretrain, steps=steps)
     return dataclasses.replace(config, model=base.model, pretrain=pretrain)
 
 
-def from_scratch(config: Config) -> Config:
+def from_scratch(config: Config, task: Task) -> Config:
     steps = config.pretrain.steps or PretrainConfig().steps
     pretrain = dataclasses.replace(config.pretrain, start="scratch", steps=steps)
-    return dataclasses.replace(config, pretrain=pretrain)
+    return with_context(dataclasses.replace(config, pretrain=pretrain), task)
 
 
-def check_size(model: ModelConfig, base: Base) -> None:
-    """Raise ValueError if the settings ask for another size than the base has."""
+def with_context(config: Config, task: Task) -> Config:
+    """The settings with the context that the task needs, unless another one was chosen."""
+    if task.context is None or config.model.context != ModelConfig.context:
+        return config
+    longer = max(task.context, config.model.context)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, context=longer))
+
+
+def check_size(model: ModelConfig, base: Base, task: Task) -> None:
+    """Raise ValueError if the settings or the task ask for another size than the base has."""
+    if task.context is not None and base.model.context < task.context:
+        raise ValueError(
+            f"--base: expected a model with a context of at least {task.context} tokens for the "
+            f"task {task.name}, found {base.model.context}"
+        )
     for field in dataclasses.fields(model):
         value, wanted = getattr(model, field.name), getattr(base.model, field.name)
         if value not in (wanted, field.default):
@@ -63,7 +77,9 @@ def check_size(model: ModelConfig, base: Base) -> None:
 
 def nats_per_byte(base: Base, task: Task) -> float:
     """How well the base predicts the task's scored texts: below 1 it knows their language."""
-    pairs = [(triple.topic, triple.text) for triple in task.feedback[:SAMPLED]]
+    pairs: list[tuple[Prompt, str]] = [
+        (triple.topic, triple.text) for triple in task.feedback[:SAMPLED]
+    ]
     texts = EncodedTexts(base.tokenizer(), pairs, base.model.context)
     tokens = int((texts.lengths - texts.prompt_lengths).sum())
     with torch.random.fork_rng(devices=[]):  # making the model draws its first weights

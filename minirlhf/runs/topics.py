@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from minirlhf.feedback.conversation import in_words
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import json_lines
 from minirlhf.tokenizer import Tokenizer
@@ -30,10 +31,12 @@ def known_topics(run: Run) -> list[str]:
             from minirlhf.tasks.openings.knowledge import knowledge
 
             return [topic.topic for topic in knowledge()]
+        if config.task == "assistant":
+            return []  # it may be asked anything
         from minirlhf.tasks.reviews import task as reviews
 
         train, heldout = reviews.heldout_split()
-        return list(dict.fromkeys(triple.topic for triple in train + heldout))
+        return list(dict.fromkeys(in_words(triple.topic) for triple in train + heldout))
     except (OSError, ValueError, KeyError):
         return []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from minirlhf.runs import redo, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.runs.plan import Plan, feedback_file
-from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done
+from minirlhf.runs.products import CHECKPOINT, PRODUCTS, SFT, is_done
 from minirlhf.system import distributed
 
 
@@ -29,12 +29,15 @@ def prepare(plan: Plan) -> Run:
     if plan.new:
         run = Run.create(plan.path, config)
         run_task.keep_feedback(run)
+        run_task.keep_demonstrations(run)
         return run
     if plan.redo and not plan.resume and is_writer:
         redo.begin(plan.path, config, plan.stages, feedback_file(plan))
     run = Run.open(plan.work, config.device)
     if config != run.config:
         run.replace_config(config)
+    if SFT in plan.stages:
+        run_task.keep_demonstrations(run)
     return run
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key, remarks, with_one_name_per_topic
 from minirlhf.feedback.records import Comparison, Feedback, FeedbackError, Triple, read_feedback
 from minirlhf.feedback.splits import split_comparisons, split_triples, triples_of_comparisons
@@ -35,8 +36,8 @@ class Shares:
     triples: list[Triple]  # all; of comparisons: each text with the share of them that it won
     model: list[Triple]  # for the reward model
     judge: list[Triple]
-    train_topics: list[str]
-    heldout_topics: list[str]
+    train_topics: list[Prompt]
+    heldout_topics: list[Prompt]
     # If people compared: what the reward model learns from, and what it is measured on.
     comparisons: list[Comparison]
     heldout_comparisons: list[Comparison]
@@ -155,14 +156,14 @@ def _notes_on_comparisons() -> tuple[str, ...]:
     )
 
 
-def _topics(triples: list[Triple]) -> list[str]:
+def _topics(triples: list[Triple]) -> list[Prompt]:
     """The different topics, in the order in which they first occur."""
     return list(dict.fromkeys(triple.topic for triple in triples))
 
 
 def _corpus(
     triples: list[Triple], seed: int
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+) -> tuple[list[tuple[Prompt, str]], list[tuple[Prompt, str]]]:
     """(texts to pretrain on, held-out texts), each a list of (topic, text).
 
     The first is the openings corpus, and nine tenths of your texts repeated to a third of the
@@ -170,6 +171,6 @@ def _corpus(
     """
     train, heldout = split_triples(triples, 0.1, seed)
     own_texts = [(triple.topic, triple.text) for triple in train]
-    corpus = openings.load(seed).corpus
+    corpus = list(openings.load(seed).corpus)
     repeats = max(1, len(corpus) // (2 * len(own_texts)))
     return corpus + own_texts * repeats, [(triple.topic, triple.text) for triple in heldout]

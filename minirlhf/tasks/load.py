@@ -6,7 +6,7 @@ from minirlhf.tasks.task import Task
 
 
 def load_task(name: str, seed: int, corpus_texts: int = 20_000) -> Task:
-    """The task of that name; `openings` composes `corpus_texts` texts to pretrain on.
+    """The task of that name; all but `reviews` compose `corpus_texts` texts to pretrain on.
 
     Raises ValueError for an unknown name, or for data that is missing or broken.
     """
@@ -18,4 +18,8 @@ def load_task(name: str, seed: int, corpus_texts: int = 20_000) -> Task:
         from minirlhf.tasks.reviews import task as reviews
 
         return reviews.load(seed)
-    raise ValueError(f'task: expected "openings" or "reviews", found {name!r}')
+    if name == "assistant":
+        from minirlhf.tasks.assistant import task as assistant
+
+        return assistant.load(seed, corpus_texts)
+    raise ValueError(f'task: expected "openings", "reviews" or "assistant", found {name!r}')

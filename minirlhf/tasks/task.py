@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Comparison, Triple
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that a run needs. A prompt is a topic; a corpus is a list of (topic, text)."""
+    """Everything that a run needs. A prompt is a topic or a conversation."""
 
     name: str
-    train_prompts: list[str]
-    heldout_prompts: list[str]
+    train_prompts: Sequence[Prompt]
+    heldout_prompts: Sequence[Prompt]
 
-    # Texts without scores, for pretraining.
-    corpus: list[tuple[str, str]]
-    corpus_heldout: list[tuple[str, str]]
+    # (prompt, text) without scores, for pretraining.
+    corpus: Sequence[tuple[Prompt, str]]
+    corpus_heldout: Sequence[tuple[Prompt, str]]
 
     # Scored texts that the reward model learns from, and texts written by hand to test it.
     feedback: list[Triple]
     handwritten: list[Triple]
 
-    # (topic, text) -> score in [0, 1]; its scores are never shown to the reward model.
-    judge: Callable[[str, str], float]
+    # (prompt, text) -> score in [0, 1]; its scores are never shown to the reward model. Any: of a
+    # task whose prompts are all topics it takes a str.
+    judge: Callable[[Any, str], float]
     judge_name: str
     # A second judge, of the language alone: nats per word, higher is more likely.
     fluency: Callable[[str], float] | None = None
 
-    # (topic, text, seed) -> new ratings by simulated raters or a person; None if no one can be
+    # (prompt, text, seed) -> new ratings by simulated raters or a person; None if no one can be
     # asked.
-    raters: Callable[[str, str, int], tuple[float, ...]] | None = None
+    raters: Callable[[Any, str, int], tuple[float, ...]] | None = None
     raters_are: str = "simulated"  # provenance of their ratings
     rating_range: tuple[float, float] = (1.0, 5.0)
 
@@ -44,6 +47,12 @@ class Task:
     base_steps: int | None = None
     # Whether it does so only if the base knows the language of the texts (runs/start.py).
     base_must_know_texts: bool = False
+
+    # The context that its prompts and texts need, in tokens. None: the settings' own will do.
+    context: int | None = None
+
+    # (prompt, good answer), for supervised fine-tuning. Without any, a run has no such stage.
+    demonstrations: Sequence[tuple[Prompt, str]] = ()
 
     # More feedback. The authors' is trained on beside `feedback`, and never held out. If
     # `heldout_feedback` is empty, a share of `feedback` is held out instead. Comparisons are
@@ -59,7 +68,7 @@ class Task:
     warnings: tuple[str, ...] = ()
 
 
-def rated(task: Task, topic: str, text: str, seed: int) -> Triple:
+def rated(task: Task, topic: Prompt, text: str, seed: int) -> Triple:
     """The text with the ratings of the task's raters, as a triple.
 
     Raises ValueError if the task has no raters.

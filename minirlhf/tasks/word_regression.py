@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minirlhf.feedback.conversation import in_words
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import split_triples
 from minirlhf.linear_algebra import conjugate_gradient
@@ -162,7 +163,7 @@ def fit_judge(
 ) -> Callable[[str, str], float]:
     """A judge (topic, text) -> score in [0, 1], fitted to the scores of these triples."""
     scores = _scores(triples)
-    inputs = hashed_terms([(triple.topic, triple.text) for triple in triples])
+    inputs = hashed_terms([(in_words(triple.topic), triple.text) for triple in triples])
     not_centred = np.zeros(inputs.shape[1])
     weights = ridge(inputs, scores, penalty, not_centred, JUDGE_TOLERANCE)
     mean = scores.mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import BAR_AFTER, Tokenizer
@@ -31,10 +32,10 @@ class Split(Generic[Part]):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Unscored (topic, text) pairs to pretrain on."""
+    """Unscored (prompt, text) pairs to pretrain on."""
 
-    train: list[tuple[str, str]]
-    heldout: list[tuple[str, str]]
+    train: Sequence[tuple[Prompt, str]]
+    heldout: Sequence[tuple[Prompt, str]]
     match_topics: bool = False  # whether a text tells its topic, so that this can be learned, too
 
 
@@ -50,11 +51,11 @@ class Batch:
 
 
 class EncodedTexts:
-    """All (topic, text) pairs of a data set as one padded integer table."""
+    """All (prompt, text) pairs of a data set as one padded integer table."""
 
-    def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]], context: int):
+    def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[Prompt, str]], context: int):
         # Topics and texts may occur many times; each is encoded once.
-        prompts: dict[str, list[int]] = {}
+        prompts: dict[Prompt, list[int]] = {}
         texts: dict[str, list[int]] = {}
         rows, prompt_lengths, self.cut = [], [], 0  # `cut`: texts that lost their end
         for topic, text in tqdm(pairs, desc="encoding texts", delay=BAR_AFTER, leave=False):

@@ -8,12 +8,14 @@ reward model, which starts from this body, needs it most.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minirlhf.config import Config
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.models.build import new_policy
 from minirlhf.models.policy import Policy, gather_text, gather_unpadded, masked_log_probs
 from minirlhf.system.devices import autocast, pick_device
@@ -55,7 +57,7 @@ def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
     return (F.softplus(-logits if own else logits) * batch.mask).sum() / batch.mask.sum()
 
 
-def with_other_topics(corpus: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
+def with_other_topics(corpus: Sequence[tuple[Prompt, str]], seed: int) -> list[tuple[Prompt, str]]:
     """The corpus, each text under some other topic. Raises IndexError if there is but one."""
     rng = random.Random(seed)
     topics = list(dict.fromkeys(topic for topic, _ in corpus))

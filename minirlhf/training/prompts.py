@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from minirlhf.config import FinetuneConfig
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.system.seeds import step_generator
 from minirlhf.training.rollout import Models
 
@@ -15,7 +18,7 @@ class Prompts:
     def __init__(
         self,
         models: Models,
-        topics: list[str],
+        topics: Sequence[Prompt],
         settings: FinetuneConfig,
         group_size: int,
         seed: int,
@@ -32,7 +35,7 @@ class Prompts:
                 f"found {settings.max_new_tokens}"
             )
 
-    def draw(self, update: int) -> tuple[list[str], list[list[int]]]:
+    def draw(self, update: int) -> tuple[list[Prompt], list[list[int]]]:
         """The topic of each text of this update, and the same as tokens."""
         generator = step_generator(self.seed, "topics", update)
         drawn = draw_topics(self.topics, self.count, generator)
@@ -40,7 +43,7 @@ class Prompts:
         return topics, [self.tokens[topic] for topic in topics]
 
 
-def draw_topics(topics: list[str], count: int, generator: torch.Generator) -> list[str]:
+def draw_topics(topics: Sequence[Prompt], count: int, generator: torch.Generator) -> list[Prompt]:
     """`count` topics, each as often as any other but for the remainder."""
     order: list[int] = []
     while len(order) < count:

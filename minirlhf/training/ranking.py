@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minirlhf import equations
+from minirlhf.feedback.conversation import in_words
 from minirlhf.feedback.records import Comparison, Triple
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.reward_model import RewardModel
@@ -53,7 +54,7 @@ def pairs_from_scores(triples: Sequence[Triple], min_gap: float) -> Pairs:
     """
     scores = np.array([triple.score for triple in triples])
     _, texts = np.unique([triple.text for triple in triples], return_inverse=True)
-    _, topics = np.unique([triple.topic for triple in triples], return_inverse=True)
+    _, topics = np.unique([in_words(triple.topic) for triple in triples], return_inverse=True)
     parts = []
     for topic in range(topics.max() + 1):
         rows = np.flatnonzero(topics == topic)

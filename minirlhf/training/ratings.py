@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from minirlhf.config import Config
+from minirlhf.feedback.conversation import AnyPrompt, from_json, to_json
 from minirlhf.feedback.records import Triple, to_record
 from minirlhf.feedback.splits import without
 from minirlhf.models.policy import Policy
@@ -97,7 +98,8 @@ class RatingRounds:
         return without(self.collected, self.feedback.heldout)
 
     def state_dict(self) -> dict:
-        return {"refits": self.refits, "collected": [vars(triple) for triple in self.collected]}
+        rows = [vars(triple) | {"topic": to_json(triple.topic)} for triple in self.collected]
+        return {"refits": self.refits, "collected": rows}
 
     def load_state_dict(self, state: dict) -> None:
         self.refits = state["refits"]
@@ -105,8 +107,9 @@ class RatingRounds:
 
 
 def triple_of(row: dict) -> Triple:
-    """The inverse of `vars`, by way of JSON."""
-    return Triple(**row | {"ratings": tuple(row["ratings"])})
+    """The inverse of what `RatingRounds.state_dict` makes of a triple, by way of JSON."""
+    topic, ratings = from_json(row["topic"]), tuple(row["ratings"])
+    return Triple(**row | {"topic": topic, "ratings": ratings})
 
 
 def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[Triple]:
@@ -141,11 +144,11 @@ def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[
 def sample_texts(
     models: dict[str, Policy],
     tokenizer: Tokenizer,
-    topics: Sequence[str],
+    topics: Sequence[AnyPrompt],
     count: int,
     max_new_tokens: int,
     seed: int,
-) -> list[tuple[str, str, str]]:
+) -> list[tuple[AnyPrompt, str, str]]:
     """`count` samples (topic, text, name of the model) of each model, the topics in turn.
 
     Texts that were cut off are left out, so there may be fewer.

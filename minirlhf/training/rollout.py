@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minirlhf.feedback.conversation import AnyPrompt, Prompt
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
@@ -36,8 +37,8 @@ class Models:
     def device(self) -> torch.device:
         return self.policy.device
 
-    def prompt(self, topic: str) -> list[int]:
-        """The topic as tokens, cut as in every stage (see truncation.py)."""
+    def prompt(self, topic: Prompt) -> list[int]:
+        """The topic or conversation as tokens, cut as in every stage (see truncation.py)."""
         return prompt_tokens(self.tokenizer, topic, self.policy.config.context)
 
 
@@ -86,7 +87,7 @@ def join_rows(
     return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
 
 
-def in_turn(topics: Sequence[str], count: int) -> list[str]:
+def in_turn(topics: Sequence[AnyPrompt], count: int) -> list[AnyPrompt]:
     """`count` topics: the given ones, over and over."""
     return [topics[index % len(topics)] for index in range(count)]
 

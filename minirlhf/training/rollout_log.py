@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import FinetuneConfig
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.stats import correlation
 from minirlhf.system import distributed
 from minirlhf.tasks.task import Task
@@ -39,7 +40,7 @@ class RolloutLog:
                 "policy": models.policy,
             }
 
-    def write(self, update: int, topics: list[str], rollout: Rollout, metrics: dict) -> None:
+    def write(self, update: int, topics: list[Prompt], rollout: Rollout, metrics: dict) -> None:
         """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
         numbers: dict = summarise(rollout, topics, self.task, metrics)
         numbers["samples"] = (update + 1) * self.settings.batch_size
@@ -60,7 +61,7 @@ class RolloutLog:
 
 
 def summarise(
-    rollout: Rollout, topics: list[str], task: Task, metrics: dict[str, Tensor | float]
+    rollout: Rollout, topics: list[Prompt], task: Task, metrics: dict[str, Tensor | float]
 ) -> dict[str, float]:
     """The numbers of one update; all tensors come to the CPU in one copy."""
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, rollout.mask)
@@ -89,7 +90,7 @@ def summarise(
     return numbers | plain
 
 
-def sample_row(rollout: Rollout, topics: list[str], task: Task) -> dict:
+def sample_row(rollout: Rollout, topics: list[Prompt], task: Task) -> dict:
     """One text of the first training topic: how the writing changes as training goes on."""
     first = task.train_prompts[0]
     index = topics.index(first) if first in topics else 0
@@ -99,7 +100,7 @@ def sample_row(rollout: Rollout, topics: list[str], task: Task) -> dict:
     )
     return {
         "split": "train",
-        "topic": topics[index],
+        "topic": in_words(topics[index]),
         "text": rollout.texts[index],
         "reward": float(rollout.reward[index]),
         "judge": task.judge(topics[index], rollout.texts[index]),

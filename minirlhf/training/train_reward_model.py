@@ -10,7 +10,6 @@ for each step:
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 
@@ -21,6 +20,7 @@ from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.batches import Batch, Split
+from minirlhf.training.early_stopping import BestModel
 from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import (
     backward,
@@ -100,31 +100,6 @@ def train_reward_model(
     for member in members:
         objective.finish(member)
     return model
-
-
-class BestModel:
-    """Early stopping: the weights of the lowest held-out loss, and how long none were better."""
-
-    def __init__(self, model: AnyReward, patience: int):
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.patience, self.loss, self.worse = patience, math.inf, 0
-
-    @property
-    def out_of_patience(self) -> bool:
-        return self.worse >= self.patience
-
-    def offer(self, model: AnyReward, loss: float) -> None:
-        if loss < self.loss:  # false for NaN
-            self.loss, self.worse = loss, 0
-            load_weights(self.model, weights(model), "best")
-        else:
-            self.worse += 1
-
-    def state_dict(self) -> dict:
-        return {"loss": self.loss, "worse": self.worse}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.loss, self.worse = state["loss"], state["worse"]
 
 
 def augmented(

@@ -8,10 +8,11 @@ import statistics
 
 import pytest
 
+from minirlhf.feedback.conversation import Turn
 from minirlhf.tasks.assistant import good as wordings
 from minirlhf.tasks.assistant import poor
 from minirlhf.tasks.assistant.good import good
-from minirlhf.tasks.assistant.items import KINDS, Item, Turn
+from minirlhf.tasks.assistant.items import KINDS, Item
 from minirlhf.tasks.assistant.judge import explain, judge, refuses
 from minirlhf.tasks.assistant.lookup import topics, wanted
 from minirlhf.tasks.assistant.questions import ask

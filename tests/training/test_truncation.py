@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
 
+from minirlhf.feedback.conversation import (
+    ROLES,
+    Turn,
+    exchanges,
+    from_json,
+    in_words,
+    to_json,
+)
 from minirlhf.models.policy import Policy
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.tokenizer import END, SEPARATOR, Tokenizer, train_bpe
 from minirlhf.training import ratings
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.rollout import Models
@@ -102,3 +111,101 @@ def test_copies_are_encoded_once_and_no_more_than_is_kept(tokenizer, monkeypatch
     assert len(texts) == 1250 and texts.cut == 1250
     assert torch.equal(texts.rows[:5], texts.rows[5:10])
     assert sum(encoded) < 20_000  # of 25 million characters
+
+
+# Conversations ------------------------------------------------------------------------------------
+
+
+def talk(*texts: str) -> tuple[Turn, ...]:
+    return tuple(Turn(ROLES[place % 2], text) for place, text in enumerate(texts))
+
+
+def test_a_conversation_is_one_question_and_answer_after_the_other(tokenizer):
+    prompt = talk("Why rest?", "It helps.", "And tea?")
+    assert prompt_tokens(tokenizer, prompt, CONTEXT) == [
+        *tokenizer.encode("Why rest?"),
+        tokenizer.separator_id,
+        *tokenizer.encode(" It helps."),
+        tokenizer.end_id,
+        *tokenizer.encode("And tea?"),
+        tokenizer.separator_id,
+    ]
+    # One question alone is a topic.
+    alone = prompt_tokens(tokenizer, talk("tea"), CONTEXT)
+    assert alone == prompt_tokens(tokenizer, "tea", CONTEXT)
+
+
+@pytest.mark.parametrize("typed", [END, SEPARATOR, f"{END}I{SEPARATOR}", f" {END} "])
+@pytest.mark.parametrize("place", range(3))
+def test_who_types_a_special_token_gets_its_letters(tokenizer, typed, place):
+    texts = ["a", "b", "c"]
+    texts[place] = typed
+    tokens = prompt_tokens(tokenizer, talk(*texts), CONTEXT * 4)
+    specials = [token for token in tokens if token >= len(tokenizer.tokens)]
+    separator, end = tokenizer.separator_id, tokenizer.end_id
+    assert specials == [separator, end, separator]
+    assert typed in tokenizer.decode(tokens)
+    # The same as a topic, which is a conversation of one turn, and as a text.
+    assert prompt_tokens(tokenizer, typed, CONTEXT * 4)[:-1] == tokenizer.encode(typed)
+    assert text_tokens(tokenizer, typed, CONTEXT * 4)[:-1] == tokenizer.encode(" " + typed)
+
+
+@pytest.mark.parametrize("context", [2, 9, 30, 48, 60, 96, 200, 400])
+def test_a_long_history_is_cut_at_a_turn(tokenizer, context):
+    texts = [long_words(seed, 3 + 4 * (seed % 3)) for seed in range(9)]
+    tokens = prompt_tokens(tokenizer, talk(*texts), context)
+    assert len(tokens) <= 2 * prompt_limit(context)
+    question = prompt_tokens(tokenizer, texts[-1], context)
+    history = tokens[: len(tokens) - len(question)]
+    assert tokens[len(history) :] == question
+    # What is left of the history is what a shorter conversation has: no turn is cut in two.
+    turns = 2 * history.count(tokenizer.end_id)
+    pairs = zip(texts[8 - turns : 8 : 2], texts[9 - turns : 8 : 2], strict=True)
+    whole = [tokenizer.encode_prompt(asked) + tokenizer.encode_text(said) for asked, said in pairs]
+    assert history == sum(whole, [])
+    if turns < 8:  # one exchange more would not fit
+        more = tokenizer.encode_prompt(texts[6 - turns]) + tokenizer.encode_text(texts[7 - turns])
+        assert len(tokens) + len(more) > 2 * prompt_limit(context)
+
+
+def test_an_exchange_that_is_lost_takes_the_older_ones_along(tokenizer):
+    """Else an answer would seem to follow another question."""
+    prompt = talk("tea", "It is.", ENDING, "So.", "Why?")
+    assert prompt_tokens(tokenizer, prompt, CONTEXT) == tokenizer.encode_prompt("Why?")
+    found = CutTopics.of(tokenizer, [prompt, talk("tea"), "tea"], CONTEXT)
+    assert found.forgetful == [prompt] and not found.cut
+    assert "1 of 3 conversations are longer than 64 tokens" in found.warning()
+    assert found.same == [[talk("tea"), "tea"]]
+    assert CutTopics.of(tokenizer, [talk("a", "b", ENDING)], CONTEXT).cut
+
+
+@pytest.mark.parametrize(
+    "turns, words",
+    [
+        ((Turn("assistant", "Hello"),), "turn 1: expected role 'user', found 'assistant'"),
+        ((Turn("user", "a"), Turn("user", "b"), Turn("user", "c")), "turn 2: expected role"),
+        ((Turn("user", "a"), Turn("assistant", "b")), "expected the user's as the last"),
+        ((), "expected the user's as the last, found 0 turns"),
+    ],
+)
+def test_roles_must_take_turns(tokenizer, turns, words):
+    with pytest.raises(ValueError, match=words):
+        exchanges(turns)
+    with pytest.raises(ValueError, match=words):
+        prompt_tokens(tokenizer, turns, CONTEXT)
+
+
+def test_a_conversation_is_encoded_for_training_as_it_is_for_sampling(tokenizer):
+    prompt = talk("Why rest?", "It helps.", "And tea?")
+    texts = EncodedTexts(tokenizer, [(prompt, "Yes."), ("tea", "No.")], CONTEXT)
+    batch = texts.batch(torch.tensor([0, 1]), torch.device("cpu"))
+    learned = batch.rows[0, : batch.prompt_lengths[0]].tolist()
+    assert learned == prompt_tokens(tokenizer, prompt, CONTEXT)
+    # Only the last answer is a text to learn.
+    assert batch.tokens[0][batch.mask[0]].tolist() == tokenizer.encode_text("Yes.")
+
+
+def test_a_prompt_comes_back_from_its_form_in_a_file():
+    for prompt in ("tea", talk("a", "b", "c")):
+        assert from_json(json.loads(json.dumps(to_json(prompt)))) == prompt
+    assert in_words(talk("a", "b", "c")) == "a\nb\nc" and in_words("tea") == "tea"

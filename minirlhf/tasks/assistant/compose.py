@@ -10,16 +10,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from minirlhf.feedback.conversation import Conversation, Turn
 from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.assistant.items import (
     CONTENT,
     KINDS,
     SAFETY,
     TRANSLATION,
-    Conversation,
     Demonstration,
     Item,
-    Turn,
 )
 from minirlhf.tasks.assistant.lookup import topics
 from minirlhf.tasks.assistant.poor import off_topic, unsafe, vague, wrong_kind

@@ -1,8 +1,10 @@
-"""What the assistant is asked: conversations, and items, which know what a right answer is."""
+"""What the assistant is asked: items, which know what a right answer is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from minirlhf.feedback.conversation import Conversation
 
 # The 17 kinds of instruction. Those of DIALOGUE need the earlier turns.
 CONTENT = ("effect", "reason", "example", "two_effects", "topic", "opening", "shorter")
@@ -22,17 +24,6 @@ FIELDS = {
     "example": "examples",
     "instance": "examples",
 }
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a conversation; `role` is "user" or "assistant"."""
-
-    role: str
-    text: str
-
-
-Conversation = tuple[Turn, ...]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from minirlhf.tasks.assistant.items import Conversation, Item
+from minirlhf.feedback.conversation import Conversation
+from minirlhf.tasks.assistant.items import Item
 from minirlhf.tasks.assistant.vocabulary import Clause, Request, clauses, requests
 from minirlhf.tasks.openings.knowledge import Topic, knowledge
 

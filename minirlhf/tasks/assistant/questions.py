@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from functools import cache
 
+from minirlhf.feedback.conversation import Conversation, Turn
 from minirlhf.tasks.assistant.good import good
-from minirlhf.tasks.assistant.items import FIELDS, KINDS, Conversation, Item, Turn
+from minirlhf.tasks.assistant.items import FIELDS, KINDS, Item
 from minirlhf.tasks.assistant.lookup import already_said, topic_named, topics
 from minirlhf.tasks.assistant.vocabulary import clauses, names, requests
 from minirlhf.tasks.assistant.wording import LANGUAGES, QUESTIONS

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from minirlhf.config import Config, FinetuneConfig
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.system import distributed
 from minirlhf.training.algorithms.policy_gradient import PolicyGradient, grpo, reinforce, rloo
 from minirlhf.training.algorithms.ppo import PPO
@@ -32,7 +33,7 @@ SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can sha
 
 
 def make_algorithm(
-    models: Models, config: Config, corpus: Sequence[tuple[str, str]] = ()
+    models: Models, config: Config, corpus: Sequence[tuple[Prompt, str]] = ()
 ) -> Algorithm:
     """The algorithm of `config.finetune`, for these models.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import Config
+from minirlhf.feedback.conversation import Prompt
 from minirlhf.models.policy import Policy, gather_text, masked_log_probs
 from minirlhf.models.value_model import ValueModel
 from minirlhf.system.devices import autocast
@@ -32,7 +33,7 @@ class PPO:
 
     group_size = 1  # texts per prompt
 
-    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[str, str]] = ()):
+    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[Prompt, str]] = ()):
         self.policy, self.finetune, self.settings = (
             models.policy,
             config.finetune,

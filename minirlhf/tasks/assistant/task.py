@@ -1,0 +1,96 @@
+"""The task `assistant` as a run needs it: conversations as prompts, demonstrations, feedback.
+
+The judge knows which question each conversation of this task asks (an Item), so it can be asked
+about these conversations alone. No person scored the feedback: three SIMULATED raters (raters.py)
+see the judge's score through their own bias and noise.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+
+from minirlhf.feedback.conversation import Conversation
+from minirlhf.feedback.records import Triple
+from minirlhf.tasks.assistant import compose
+from minirlhf.tasks.assistant.items import Item
+from minirlhf.tasks.assistant.judge import judge
+from minirlhf.tasks.assistant.raters import rate
+from minirlhf.tasks.task import Task
+
+CORPUS_SIZE = 20_000  # answers
+HELDOUT_SIZE = 500
+DEMONSTRATIONS = 500
+TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
+ANSWERS_PER_PROMPT = 2  # in the first feedback
+FEEDBACK_PROMPTS = 2_000
+CONTEXT = 192  # tokens: a third each for the history, the question and the answer
+LOWEST, HIGHEST = 1.0, 5.0  # of the raters' scale
+# Apart from the seeds of the corpora that users train on; the prompts are the same in every run.
+HELDOUT_SEED_OFFSET = 1_000_003
+DATA_SEED = 2024
+
+
+def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
+    """The task; the seed composes the corpus, of `corpus_texts` answers, and nothing else."""
+    train = compose.prompts(TRAIN_PROMPTS, DATA_SEED, "train")
+    heldout = compose.prompts(HELDOUT_PROMPTS, DATA_SEED + 1, "heldout")
+    shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + 2)
+    # Many questions turn up in several places; the later ones are the same items.
+    items = {item.conversation: item for item in [*train, *heldout]}
+
+    def item_of(conversation: Conversation) -> Item:
+        if conversation not in items:
+            raise ValueError("conversation: expected one of the task's, found another")
+        return items[conversation]
+
+    texts = answers(corpus_texts, seed)
+    known = set(texts)
+    candidates = dict.fromkeys(answers(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
+    return Task(
+        name="assistant",
+        train_prompts=list(dict.fromkeys(item.conversation for item in train)),
+        heldout_prompts=list(dict.fromkeys(item.conversation for item in heldout)),
+        corpus=texts,
+        corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
+        demonstrations=[(one.item.conversation, one.answer) for one in shown],
+        feedback=first_feedback(train[:FEEDBACK_PROMPTS]),
+        handwritten=[],
+        judge=lambda conversation, answer: judge(item_of(conversation), answer),
+        judge_name="rules of tasks/assistant/judge.py (no person)",
+        raters=lambda conversation, answer, number: rate(item_of(conversation), answer, number),
+        rating_range=(LOWEST, HIGHEST),
+        context=CONTEXT,
+        notes=(
+            "the raters of this task are simulated: no person scored its feedback",
+            "the judge is what the simulated raters see through noise",
+        ),
+    )
+
+
+def answers(count: int, seed: int) -> list[tuple[Conversation, str]]:
+    """`count` answers to pretrain on, each with all turns before it.
+
+    Each answer of a conversation is a text of its own, after the same words as in a dialogue.
+    """
+    pairs: list[tuple[Conversation, str]] = []
+    for turns in compose.corpus(count, seed):  # each has at least one answer
+        for place in range(1, len(turns), 2):
+            pairs.append((turns[:place], turns[place].text))
+        if len(pairs) >= count:
+            break
+    return pairs[:count]
+
+
+def first_feedback(items: Sequence[Item]) -> list[Triple]:
+    """Answers as an untuned base gives them, with the scores of the simulated raters."""
+    rng = random.Random(DATA_SEED + 3)
+    triples = []
+    for item in items:
+        for answer in compose.mixed_answers(item, ANSWERS_PER_PROMPT, rng):
+            ratings = rate(item, answer, DATA_SEED)
+            score = (statistics.fmean(ratings) - LOWEST) / (HIGHEST - LOWEST)
+            triple = Triple(item.conversation, answer, score, ratings, provenance="simulated")
+            triples.append(triple)
+    return triples

@@ -1,0 +1,180 @@
+"""The task `assistant`: what a run gets, and a whole run of a few steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+
+import pytest
+from conftest import TINY
+
+from minirlhf.config import SIZES, ModelConfig, SFTConfig
+from minirlhf.feedback.conversation import exchanges, in_words
+from minirlhf.feedback.records import Triple, read_triples, write_triples
+from minirlhf.feedback.splits import split_triples, without
+from minirlhf.runs import pipeline, products, run_feedback, run_task
+from minirlhf.runs.base import SHIPPED
+from minirlhf.runs.folder import Run
+from minirlhf.runs.start import settle_start
+from minirlhf.tasks.assistant import compose
+from minirlhf.tasks.assistant import task as assistant
+from minirlhf.tasks.assistant.good import good
+from minirlhf.tasks.load import load_task
+from minirlhf.tasks.task import Task, rated
+from minirlhf.training.ranking import pairs_from_scores
+from minirlhf.training.ratings import RatingRounds, triple_of
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """The task with a part of its prompts: its own code on fewer of everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (
+            ("TRAIN_PROMPTS", 170),
+            ("HELDOUT_PROMPTS", 68),
+            ("DEMONSTRATIONS", 51),
+            ("FEEDBACK_PROMPTS", 60),
+            ("HELDOUT_SIZE", 40),
+        ):
+            patch.setattr(assistant, name, size)
+        return load_task("assistant", 0, 300)
+
+
+def test_prompts_are_conversations_that_wait_for_an_answer(task):
+    prompts = [*task.train_prompts, *task.heldout_prompts]
+    prompts += [prompt for prompt, _ in [*task.corpus, *task.corpus_heldout, *task.demonstrations]]
+    assert all(isinstance(prompt, tuple) for prompt in prompts)
+    lengths = {len(exchanges(prompt)) for prompt in prompts}  # raises if it does not wait
+    assert lengths >= {0, 1, 2}
+    assert not set(task.train_prompts) & set(task.heldout_prompts)
+    assert len(task.corpus) == 300 and not set(task.corpus) & set(task.corpus_heldout)
+
+
+def test_a_good_answer_pleases_judge_and_raters(task):
+    rng = random.Random(0)
+    items = compose.prompts(170, assistant.DATA_SEED, "train")
+    for item in items[:34]:
+        prompt, answer = item.conversation, good(item, rng)
+        assert prompt in task.train_prompts
+        assert task.judge(prompt, answer) > 0.8 and task.judge(prompt, "") == 0
+        triple = rated(task, prompt, answer, 0)
+        assert triple.score > rated(task, prompt, "?", 0).score
+        assert triple.provenance == "simulated" and len(triple.ratings) == 3
+    with pytest.raises(ValueError, match="expected one of the task's, found another"):
+        task.judge((), "")
+
+
+def test_one_question_is_one_item():
+    """The judge finds the item by its conversation: two items must not ask the same."""
+    items = [item for split in compose.SPLITS for item in compose.prompts(680, 1, split)]
+    by_words: dict = {}
+    for item in items:
+        same = by_words.setdefault(item.conversation, item)
+        assert (same.kind, same.about, same.said, same.source) == (
+            item.kind,
+            item.about,
+            item.said,
+            item.source,
+        )
+
+
+def test_scored_answers_survive_files(task, tmp_path):
+    """As the ratings of a run do: in JSONL files and in a checkpoint."""
+    path = tmp_path / "ratings.jsonl"
+    write_triples(path, task.feedback)
+    back = read_triples(path, conversations=True)
+    assert [(one.topic, one.text) for one in back] == [
+        (one.topic, one.text) for one in task.feedback
+    ]
+    # Files of one's own must have topics, so far: the error says so.
+    with pytest.raises(ValueError, match="topic: expected a text that is not empty, found a list"):
+        read_triples(path)
+    line = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+    line["topic"][0]["role"] = "assistant"
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r'line 1: topic\[0\].role: expected "user"'):
+        read_triples(path, conversations=True)
+    row = json.loads(json.dumps(checkpoint_row(task.feedback[0])))
+    assert triple_of(row) == task.feedback[0]
+
+
+def test_answers_to_one_conversation_are_compared_and_split_as_texts_on_a_topic(task):
+    as_topics = [
+        dataclasses.replace(triple, topic=in_words(triple.topic)) for triple in task.feedback
+    ]
+    for given, wanted in zip(
+        vars(pairs_from_scores(task.feedback, 0.25)).values(),
+        vars(pairs_from_scores(as_topics, 0.25)).values(),
+        strict=True,
+    ):
+        assert given.tolist() == wanted.tolist()
+    for by in ("text", "topic"):
+        train, heldout = split_triples(task.feedback, 0.2, 0, by)
+        assert len(train) + len(heldout) == len(task.feedback) and heldout
+        assert not {one.topic for one in train} & {one.topic for one in heldout} or by == "text"
+        assert without(task.feedback, heldout) == train
+    # Loose white space makes no other conversation.
+    first = task.feedback[0]
+    loose = tuple(dataclasses.replace(turn, text=f" {turn.text} ") for turn in first.topic)
+    assert without([dataclasses.replace(first, topic=loose)], [first]) == []
+
+
+def checkpoint_row(triple: Triple) -> dict:
+    rounds = RatingRounds.__new__(RatingRounds)
+    rounds.refits, rounds.collected = 0, [triple]
+    return rounds.state_dict()["collected"][0]
+
+
+def test_the_context_holds_a_conversation(task):
+    settled = settle_start(dataclasses.replace(TINY, model=ModelConfig()), task)
+    assert settled.model.context == 192
+    chosen = dataclasses.replace(TINY, model=ModelConfig(context=120))
+    assert settle_start(chosen, task).model.context == 120
+    # It has no shipped base yet, and a model of topics is too small for it.
+    small = settle_start(dataclasses.replace(SIZES["small"], task="assistant"), task)
+    assert small.model.context == 192
+    assert small.pretrain.start == "scratch" and small.pretrain.steps == 1500
+    based = dataclasses.replace(SIZES["small"].pretrain, base=SHIPPED)
+    with pytest.raises(ValueError, match="--base: expected .* context of at least 192 .* found 96"):
+        settle_start(dataclasses.replace(SIZES["small"], pretrain=based), task)
+
+
+def test_nobody_is_shown_a_conversation_to_rate_yet(task, tmp_path):
+    run = Run.create(tmp_path / "r", TINY)
+    with pytest.raises(ValueError, match="--person: .* found assistant, whose conversations"):
+        run_task.with_raters(run, task, "me")
+
+
+def test_a_run_of_a_few_steps(task, tmp_path, capsys):
+    """All five stages on conversations, with ratings on the way, to the report."""
+    config = dataclasses.replace(
+        TINY,
+        task="assistant",
+        model=ModelConfig(vocab_size=300, context=192, width=16, layers=1, heads=2),
+        pretrain=dataclasses.replace(TINY.pretrain, steps=2, batch_size=4, evaluate_every=2),
+        sft=SFTConfig(steps=2, batch_size=4, warmup=1, evaluate_every=1),
+        reward=dataclasses.replace(
+            TINY.reward, own_texts=6, steps=2, batch_size=8, evaluate_every=1, heldout_share=0.3
+        ),
+        finetune=dataclasses.replace(
+            TINY.finetune,
+            updates=2,
+            batch_size=4,
+            max_new_tokens=8,
+            ratings_per_round=4,
+            refit_steps=1,
+        ),
+        evaluate=dataclasses.replace(TINY.evaluate, samples=4),
+    )
+    run = Run.create(tmp_path / "r", config)
+    for stage in products.STAGES:
+        pipeline.STAGE_FUNCTIONS[stage](run, task)
+        assert run.is_done(stage)
+    summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["ratings"]["shipped"] == 120 and summary["ratings"]["raters"] == "simulated"
+    assert set(summary["seconds"]) == {*products.STAGES, "total"}
+    assert all(isinstance(row["topic"], str) for row in run.read("samples.jsonl"))
+    run_feedback.first_ratings(run, task)  # reads them again
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Supervised fine-tuning" in page and "simulated" in page.lower()
