@@ -54,7 +54,8 @@ def topic_match_loss(logits: Tensor, batch: Batch, own: bool) -> Tensor:
     """
     time = batch.tokens.shape[1]
     logits = gather_text(logits[:, :, None], batch.prompt_lengths, time).squeeze(-1).float()
-    return (F.softplus(-logits if own else logits) * batch.mask).sum() / batch.mask.sum()
+    losses = F.softplus(-logits if own else logits).masked_fill(~batch.mask, 0)  # (batch, time)
+    return losses.sum() / batch.mask.sum()
 
 
 def with_other_topics(corpus: Sequence[tuple[Prompt, str]], seed: int) -> list[tuple[Prompt, str]]:

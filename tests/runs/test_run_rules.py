@@ -80,7 +80,7 @@ def test_seconds_are_operations_over_the_speed_that_each_kind_reaches(monkeypatc
     """On a GPU the time for launching comes on top."""
     monkeypatch.setattr(estimate, "product_rate", lambda _: 1e6)
     work = estimate.Work(training=2e6, sampling=8e5, steps=100, columns=1000)
-    monkeypatch.setattr(estimate, "work", lambda config, raters: {"fit": work})
+    monkeypatch.setattr(estimate, "work", lambda config, raters, demonstrations: {"fit": work})
     found = estimate.seconds(SMALL, SimpleNamespace(type=device), raters=True)["fit"]
     launches = 0 if device == "cpu" else 100 * 0.012 + 1000 * 0.0005
     assert found == pytest.approx(2 / 0.5 + 0.8 / 0.16 + launches)
@@ -201,9 +201,9 @@ def test_that_nothing_could_be_rated_is_kept_too(tmp_path, monkeypatch):
 
 
 def test_the_stages_and_their_files(tmp_path):
-    assert products.STAGES == ("pretrain", "reward", "finetune", "evaluate")
+    assert products.STAGES == ("pretrain", "sft", "reward", "finetune", "evaluate")
     assert products.stages_from("reward") == ("reward", "finetune", "evaluate")
-    assert products.stages_before("reward") == ("pretrain",)
+    assert products.stages_before("reward") == ("pretrain", "sft")
     assert products.stages_before("pretrain") == ()
     assert products.made_by(("pretrain", "finetune")) == [
         "tokenizer.json",
@@ -214,7 +214,7 @@ def test_the_stages_and_their_files(tmp_path):
     ]
     assert [
         products.command_of(stages)
-        for stages in (products.STAGES, products.STAGES[2:], products.STAGES[1:2])
+        for stages in (products.STAGES, products.STAGES[3:], products.STAGES[2:3])
     ] == ["demo", "iterate", "reward"]
     # What people answered is no product; config.json, by which a run is known, goes last.
     assert not set(products.ANSWERS) & set(products.PRODUCTS)
@@ -241,8 +241,9 @@ def test_stages_that_are_done_again_begin_with_what_stays(tmp_path):
     (tmp_path / redo.REDO / "reward.safetensors").write_text("half")
     redo.begin(tmp_path, SMALL, ("reward", "finetune"), None)
     work = tmp_path / redo.REDO
+    kept = products.made_by(("pretrain", "sft"))
     assert sorted(file.name for file in work.iterdir()) == sorted(
-        [*products.MADE_BY["pretrain"], "progress.json", "stages.json", "config.json"]
+        [*kept, "progress.json", "stages.json", "config.json"]
     )
     assert redo.pending_stages(tmp_path) == ("reward", "finetune")
     # Weights are linked, all else is copied.

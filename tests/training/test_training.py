@@ -23,7 +23,12 @@ from minirlhf.system.files import load_tensors
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training import pretrain as pretrain_module
 from minirlhf.training.algorithms import policy_gradient as gradient_module
-from minirlhf.training.algorithms.advantages import advantages, column_mean, token_credit
+from minirlhf.training.algorithms.advantages import (
+    advantages,
+    column_mean,
+    minus_column_mean,
+    token_credit,
+)
 from minirlhf.training.algorithms.policy_gradient import policy_gradient_loss
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
@@ -191,6 +196,18 @@ def test_column_mean_counts_only_texts_that_have_the_token():
     torch.testing.assert_close(mean, torch.tensor([[2.0, 2.0, 7.0]]))
     broken = torch.tensor([[1.0, 2.0, 7.0], [3.0, math.nan, math.inf]])  # behind the mask
     assert torch.equal(column_mean(broken, toy_rollout().mask), mean)
+
+
+def test_weights_that_are_equal_but_for_rounding_push_nothing():
+    """The mean of seven .1 is not .1; TRPO would make a whole step of what is left."""
+    mask = torch.ones(7, 5, dtype=torch.bool)
+    mask[3:, 4] = False
+    for constant in (0.1, 0.7, 123.456, -1 / 3):
+        weights = torch.full((7, 5), constant)
+        weights[~mask] = float("nan")
+        assert (minus_column_mean(weights, mask) == 0).all()
+    weights = torch.rand(7, 5)
+    assert torch.equal(minus_column_mean(weights, mask), weights - column_mean(weights, mask))
 
 
 def test_reinforce_gradient_by_hand(policy):

@@ -43,6 +43,16 @@ def column_mean(weights: Tensor, mask: Tensor) -> Tensor:
     return real.sum(0, keepdim=True) / mask.sum(0, keepdim=True).clamp(min=1)
 
 
+def minus_column_mean(weights: Tensor, mask: Tensor) -> Tensor:
+    """The weights (batch, time) minus the mean of their column; all 0 if only rounding is left.
+
+    TRPO's step has the same length however small the gradient is: it must not follow rounding.
+    """
+    centred = weights - column_mean(weights, mask)
+    is_rounding = centred.abs() <= 4 * torch.finfo(weights.dtype).eps * weights.abs()
+    return centred.masked_fill((is_rounding | ~mask).all(), 0)
+
+
 def scores_before(rollout: Rollout) -> Tensor:
     """r_0 .. r_(T-1) (batch, time): what the text was worth before each token, as a baseline.
 
@@ -70,14 +80,14 @@ def advantages(rollout: Rollout, settings: CreditConfig, kl_weight: float) -> Te
         weights = equations.generalized_advantage(
             rewards, scores_before(rollout), mask, 1.0, settings.gae_lambda
         )
-        return weights - column_mean(weights, mask)
+        return minus_column_mean(weights, mask)
     weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
     if baseline == "none":
         return weights
     # The prefix difference has subtracted r_(t-1) already.
     if baseline == "prefix-score" and credit != "prefix-difference":
         weights = weights - scores_before(rollout)
-    return weights - column_mean(weights, mask)
+    return minus_column_mean(weights, mask)
 
 
 def group_advantages(
