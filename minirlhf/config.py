@@ -308,7 +308,7 @@ class FinetuneConfig(Settings):
     @property
     def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig:
         """The settings of the chosen algorithm alone."""
-        return getattr(self, self.algorithm, self.group)
+        return getattr(self, "group" if self.algorithm in ("rloo", "grpo") else self.algorithm)
 
     @property
     def step_size(self) -> str:
