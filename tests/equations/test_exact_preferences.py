@@ -230,3 +230,11 @@ def test_dpo_needs_a_kl_weight(kl_weight: float):
     log_probs = normal(3)
     with pytest.raises(ValueError, match="kl_weight: expected a number above 0"):
         equations.dpo_loss(log_probs, log_probs, log_probs, log_probs, kl_weight)
+
+
+def test_dpo_names_the_argument_of_the_wrong_shape():
+    log_probs = normal(3)
+    with pytest.raises(ValueError, match="worse: expected a tensor"):
+        equations.dpo_loss(log_probs, None, log_probs, log_probs, BETA)
+    with pytest.raises(ValueError, match="reference_worse: expected shape"):
+        equations.dpo_loss(log_probs, log_probs, log_probs, log_probs[:2], BETA)

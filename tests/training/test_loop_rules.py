@@ -206,6 +206,19 @@ def test_what_ppo_stops_on_by_hand():
     assert float(found["ratio_max"]) == pytest.approx(math.exp(0.3))
 
 
+def test_the_clipped_share_of_ppo_by_hand():
+    """Ratios 1.3, 0.85 and 1.1, 0.7 of real tokens; what stands at padding does not count."""
+    rollout = dataclasses.replace(
+        toy_rollout(), mask=torch.tensor([[True, True, True], [True, False, False]])
+    )
+    ratios = torch.tensor([[1.3, 0.85, 1.1], [0.7, 9.0, 9.0]])
+    found = step_metrics(rollout.log_probs + ratios.log(), rollout, 0.2)
+    assert found["clip_fraction"].item() == pytest.approx(2 / 4)
+    # 1 / 0.82 is beyond 1.2, 0.82 is not: the ratio is new over old.
+    found = step_metrics(rollout.log_probs + math.log(0.82), rollout, 0.2)
+    assert found["clip_fraction"].item() == 0
+
+
 def test_each_epoch_of_ppo_has_every_text_once_in_another_order(models):
     settings = FinetuneConfig(algorithm="ppo", ppo=PPOConfig(epochs=2, minibatch_size=4))
     ppo = make_algorithm(models, Config(seed=6, finetune=settings))
