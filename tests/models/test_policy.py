@@ -546,6 +546,41 @@ def test_each_row_draws_its_own_number():
     assert abs(share - p) <= 5 * math.sqrt(p * (1 - p) / pairs)
 
 
+def test_draw_at_the_edges_of_the_unit_interval():
+    """Never a token of probability 0: not the first at 0, not the last just below 1."""
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    for uniform, wanted in ((0.0, 1), (0.5, 2)):  # at .5 the mass of token 1 is used up
+        token, _ = next_token(logits, SamplingOptions(), torch.tensor([uniform]))
+        assert token.item() == wanted
+    almost_one = torch.nextafter(torch.ones(1), torch.zeros(1))
+    for size in range(1000, 30_000, 1000):  # the mass of many tokens adds up to nearly 1
+        logits = torch.zeros(1, size)
+        logits[0, -1] = -torch.inf
+        token, log_prob = next_token(logits, SamplingOptions(), almost_one)
+        assert token.item() < size - 1 and log_prob.isfinite()
+
+
+def test_each_token_is_drawn_by_the_number_of_its_row_and_step():
+    policy, steps = policy_of(), 6
+    uniform = torch.rand(len(PROMPTS), steps, generator=seeded(4))
+    samples = sample(policy, PROMPTS, steps, END, SamplingOptions(), uniform)
+    for row, (prompt, ids) in enumerate(zip(PROMPTS, samples.ids(), strict=True)):
+        for step, drawn in enumerate(ids):
+            with torch.no_grad():
+                logits = policy(torch.tensor([prompt + ids[:step]]))[:, -1]
+            wanted, _ = next_token(logits, SamplingOptions(), uniform[row : row + 1, step])
+            assert wanted.item() == drawn
+
+
+def test_a_token_at_the_very_edge_of_top_p_is_cut():
+    """Halves and quarters are exact: with top_p .5 only the first token is left."""
+    logits = torch.tensor([[2.0, 1.0, 1.0]]).log()
+    assert logits.softmax(-1)[0, 0] == 0.5
+    for uniform in (0.0, 0.6, 0.99):
+        token, _ = next_token(logits, SamplingOptions(top_p=0.5), torch.tensor([uniform]))
+        assert token.item() == 0
+
+
 def test_draw_takes_each_row_by_its_own_logits():
     logits = torch.full((5, 5), -40.0).fill_diagonal_(40.0)
     for options in [(1.0, None, None), (1.0, 2, 0.5), (0.0, None, None)]:

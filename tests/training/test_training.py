@@ -214,7 +214,12 @@ def test_reinforce_gradient_by_hand(policy):
     """Loss gradient = - mean over texts of sum_t (credit - kl_weight * KL to go - column mean) grad
     log p.
     """
-    rollout = toy_rollout()
+    # Two prompts and first tokens: those of equal rows would cancel.
+    rollout = dataclasses.replace(
+        toy_rollout(),
+        rows=torch.tensor([[5, 6, 1, 2, 3], [7, 8, 4, 0, 0]]),
+        tokens=torch.tensor([[1, 2, 3], [4, 0, 0]]),
+    )
     config, kl_weight = ReinforceConfig(credit="per-token", baseline="batch-mean"), 0.1
     weights = advantages(rollout, config, kl_weight)
     loss, metrics = policy_gradient_loss(policy, rollout, weights)
@@ -227,6 +232,7 @@ def test_reinforce_gradient_by_hand(policy):
     expected = torch.autograd.grad(
         -(weights * log_probs)[rollout.mask].sum() / 2, policy.head.weight
     )[0]
+    assert expected.abs().max() > 1e-3
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
     surprise = -log_probs[
         rollout.mask
@@ -242,6 +248,13 @@ def test_prefix_score_baseline_by_hand():
     expected = torch.tensor([[0.85 - 0.425, 0.0, 0.0], [0.0 - 0.425, 0.0, 0.0]])
     found = advantages(toy_rollout(), config, 0.1)
     torch.testing.assert_close(found * toy_rollout().mask, expected)
+
+
+def test_the_score_before_is_subtracted_from_a_token_s_own_score():
+    """r_t - r_(t-1) is [.1, .3, .4] and [.1]; each column minus its mean is 0."""
+    config = ReinforceConfig(credit="per-token", baseline="prefix-score")
+    found = advantages(toy_rollout(), config, 0.0)
+    torch.testing.assert_close(found * toy_rollout().mask, torch.zeros(2, 3))
 
 
 def test_prefix_difference_is_a_difference_already():
