@@ -251,6 +251,36 @@ def test_stages_that_are_done_again_begin_with_what_stays(tmp_path):
     assert same == {"tokenizer.json": False, "pretrained.safetensors": True}
 
 
+def test_a_swap_moves_the_new_rows_and_facts_too(tmp_path):
+    for name in products.PRODUCTS:
+        (tmp_path / name).write_text("{}\n")
+    redo.begin(tmp_path, SMALL, ("reward",), None)
+    work = tmp_path / redo.REDO
+    for name in products.SHARED:
+        (work / name).write_text('{"new": 1}\n')
+    redo.swap(tmp_path)
+    assert all((tmp_path / name).read_text() == '{"new": 1}\n' for name in products.SHARED)
+
+
+def test_half_a_discarded_redo_never_counts(tmp_path, monkeypatch):
+    """config.json goes first: a crash right after it leaves nothing that --resume would take."""
+    for name in products.PRODUCTS:
+        (tmp_path / name).write_text("{}\n")
+    redo.begin(tmp_path, SMALL, ("reward",), None)
+    unlink, deleted = Path.unlink, []
+
+    def crash_at_the_second(path, missing_ok=False):
+        if deleted:
+            raise OSError("crash")
+        deleted.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", crash_at_the_second)
+    with pytest.raises(OSError, match="crash"):
+        redo.discard(tmp_path)
+    assert not redo.is_pending(tmp_path)
+
+
 def test_settings_differ_by_their_dotted_names():
     other = dataclasses.replace(
         SMALL,
