@@ -15,15 +15,13 @@ at all: every fault is listed with its line and field.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 
 from minirlhf.feedback.checks import demonstration_faults
 from minirlhf.feedback.conversation import Prompt, from_json, in_words
 from minirlhf.feedback.duplicates import normal
-from minirlhf.feedback.records import FeedbackError, listed, raise_if_any
-from minirlhf.feedback.splits import check_share
-from minirlhf.system.files import json_lines
+from minirlhf.feedback.records import FeedbackError, lines_of, listed, raise_if_any
+from minirlhf.feedback.splits import check_share, draw_heldout
 
 Demonstrations = Sequence[tuple[Prompt, str]]  # (prompt, answer)
 
@@ -35,12 +33,7 @@ def read_demonstrations(path: str | os.PathLike[str]) -> list[tuple[Prompt, str]
     and found; also for a file that is empty or cannot be read, or holds too few different prompts
     to hold one out.
     """
-    try:
-        lines = list(json_lines(path))
-    except OSError as error:
-        raise FeedbackError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not lines:
-        raise FeedbackError(f"{path}: expected one JSON object per line, found an empty file")
+    lines = lines_of(path)
     faults: list[tuple[int, str]] = []
     for line in lines:
         found = [line.fault] if line.fault else demonstration_faults(line.record)
@@ -68,9 +61,7 @@ def split_demonstrations(
         raise ValueError(
             f"demonstrations: expected at least 2 different prompts, found {len(groups)}"
         )
-    random.Random(seed).shuffle(groups)
-    count = min(max(round(heldout_share * len(groups)), 1), len(groups) - 1)
-    heldout_keys = set(groups[:count])
+    heldout_keys = draw_heldout(groups, heldout_share, seed)
     train: list[tuple[Prompt, str]] = []
     heldout: list[tuple[Prompt, str]] = []
     for key, pair in zip(keys, demonstrations, strict=True):

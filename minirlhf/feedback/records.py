@@ -124,12 +124,7 @@ def _read(
 ) -> Feedback:
     """All records of a file or, as a FeedbackError, every fault. `kind`: what they must be."""
     low, high = _checked_range(score_range)
-    try:
-        lines = list(json_lines(path))
-    except OSError as error:
-        raise FeedbackError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not lines:
-        raise FeedbackError(f"{path}: expected one JSON object per line, found an empty file")
+    lines = lines_of(path)
     kinds = {line.number: kind_of(line.record) for line in lines if not line.fault}
     counts = Counter(found for found in kinds.values() if found)
     most = counts.most_common(1)[0][0] if counts else SCORES
@@ -144,6 +139,17 @@ def _read(
             by_line += [(line.number, fault) for fault in found]
     raise_if_any(faults + listed(by_line), path)
     return _converted(lines, wanted, low, high)
+
+
+def lines_of(path: str | os.PathLike[str]) -> list[JsonLine]:
+    """All lines of a user's file. Raises FeedbackError if it is empty or cannot be read."""
+    try:
+        lines = list(json_lines(path))
+    except OSError as error:
+        raise FeedbackError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not lines:
+        raise FeedbackError(f"{path}: expected one JSON object per line, found an empty file")
+    return lines
 
 
 def _wrong_kind(kinds: dict[int, str | None], counts: Counter, wanted: str) -> list[str]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key, representatives
 from minirlhf.feedback.records import Comparison, Triple
 
 Text = tuple[Prompt, ...]  # (topic, text)
+Group = TypeVar("Group")
 
 
 def split_triples(
@@ -45,13 +47,19 @@ def split_triples(
         raise ValueError(
             f"triples: expected at least 2 different {by}s to split, found {len(groups)}"
         )
-    random.Random(seed).shuffle(groups)
-    heldout_count = min(max(round(heldout_share * len(groups)), 1), len(groups) - 1)
-    heldout_keys = set(groups[:heldout_count])
+    heldout_keys = draw_heldout(groups, heldout_share, seed)
     is_heldout = [group_of[key] in heldout_keys for key in keys]
     train = [triple for triple, held in zip(triples, is_heldout, strict=True) if not held]
     heldout = [triple for triple, held in zip(triples, is_heldout, strict=True) if held]
     return train, heldout
+
+
+def draw_heldout(groups: Sequence[Group], heldout_share: float, seed: int) -> set[Group]:
+    """A share of the groups (at least two) at random, rounded; at least one on each side."""
+    drawn = list(groups)
+    random.Random(seed).shuffle(drawn)
+    count = min(max(round(heldout_share * len(drawn)), 1), len(drawn) - 1)
+    return set(drawn[:count])
 
 
 def split_comparisons(

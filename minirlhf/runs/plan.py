@@ -225,7 +225,7 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     if len(todo) > 1:
         raters, demonstrated = task.raters is not None, bool(task.demonstrations)
         expected = estimate.seconds(run.config, run.device, raters, demonstrated)
-        print("\n".join(estimate.plan_lines(run.config, task.raters is not None, expected, todo)))
+        print("\n".join(estimate.plan_lines(run.config, raters, expected, todo)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:

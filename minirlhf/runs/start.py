@@ -80,9 +80,14 @@ def nats_per_byte(base: Base, task: Task) -> float:
     pairs: list[tuple[Prompt, str]] = [
         (triple.topic, triple.text) for triple in task.feedback[:SAMPLED]
     ]
-    texts = EncodedTexts(base.tokenizer(), pairs, base.model.context)
+    tokenizer = base.tokenizer()
+    spelled = tokenizer.tokens
+    texts = EncodedTexts(tokenizer, pairs, base.model.context)
     tokens = int((texts.lengths - texts.prompt_lengths).sum())
     with torch.random.fork_rng(devices=[]):  # making the model draws its first weights
         policy = base.policy().eval()
     nats = heldout_loss(policy, texts) * tokens
-    return nats / sum(len(f" {text}".encode(errors="replace")) for _, text in pairs)
+    kept = zip(texts.rows.tolist(), texts.prompt_lengths, texts.lengths, strict=True)
+    # Of the tokens that were read: a long text is cut. The end has no bytes.
+    ids = (token for row, start, stop in kept for token in row[start:stop] if token < len(spelled))
+    return nats / sum(len(spelled[token]) for token in ids)

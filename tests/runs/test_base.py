@@ -155,9 +155,10 @@ def test_own_texts_start_from_the_base_only_if_it_knows_their_language(small_tas
     assert nats_per_byte(read_base(), known) < 0.3
 
     german = [
-        dataclasses.replace(triple, text="Wer regelmäßig läuft, schläft nachts besser.")
-        for triple in known.feedback[:20]
+        dataclasses.replace(triple, text="Wer regelmäßig läuft, schläft nachts besser. " * times)
+        for triple, times in zip(known.feedback[:20], [1, 200] * 10, strict=True)
     ]
+    assert nats_per_byte(read_base(), dataclasses.replace(known, feedback=german[1:2])) > 3  # cut
     started = settle_start(config, dataclasses.replace(known, feedback=german)).pretrain
     assert (started.start, started.steps) == ("scratch", PretrainConfig().steps)
     assert "does not know the language of these texts" in capsys.readouterr().out
