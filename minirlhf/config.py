@@ -325,7 +325,9 @@ class FinetuneConfig(Settings):
             self.require(divides, "group.size", whole)
         if self.algorithm == "trpo":
             unmixed = self.pretraining_weight == 0
-            self.require(unmixed, "pretraining_weight", "0 with trpo, whose step is no sum of losses")
+            self.require(
+                unmixed, "pretraining_weight", "0 with trpo, whose steps have no such loss"
+            )
         if self.kl_target is not None:
             adaptable = self.kl_weight > 0
             self.require(

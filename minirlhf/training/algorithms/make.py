@@ -32,9 +32,7 @@ ALGORITHMS: dict[str, Callable[[Models, Config, Corpus | None], Algorithm]] = {
 SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can share
 
 
-def make_algorithm(
-    models: Models, config: Config, corpus: Corpus | None = None
-) -> Algorithm:
+def make_algorithm(models: Models, config: Config, corpus: Corpus | None = None) -> Algorithm:
     """The algorithm of `config.finetune`, for these models.
 
     `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for an update
