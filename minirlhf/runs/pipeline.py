@@ -30,12 +30,7 @@ from minirlhf.runs.run_models import (
     start_of,
     tokenizer_of,
 )
-from minirlhf.runs.run_reward import (
-    quality_by_rankings,
-    quality_by_scores,
-    ranked_texts,
-    scored_texts,
-)
+from minirlhf.runs.run_reward import quality_of, texts_of
 from minirlhf.runs.run_task import corpus_of
 from minirlhf.runs.summary import judge_samples, summary_of
 from minirlhf.system.files import atomic_write
@@ -112,15 +107,13 @@ def reward_stage(run: Run, task: Task) -> None:
     """Train the reward model on scores or, where answers are ranked, on rankings; measure it."""
     started = time.perf_counter()
     tokenizer, seed = tokenizer_of(run, task), run.config.seed
-    is_ranked = task.ranker is not None
-    texts = (ranked_texts if is_ranked else scored_texts)(run, task, tokenizer)
+    texts = texts_of(run, task, tokenizer)
     # Seeded only here, so that the initial weights do not depend on whether the policy's samples
     # had already been rated or were rated just now.
     torch.manual_seed(seed)
     model = new_reward_model(run, tokenizer, task)
     log, checkpoints = run.log("reward"), run.checkpoints("reward")
     model = train_reward_model(model, texts, run.config.reward, seed, log, checkpoints)
-    quality_of = quality_by_rankings if is_ranked else quality_by_scores
     run.finish_stage(
         "reward",
         _seconds(run, "reward", started),

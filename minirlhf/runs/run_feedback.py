@@ -72,7 +72,7 @@ def first_ratings(run: Run, task: Task) -> list[Triple]:
     samples are not rated, so there may be fewer than `reward.own_texts`.
     """
     path, count = run.path / FIRST_RATINGS, run.config.reward.own_texts
-    if task.raters is None or task.ranker is not None or count == 0:
+    if task.ranker is not None or task.raters is None or count == 0:
         return []
     if not path.exists():
         texts = first_samples(run, task, count)

@@ -14,7 +14,23 @@ from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import Split
 from minirlhf.training.ranked_answers import RankedTexts
 from minirlhf.training.ranking import warning_of_cut_pairs
-from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, predict
+from minirlhf.training.train_reward_model import AnyReward, AnyTexts, ScoredTexts, predict
+
+
+def texts_of(run: Run, task: Task, tokenizer: Tokenizer) -> AnyTexts:
+    """What the reward model learns from: rankings where answers are ranked, else scores."""
+    if task.ranker is not None:
+        return ranked_texts(run, task, tokenizer)
+    return scored_texts(run, task, tokenizer)
+
+
+def quality_of(
+    model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer, texts: AnyTexts
+) -> dict:
+    """The facts of summary.json about the reward model, from what it never saw."""
+    if isinstance(texts.train, RankedTexts):
+        return quality_by_rankings(model, run, task, tokenizer, texts)
+    return quality_by_scores(model, run, task, tokenizer, texts)
 
 
 def scored_texts(run: Run, task: Task, tokenizer: Tokenizer) -> Split[ScoredTexts]:

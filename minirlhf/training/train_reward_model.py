@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import cast
 
 from minirlhf.config import RewardConfig
 from minirlhf.models.encoder import EncoderReward
@@ -107,8 +106,8 @@ def train_reward_model(
 def objective_of(texts: AnyTexts, settings: RewardConfig) -> Regression | Ranking | RankedAnswers:
     """What is learned: rankings where answers are ranked, else what the settings say of scores."""
     if isinstance(texts.train, RankedTexts):
-        return RankedAnswers(cast("Split[RankedTexts]", texts), settings)
-    return OBJECTIVES[settings.loss](cast("Split[ScoredTexts]", texts), settings)
+        return RankedAnswers(texts, settings)
+    return OBJECTIVES[settings.loss](texts, settings)
 
 
 def augmented(
