@@ -165,6 +165,21 @@ def pretrain_figure(pretrain: list[dict]) -> Figure:
     return figure
 
 
+def comparisons_figure(finetune: list[dict]) -> Figure:
+    """DPO on its comparisons, against steps: the loss, and the share in the right order."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, finetune, "loss_nats_per_comparison", "heldout_loss_nats_per_comparison")
+    left.axhline(np.log(2), color=MUTED, linestyle="--", linewidth=1)
+    left.set(xlabel="step", ylabel="loss (nats per comparison)")
+    left.set_title("DPO: loss (dashed: knows nothing)")
+    _draw_losses(right, finetune, "pair_accuracy", "heldout_pair_accuracy")
+    right.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
+    right.set(xlabel="step", ylabel="share of comparisons", ylim=(0, 1))
+    right.set_title("DPO: the better answer has gained more")
+    return figure
+
+
 def _draw_losses(axis: Axes, records: list[dict], train_key: str, heldout_key: str) -> None:
     steps, losses = _series(records, "step", train_key)
     axis.plot(steps, losses, "-", color=MUTED, label="training batch", linewidth=1)

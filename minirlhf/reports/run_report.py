@@ -169,8 +169,9 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             f"{html.interval(part['reward_before'])} before and "
             f"{html.interval(part['reward_after'])} after."
         )
-    if not sentences and finetune:
-        first, last = _judged(finetune[0]), _judged(finetune[-1])
+    judged = [row for row in finetune if row.get("judge") is not None]  # of DPO, few are
+    if not sentences and judged:
+        first, last = _judged(judged[0]), _judged(judged[-1])
         sentences.append(
             f"Not evaluated yet. On the samples of fine-tuning the judge says {first} and {last}."
         )
@@ -220,6 +221,9 @@ def _finetuning(finetune: list[dict], metrics: list[dict]) -> str:
         "Reward, judge, KL, length, distinct share and entropy against minutes of fine-tuning"
     )
     picture = figures.svg(figures.finetune_figure(finetune), description)
+    if any("loss_nats_per_comparison" in row for row in finetune):
+        figure = figures.comparisons_figure(finetune)
+        picture += figures.svg(figure, "Loss and accuracy on comparisons against steps")
     return picture + html.rounds_table(rounds_of(metrics))
 
 
