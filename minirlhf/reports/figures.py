@@ -101,8 +101,9 @@ def _write_at(axis: Axes, words: str, point: tuple[float, float], offset: int) -
 
 def draw_scores(axis: Axes, finetune: list[dict]) -> None:
     """Reward and judge, both 0 to 1, against minutes; the upper axis counts updates."""
+    role = "takes no part" if has_comparisons(finetune) else "optimised"
     for key, label, colour in (
-        ("reward", "reward model (optimised)", REWARD),
+        ("reward", f"reward model ({role})", REWARD),
         ("judge", "judge (never optimised)", JUDGE),
     ):
         seconds, values = _series(finetune, "seconds", key)
@@ -163,6 +164,11 @@ def pretrain_figure(pretrain: list[dict]) -> Figure:
     _draw_losses(axis, pretrain, "loss_nats_per_token", "heldout_loss_nats_per_token")
     axis.set(xlabel="step", ylabel="loss (nats per token)")
     return figure
+
+
+def has_comparisons(finetune: list[dict]) -> bool:
+    """Whether fine-tuning learned from comparisons (DPO) instead of the reward model."""
+    return any("loss_nats_per_comparison" in row for row in finetune)
 
 
 def comparisons_figure(finetune: list[dict]) -> Figure:

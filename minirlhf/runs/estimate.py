@@ -93,10 +93,7 @@ def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str
     if raters:
         fit += sampling(config, reward.own_texts, 128)
 
-    if tune.algorithm == "dpo":
-        loop = from_comparisons(config)
-    else:
-        loop = from_rollouts(config, rounds)
+    loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
 
     texts = 4 * config.evaluate.samples
     judged = training(config, 128, texts // 128, head=True, passes=2)

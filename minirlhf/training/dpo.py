@@ -54,7 +54,7 @@ def train_on_comparisons(
     can be compared, or with more than one process.
     """
     check_processes(config.finetune)
-    settings, policy, seed = config.finetune.dpo, models.policy, config.seed
+    settings, policy = config.finetune.dpo, models.policy
     log, checkpoints = log or TrainLog("finetune"), checkpoints or NoCheckpoints()
     optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
     train, heldout = comparisons_to_use(texts, config)
@@ -65,9 +65,7 @@ def train_on_comparisons(
 
     for step in log.steps(start, settings.steps):
         pairs = comparisons_of_step(train, settings.batch_size, step)
-        loss, margins = preference_loss(
-            policy, texts.train, pairs, train_reference, settings.beta
-        )
+        loss, margins = preference_loss(policy, texts.train, pairs, train_reference, settings.beta)
         rate = finetuning_rate(settings.learning_rate, step, settings.steps)
         set_learning_rate(optimizer, rate)
         norm = gradient_step(loss, optimizer, [policy], config.finetune.gradient_clip)
@@ -91,7 +89,7 @@ def train_on_comparisons(
 def preference_loss(
     policy: Policy, texts: EncodedTexts, pairs: Pairs, reference: Tensor, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """E12, nats per comparison, and by how much the better answer's implicit reward is higher, (n,).
+    """E12, nats per comparison; and each better answer's lead in implicit reward, (n,).
 
     reference: (n_texts,), log-probabilities of the texts under the reference, nats.
     """
@@ -126,8 +124,10 @@ def text_log_probs(policy: Policy, texts: EncodedTexts, pairs: Pairs) -> Tensor:
 
     Rounded as in the pass that learns, so that before the first step no answer has become likelier.
     """
-    used = torch.cat([pairs.better, pairs.worse]).unique()
     result = torch.zeros(len(texts), device=policy.device)
+    used = torch.cat([pairs.better, pairs.worse]).unique()
+    if not len(used):
+        return result
     for index in used[texts.lengths[used].argsort(stable=True)].split(SCORED_AT_ONCE):
         batch = texts.batch(index, policy.device)
         with autocast(policy.device):

@@ -197,6 +197,53 @@ def test_dpo_is_least_at_the_policy_that_balances_reward_and_kl():
     assert expected_loss(optimum + 0.1 * random_table(world, seed=5)) > entropy + 1e-5
 
 
+def test_dpo_learns_the_policy_that_balances_reward_and_kl():
+    """From the reference, by gradient alone, to p_ref exp(r / beta) / Z; and only for that beta."""
+    world = build_world(vocab=3, max_length=2, prompt_probs=(0.4, 0.6))
+    reference = random_table(world, seed=3)
+    reward = final_reward(world, random_table(world, seed=4))  # (rows,)
+    same = world.prompts[:, None] == world.prompts[None, :]
+    first, second = (same & ~torch.eye(len(reward), dtype=torch.bool)).nonzero(as_tuple=True)
+    wins = (reward[first] - reward[second]).sigmoid()  # Bradley-Terry, exact
+    reference_log_probs = row_log_probs(world, reference)
+    logits = reference.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [logits],
+        max_iter=80,
+        tolerance_grad=1e-12,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+    sides = torch.stack([first, second])
+
+    def loss_of_one(log_probs: Tensor, at_reference: Tensor) -> Tensor:
+        return equations.dpo_loss(*log_probs[:, None], *at_reference[:, None], BETA)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        log_probs = row_log_probs(world, logits)
+        losses = torch.vmap(loss_of_one, in_dims=1)(log_probs[sides], reference_log_probs[sides])
+        loss = (wins * losses).sum() / len(first)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    learned = text_probs(world, logits.detach())
+    best = text_probs(world, reference) * (reward / BETA).exp()
+    other = text_probs(world, reference) * (reward / (2 * BETA)).exp()
+    for prompt in range(2):
+        mine = world.prompts == prompt
+        best = torch.where(mine, best / best[mine].sum(), best)
+        other = torch.where(mine, other / other[mine].sum(), other)
+    torch.testing.assert_close(learned, best, atol=1e-6, rtol=1e-5)
+    assert (learned - other).abs().max() > 0.01
+    # So its implicit reward is r, up to a constant for each prompt.
+    implicit = BETA * (learned / text_probs(world, reference)).log()
+    shift = implicit - reward
+    for prompt in range(2):
+        assert shift[world.prompts == prompt].std() < 1e-5
+
+
 def kl_regularised_gradient(
     world: World, logits: Tensor, reference: Tensor, reward: Tensor
 ) -> Tensor:
