@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -201,29 +202,23 @@ def test_dpo_learns_the_policy_that_balances_reward_and_kl():
     """From the reference, by gradient alone, to p_ref exp(r / beta) / Z; and only for that beta."""
     world = build_world(vocab=3, max_length=2, prompt_probs=(0.4, 0.6))
     reference = random_table(world, seed=3)
-    reward = final_reward(world, random_table(world, seed=4))  # (rows,)
+    # Rewards 0 and log 3: by Bradley-Terry the better text wins exactly 3 of 4 comparisons.
+    reward = math.log(3) * (final_reward(world, random_table(world, seed=4)) > 0).double()
     same = world.prompts[:, None] == world.prompts[None, :]
     first, second = (same & ~torch.eye(len(reward), dtype=torch.bool)).nonzero(as_tuple=True)
-    wins = (reward[first] - reward[second]).sigmoid()  # Bradley-Terry, exact
+    wins = (4 * (reward[first] - reward[second]).sigmoid()).round().long()  # of 4
+    assert set(wins.tolist()) == {1, 2, 3}
+    better, worse = first.repeat_interleave(wins), second.repeat_interleave(wins)
     reference_log_probs = row_log_probs(world, reference)
     logits = reference.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [logits],
-        max_iter=80,
-        tolerance_grad=1e-12,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
-    sides = torch.stack([first, second])
-
-    def loss_of_one(log_probs: Tensor, at_reference: Tensor) -> Tensor:
-        return equations.dpo_loss(*log_probs[:, None], *at_reference[:, None], BETA)
+    exactly = {"tolerance_grad": 1e-12, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS([logits], max_iter=80, **exactly)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        log_probs = row_log_probs(world, logits)
-        losses = torch.vmap(loss_of_one, in_dims=1)(log_probs[sides], reference_log_probs[sides])
-        loss = (wins * losses).sum() / len(first)
+        now, before = row_log_probs(world, logits), reference_log_probs
+        sides = now[better], now[worse], before[better], before[worse]
+        loss = equations.dpo_loss(*sides, BETA)
         loss.backward()
         return loss
 
