@@ -112,9 +112,10 @@ def heldout_numbers(
     if not len(pairs):
         return {}
     log_probs = text_log_probs(policy, texts, pairs)
-    sides = [part[rows] for part in (log_probs, reference) for rows in (pairs.better, pairs.worse)]
+    ours = log_probs[pairs.better], log_probs[pairs.worse]
+    at_reference = reference[pairs.better], reference[pairs.worse]
     return {
-        "heldout_loss_nats_per_comparison": equations.dpo_loss(*sides, beta).item(),
+        "heldout_loss_nats_per_comparison": equations.dpo_loss(*ours, *at_reference, beta).item(),
         "heldout_pair_accuracy": pairwise_accuracy(log_probs - reference, pairs),
     }
 
