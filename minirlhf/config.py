@@ -127,7 +127,8 @@ class RewardConfig(OptimizerConfig):
 
     place = "reward."
     loss: Literal["mse", "ranking"] = "mse"
-    """mse: learn the scores; ranking: learn which of two texts on a topic is better."""
+    """mse: learn the scores; ranking: learn which of two texts on a topic is better.
+    In the task `assistant` four answers to each prompt are ranked, and it learns that."""
     min_gap: Share = 0.125
     """For ranking by scores: how far apart two scores (0 to 1) must lie to form a comparison.
     With 0, equal scores count as ties."""
@@ -143,6 +144,13 @@ class RewardConfig(OptimizerConfig):
     encoder: EncoderPretrainConfig = field(default_factory=EncoderPretrainConfig)
     own_texts: CountOrZero = 1000
     """Samples from the pretrained policy that are rated first, if the task has raters."""
+    ranked_prompts: Annotated[int, Range(at_least=2, at_most=MANY)] = 3000
+    """Prompts to each of which four answers are ranked, in a task with rankings."""
+    ranked_answers: Literal["mixed", "sft"] = "mixed"
+    """mixed: two samples of the SFT model, one of the base, one given to another prompt.
+    sft: four samples of the SFT model, mostly ties, which invite reward hacking."""
+    ranked_heldout: CountOrZero = 300
+    """Prompts on held-out topics whose answers are ranked too, only to measure on."""
     steps: Count = 250
     batch_size: Annotated[int, Range(at_least=2, at_most=MANY)] = 48
     learning_rate: NotNegative = 5e-3

@@ -208,7 +208,12 @@ def draw_reliability(axis: Axes, groups: list[dict]) -> None:
 
 
 def reward_figure(reward: list[dict], model: dict) -> Figure:
-    """Calibration on the left; on the right the error during training, with that of a constant."""
+    """Calibration on the left; on the right the error during training, with that of a constant.
+
+    Of a model that learned from rankings: the share of pairs in the right order, and the loss.
+    """
+    if "pairs_right" in model or any("heldout_pairs_right" in row for row in reward):
+        return _rankings_figure(reward)
     figure = Figure(figsize=(9, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_reliability(left, model.get("calibration") or [])
@@ -219,6 +224,19 @@ def reward_figure(reward: list[dict], model: dict) -> Figure:
     _draw_losses(right, reward, "loss_mse", "heldout_mse")
     right.set(xlabel="step", ylabel="mean squared error")
     right.set_title("Error during training")
+    return figure
+
+
+def _rankings_figure(reward: list[dict]) -> Figure:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.axhline(0.5, color=MUTED, label="by chance", linestyle="--", linewidth=1)
+    steps, shares = _series(reward, "step", "heldout_pairs_right")
+    left.plot(steps, shares, "-o", color=JUDGE, label="held-out", markersize=3)
+    left.set(ylim=(0, 1), xlabel="step", ylabel="pairs in the right order (share)")
+    left.legend(fontsize=8.5)
+    _draw_losses(right, reward, "loss_ranking_nats", "heldout_ranking_nats")
+    right.set(xlabel="step", ylabel="ranking loss (nats per pair)")
     return figure
 
 

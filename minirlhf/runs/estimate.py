@@ -74,10 +74,13 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
     )
 
 
-def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str, Work]:
+def work(
+    config: Config, raters: bool, demonstrations: bool = False, rankings: bool = False
+) -> dict[str, Work]:
     """What each stage of a whole run computes.
 
     `raters`: whether the policy's samples are rated. `demonstrations`: whether there are any.
+    `rankings`: whether answers are ranked, instead of rated.
     """
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
@@ -92,6 +95,10 @@ def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str
     rounds = tune.rounds if raters else 1
     if raters:
         fit += sampling(config, reward.own_texts, 128)
+    if (
+        rankings
+    ):  # each prompt has two or three samples of the SFT model, and perhaps one of the base
+        fit += sampling(config, 3 * (reward.ranked_prompts + reward.ranked_heldout), 128)
 
     loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
 
@@ -146,12 +153,16 @@ def product_rate(device: torch.device) -> float:
 
 
 def seconds(
-    config: Config, device: torch.device, raters: bool, demonstrations: bool = False
+    config: Config,
+    device: torch.device,
+    raters: bool,
+    demonstrations: bool = False,
+    rankings: bool = False,
 ) -> dict[str, float]:
     """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
-    for stage, part in work(config, raters, demonstrations).items():
+    for stage, part in work(config, raters, demonstrations, rankings).items():
         took = part.training / (TRAINING_EFFICIENCY * rate)
         took += part.sampling / (SAMPLING_EFFICIENCY * rate)
         if device.type != "cpu":
@@ -170,12 +181,18 @@ def in_words(number: float) -> str:
 
 
 def plan_lines(
-    config: Config, raters: bool, expected: dict[str, float], stages: list[str]
+    config: Config,
+    raters: bool,
+    expected: dict[str, float],
+    stages: list[str],
+    rankings: bool = False,
 ) -> list[str]:
     """What a run will do: one line per stage with its expected time, then the total."""
     tune, pretrain = config.finetune, config.pretrain
     rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
     rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
+    if rankings:
+        rated = f"answers to {config.reward.ranked_prompts:,} prompts are ranked, then "
     words = {
         "pretrain": f"from scratch, {pretrain.steps:,} steps",
         "sft": f"up to {config.sft.steps:,} steps on demonstrations",

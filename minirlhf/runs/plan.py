@@ -179,6 +179,12 @@ def check(plan: Plan) -> tuple[Plan, Task]:
         run_feedback.check_feedback(config, task)
         check_comparisons(config, task)
     check_demonstrations(plan, task)
+    if task.ranker is not None and "finetune" in plan.stages and config.finetune.rounds > 1:
+        print(
+            f"note: answers of the task {task.name} are ranked once, before fine-tuning, so it has "
+            f"one round; --finetune.rounds {config.finetune.rounds} changes nothing",
+            file=sys.stderr,
+        )
     if plan.stages[0] == "pretrain" and not plan.resume:
         for warning in task.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -225,9 +231,10 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
         todo.remove(SFT)
     expected = {}
     if len(todo) > 1:
-        raters, demonstrated = task.raters is not None, bool(task.demonstrations)
-        expected = estimate.seconds(run.config, run.device, raters, demonstrated)
-        print("\n".join(estimate.plan_lines(run.config, raters, expected, todo)))
+        ranked, demonstrated = task.ranker is not None, bool(task.demonstrations)
+        rated = task.raters is not None and not ranked
+        expected = estimate.seconds(run.config, run.device, rated, demonstrated, ranked)
+        print("\n".join(estimate.plan_lines(run.config, rated, expected, todo, ranked)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:

@@ -48,7 +48,7 @@ def summary_of(run: Run, task: Task, splits: dict[str, dict]) -> dict:
         "peak_rss_mb": progress.get("peak_rss_mb"),
         "ratings": {
             "shipped": len(task.feedback) + len(task.heldout_feedback),
-            "raters": task.feedback[0].provenance,
+            "raters": task.raters_are if task.ranker else task.feedback[0].provenance,
             "authors": len(task.authors_feedback),
             "collected": progress.get("collected_first", 0) + progress.get("collected", 0),
         },

@@ -9,8 +9,10 @@ import random
 import pytest
 from conftest import TINY
 
+from minirlhf.cli.train import print_summary
 from minirlhf.config import SIZES, ModelConfig, SFTConfig
 from minirlhf.feedback.conversation import exchanges, in_words
+from minirlhf.feedback.rankings import read_rankings
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.splits import split_triples, without
 from minirlhf.runs import pipeline, products, run_feedback, run_task
@@ -34,11 +36,21 @@ def task() -> Task:
             ("TRAIN_PROMPTS", 170),
             ("HELDOUT_PROMPTS", 68),
             ("DEMONSTRATIONS", 51),
-            ("FEEDBACK_PROMPTS", 60),
             ("HELDOUT_SIZE", 40),
         ):
             patch.setattr(assistant, name, size)
         return load_task("assistant", 0, 300)
+
+
+@pytest.fixture(scope="module")
+def feedback(task) -> list[Triple]:
+    """Two scored answers to each of some conversations, one of them an answer to another one."""
+    shown = task.demonstrations
+    return [
+        rated(task, prompt, answer, 0)
+        for place, (prompt, own) in enumerate(shown)
+        for answer in (own, shown[place - 1][1])
+    ]
 
 
 def test_prompts_are_conversations_that_wait_for_an_answer(task):
@@ -79,14 +91,12 @@ def test_one_question_is_one_item():
         )
 
 
-def test_scored_answers_survive_files(task, tmp_path):
+def test_scored_answers_survive_files(feedback, tmp_path):
     """As the ratings of a run do: in JSONL files and in a checkpoint."""
     path = tmp_path / "ratings.jsonl"
-    write_triples(path, task.feedback)
+    write_triples(path, feedback)
     back = read_triples(path, conversations=True)
-    assert [(one.topic, one.text) for one in back] == [
-        (one.topic, one.text) for one in task.feedback
-    ]
+    assert [(one.topic, one.text) for one in back] == [(one.topic, one.text) for one in feedback]
     # Files of one's own must have topics, so far: the error says so.
     with pytest.raises(ValueError, match="topic: expected a text that is not empty, found a list"):
         read_triples(path)
@@ -95,27 +105,25 @@ def test_scored_answers_survive_files(task, tmp_path):
     path.write_text(json.dumps(line) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r'line 1: topic\[0\].role: expected "user"'):
         read_triples(path, conversations=True)
-    row = json.loads(json.dumps(checkpoint_row(task.feedback[0])))
-    assert triple_of(row) == task.feedback[0]
+    row = json.loads(json.dumps(checkpoint_row(feedback[0])))
+    assert triple_of(row) == feedback[0]
 
 
-def test_answers_to_one_conversation_are_compared_and_split_as_texts_on_a_topic(task):
-    as_topics = [
-        dataclasses.replace(triple, topic=in_words(triple.topic)) for triple in task.feedback
-    ]
+def test_answers_to_one_conversation_are_compared_and_split_as_texts_on_a_topic(feedback):
+    as_topics = [dataclasses.replace(triple, topic=in_words(triple.topic)) for triple in feedback]
     for given, wanted in zip(
-        vars(pairs_from_scores(task.feedback, 0.25)).values(),
+        vars(pairs_from_scores(feedback, 0.25)).values(),
         vars(pairs_from_scores(as_topics, 0.25)).values(),
         strict=True,
     ):
         assert given.tolist() == wanted.tolist()
     for by in ("text", "topic"):
-        train, heldout = split_triples(task.feedback, 0.2, 0, by)
-        assert len(train) + len(heldout) == len(task.feedback) and heldout
+        train, heldout = split_triples(feedback, 0.2, 0, by)
+        assert len(train) + len(heldout) == len(feedback) and heldout
         assert not {one.topic for one in train} & {one.topic for one in heldout} or by == "text"
-        assert without(task.feedback, heldout) == train
+        assert without(feedback, heldout) == train
     # Loose white space makes no other conversation.
-    first = task.feedback[0]
+    first = feedback[0]
     loose = tuple(dataclasses.replace(turn, text=f" {turn.text} ") for turn in first.topic)
     assert without([dataclasses.replace(first, topic=loose)], [first]) == []
 
@@ -147,7 +155,7 @@ def test_nobody_is_shown_a_conversation_to_rate_yet(task, tmp_path):
 
 
 def test_a_run_of_a_few_steps(task, tmp_path, capsys):
-    """All five stages on conversations, with ratings on the way, to the report."""
+    """All five stages on conversations, with rankings on the way, to the report."""
     config = dataclasses.replace(
         TINY,
         task="assistant",
@@ -155,15 +163,19 @@ def test_a_run_of_a_few_steps(task, tmp_path, capsys):
         pretrain=dataclasses.replace(TINY.pretrain, steps=2, batch_size=4, evaluate_every=2),
         sft=SFTConfig(steps=2, batch_size=4, warmup=1, evaluate_every=1),
         reward=dataclasses.replace(
-            TINY.reward, own_texts=6, steps=2, batch_size=8, evaluate_every=1, heldout_share=0.3
+            TINY.reward,
+            ranked_prompts=12,
+            ranked_heldout=6,
+            steps=2,
+            batch_size=8,
+            evaluate_every=1,
+            heldout_share=0.5,
         ),
         finetune=dataclasses.replace(
             TINY.finetune,
             updates=2,
             batch_size=4,
             max_new_tokens=8,
-            ratings_per_round=4,
-            refit_steps=1,
         ),
         evaluate=dataclasses.replace(TINY.evaluate, samples=4),
     )
@@ -172,9 +184,18 @@ def test_a_run_of_a_few_steps(task, tmp_path, capsys):
         pipeline.STAGE_FUNCTIONS[stage](run, task)
         assert run.is_done(stage)
     summary = json.loads((run.path / "summary.json").read_text(encoding="utf-8"))
-    assert summary["ratings"]["shipped"] == 120 and summary["ratings"]["raters"] == "simulated"
+    assert summary["ratings"]["shipped"] == 0 and summary["ratings"]["raters"] == "simulated"
+    assert summary["reward_model"]["rankings"] == 12
+    assert summary["reward_model"]["pairs_right"]["pairs"] > 0
+    assert len(read_rankings(run.path / "rankings.jsonl")) == 12
+    assert not (run.path / "first_ratings.jsonl").exists() and not run.read("collected.jsonl")
     assert set(summary["seconds"]) == {*products.STAGES, "total"}
     assert all(isinstance(row["topic"], str) for row in run.read("samples.jsonl"))
-    run_feedback.first_ratings(run, task)  # reads them again
+    assert run_feedback.first_ratings(run, task) == []
+    print_summary(run.path)
+    told = capsys.readouterr().out
+    assert "Rankings: 4 answers to each of 12 prompts, by simulated raters." in told
+    assert "share of pairs in the right order" in told and "MSE" not in told
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Supervised fine-tuning" in page and "simulated" in page.lower()
+    assert "4 answers to each of 12 prompts were ranked." in page
