@@ -13,8 +13,9 @@ from conftest import TINY
 from minirlhf.cli.main import main, parse
 from minirlhf.config import SIZES, Config, DPOConfig, FinetuneConfig, PretrainConfig
 from minirlhf.config_file import from_json, to_json
+from minirlhf.feedback.rankings import Ranked
 from minirlhf.feedback.records import Comparison, Triple
-from minirlhf.runs import divergence, estimate, pipeline, plan
+from minirlhf.runs import divergence, estimate, pipeline, plan, run_comparisons
 from minirlhf.runs.folder import Run
 from minirlhf.runs.run_comparisons import check_comparisons, comparisons_of
 from minirlhf.runs.run_feedback import split_feedback
@@ -87,6 +88,30 @@ def test_it_learns_from_what_the_reward_model_learns_from(run, small_task):
     ]
     assert named == [("one", "two"), ("three", "one")]
     assert len(found.heldout.pairs(0.125)) == 1
+
+
+def test_where_answers_are_ranked_it_learns_from_all_pairs_but_ties(run, small_task, monkeypatch):
+    """Half of the 4 x 3 / 2 pairs are lost to a tie of three; held-out prompts are not learned."""
+    rankings = [
+        Ranked("tea", ("good", "fair", "poor", "bad"), (1, 2, 3, 4)),
+        Ranked("rain", ("one", "two", "three", "four"), (2, 1, 2, 2)),
+    ]
+    heldout = [Ranked("sun", ("yes", "no", "no", "yes"), (1, 3, 3, 1))]
+    monkeypatch.setattr(run_comparisons, "split_rankings", lambda *_: (rankings, heldout))
+    task = dataclasses.replace(small_task, ranker=lambda prompt, answers, seed: [1, 2, 3, 4])
+    found = comparisons_of(run, task)
+    pairs = found.train.pairs(0.125)
+    named = {
+        (found.train.triples[better].text, found.train.triples[worse].text)
+        for better, worse in zip(pairs.better.tolist(), pairs.worse.tolist(), strict=True)
+    }
+    order = ("good", "fair", "poor", "bad")
+    assert named == {(order[i], order[j]) for i in range(4) for j in range(i + 1, 4)} | {
+        ("two", other) for other in ("one", "three", "four")
+    }
+    assert {triple.topic for triple in found.heldout.triples} == {"sun"}
+    assert len(found.heldout.pairs(0.125)) == 4 and not pairs.tie.any()
+    check_comparisons(CONFIG, task)
 
 
 def test_feedback_without_two_texts_on_a_topic_is_refused_before_anything_is_trained(small_task):
