@@ -27,6 +27,7 @@ from minirlhf.cli.options import (
     Reward,
     Sample,
 )
+from minirlhf.cli.unread import refuse_unread
 from minirlhf.config import SIZES, CommonConfig, Config, preset
 from minirlhf.config_file import RENAMED, from_json
 from minirlhf.settings import option
@@ -185,13 +186,15 @@ def parse(arguments: list[str]) -> object:
         subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **default)
         kinds.append(Annotated[kind, subcommand])
     any_command: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
-    return tyro.cli(
+    command = tyro.cli(
         any_command,
         args=arguments,
         prog="minirlhf",
         description=DESCRIPTION,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    refuse_unread(command, filled.get("".join(arguments[:1])))
+    return command
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -101,8 +101,9 @@ def _write_at(axis: Axes, words: str, point: tuple[float, float], offset: int) -
 
 def draw_scores(axis: Axes, finetune: list[dict]) -> None:
     """Reward and judge, both 0 to 1, against minutes; the upper axis counts updates."""
+    role = "takes no part" if has_comparisons(finetune) else "optimised"
     for key, label, colour in (
-        ("reward", "reward model (optimised)", REWARD),
+        ("reward", f"reward model ({role})", REWARD),
         ("judge", "judge (never optimised)", JUDGE),
     ):
         seconds, values = _series(finetune, "seconds", key)
@@ -162,6 +163,26 @@ def pretrain_figure(pretrain: list[dict]) -> Figure:
     axis = figure.subplots()
     _draw_losses(axis, pretrain, "loss_nats_per_token", "heldout_loss_nats_per_token")
     axis.set(xlabel="step", ylabel="loss (nats per token)")
+    return figure
+
+
+def has_comparisons(finetune: list[dict]) -> bool:
+    """Whether fine-tuning learned from comparisons (DPO) instead of the reward model."""
+    return any("loss_nats_per_comparison" in row for row in finetune)
+
+
+def comparisons_figure(finetune: list[dict]) -> Figure:
+    """DPO on its comparisons, against steps: the loss, and the share in the right order."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, finetune, "loss_nats_per_comparison", "heldout_loss_nats_per_comparison")
+    left.axhline(np.log(2), color=MUTED, linestyle="--", linewidth=1)
+    left.set(xlabel="step", ylabel="loss (nats per comparison)")
+    left.set_title("DPO: loss (dashed: knows nothing)")
+    _draw_losses(right, finetune, "pair_accuracy", "heldout_pair_accuracy")
+    right.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
+    right.set(xlabel="step", ylabel="share of comparisons", ylim=(0, 1))
+    right.set_title("DPO: the better answer has gained more")
     return figure
 
 

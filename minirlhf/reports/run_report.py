@@ -164,6 +164,7 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             "and "
             "the judge's score fell: the policy found texts that the reward model overrates.</p>"
         )
+    role = "did not take part" if figures.has_comparisons(finetune) else "was optimised"
     sentences = []
     for split in figures.evaluated_splits(summary):
         part = summary[split]
@@ -171,12 +172,13 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             f"On {figures.SPLITS[split]} the judge says "
             f"<b>{html.interval(part['judge_before'])}</b> before and "
             f"<b>{html.interval(part['judge_after'])}</b> after fine-tuning: it "
-            f"{_change(part, 'judge')}. The reward model, which was optimised, says "
+            f"{_change(part, 'judge')}. The reward model, which {role}, says "
             f"{html.interval(part['reward_before'])} before and "
             f"{html.interval(part['reward_after'])} after."
         )
-    if not sentences and finetune:
-        first, last = _judged(finetune[0]), _judged(finetune[-1])
+    judged = [row for row in finetune if "judge" in row] or finetune  # of DPO, only some are
+    if not sentences and judged:
+        first, last = _judged(judged[0]), _judged(judged[-1])
         sentences.append(
             f"Not evaluated yet. On the samples of fine-tuning the judge says {first} and {last}."
         )
@@ -233,6 +235,9 @@ def _finetuning(finetune: list[dict], metrics: list[dict]) -> str:
         "Reward, judge, KL, length, distinct share and entropy against minutes of fine-tuning"
     )
     picture = figures.svg(figures.finetune_figure(finetune), description)
+    if figures.has_comparisons(finetune):
+        figure = figures.comparisons_figure(finetune)
+        picture += figures.svg(figure, "Loss and accuracy on comparisons against steps")
     return picture + html.rounds_table(rounds_of(metrics))
 
 

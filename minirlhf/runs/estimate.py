@@ -12,6 +12,7 @@ import torch
 
 from minirlhf.config import Config
 from minirlhf.system.devices import autocast
+from minirlhf.training.rollout_log import SAMPLES
 
 # Tokens of a typical opening: the text alone, and prompt and text with some padding.
 TEXT_TOKENS, ROW_TOKENS = 30, 40
@@ -99,6 +100,18 @@ def work(
     ):  # each prompt has two or three samples of the SFT model, and perhaps one of the base
         fit += sampling(config, 3 * (reward.ranked_prompts + reward.ranked_heldout), 128)
 
+    loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
+
+    texts = 4 * config.evaluate.samples
+    judged = training(config, 128, texts // 128, head=True, passes=2)
+    judged += sampling(config, texts, 128)
+    second = {"sft": imitate} if demonstrations else {}
+    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
+
+
+def from_rollouts(config: Config, rounds: int) -> Work:
+    """Fine-tuning by policy gradient."""
+    reward, tune = config.reward, config.finetune
     # The reference and the reward model make one forward pass over each sample. The update makes a
     # forward and a backward pass, PPO `epochs` times.
     learn = tune.ppo.epochs if tune.algorithm == "ppo" else 1
@@ -107,13 +120,19 @@ def work(
     loop += sampling(config, tune.updates * tune.batch_size, tune.batch_size)
     refits = (rounds - 1) * tune.refit_steps
     loop += training(config, reward.batch_size // 2, refits, head=False) + muon(config, refits)
-    loop += sampling(config, (rounds - 1) * tune.ratings_per_round, tune.batch_size)
+    return loop + sampling(config, (rounds - 1) * tune.ratings_per_round, tune.batch_size)
 
-    texts = 4 * config.evaluate.samples
-    judged = training(config, 128, texts // 128, head=True, passes=2)
-    judged += sampling(config, texts, 128)
-    second = {"sft": imitate} if demonstrations else {}
-    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
+
+def from_comparisons(config: Config) -> Work:
+    """Fine-tuning by DPO."""
+    tune, dpo = config.finetune, config.finetune.dpo
+    # The reference makes one forward pass over each answer, at most one per step that learns it.
+    loop = training(config, 2 * dpo.batch_size, dpo.steps, head=True, passes=1 + 3)
+    # Samples for the judge: one forward pass each of the reference and the reward model.
+    judged = min(SAMPLES + 1, dpo.steps)
+    loop += training(config, tune.batch_size, judged, head=True, passes=1)
+    loop += training(config, tune.batch_size, judged, head=False, passes=1)
+    return loop + sampling(config, judged * tune.batch_size, tune.batch_size)
 
 
 def product_rate(device: torch.device) -> float:
@@ -181,6 +200,8 @@ def plan_lines(
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
         "evaluate": f"4 x {config.evaluate.samples} samples for the judge",
     }
+    if tune.algorithm == "dpo":
+        words["finetune"] = f"{tune.dpo.steps} steps of {tune.dpo.batch_size} comparisons (DPO)"
     if pretrain.start == "base":
         further = f" and trained {pretrain.steps:,} steps further" if pretrain.steps else ""
         words["pretrain"] = f"the pretrained base is loaded{further}"

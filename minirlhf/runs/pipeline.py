@@ -16,12 +16,14 @@ import time
 import torch
 
 from minirlhf.feedback.demonstrations import split_demonstrations
+from minirlhf.feedback.records import Triple
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.divergence import check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
 from minirlhf.runs.products import RESULT, REWARD_FINAL
+from minirlhf.runs.run_comparisons import comparisons_of
 from minirlhf.runs.run_feedback import first_ratings, split_feedback
 from minirlhf.runs.run_models import (
     load_policy,
@@ -37,6 +39,7 @@ from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.demonstrations import train_on_demonstrations
+from minirlhf.training.dpo import train_on_comparisons
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
 from minirlhf.training.rollout import Models
@@ -123,16 +126,22 @@ def reward_stage(run: Run, task: Task) -> None:
 
 
 def finetune_stage(run: Run, task: Task) -> None:
-    """Fine-tune the policy on the reward model's scores."""
+    """Fine-tune the policy on the reward model's scores, or (DPO) on comparisons directly."""
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, start_of(run), tokenizer)
     conservatism = run.config.finetune.conservatism
     reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
     models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
-    feedback = Split(*split_feedback(run, task))
     log, checkpoints = run.log("finetune"), run.checkpoints("finetune")
-    collected = finetune(models, task, run.config, feedback, log, checkpoints)
+    collected: list[Triple] = []
+    if run.config.finetune.algorithm == "dpo":
+        compared = comparisons_of(run, task)
+        train_on_comparisons(models, task, run.config, compared, log, checkpoints)
+        check_loss(log.rows, "finetune", run.config)
+    else:
+        feedback = Split(*split_feedback(run, task))
+        collected = finetune(models, task, run.config, feedback, log, checkpoints)
     run.finish_stage(
         "finetune",
         _seconds(run, "finetune", started),

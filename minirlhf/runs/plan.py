@@ -27,6 +27,7 @@ from minirlhf.runs.products import (
     stages_before,
     stages_from,
 )
+from minirlhf.runs.run_comparisons import check_comparisons
 from minirlhf.runs.settings import differing, with_absolute_paths
 from minirlhf.runs.start import settle_start
 from minirlhf.system.devices import DeviceName, pick_device, release_freed_memory
@@ -176,6 +177,7 @@ def check(plan: Plan) -> tuple[Plan, Task]:
         task = run_task.task_of(Run.open(plan.work, config.device))
     if plan.stages[0] in ("pretrain", "reward") and not plan.resume:
         run_feedback.check_feedback(config, task)
+        check_comparisons(config, task)
     check_demonstrations(plan, task)
     if task.ranker is not None and "finetune" in plan.stages and config.finetune.rounds > 1:
         print(
