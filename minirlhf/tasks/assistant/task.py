@@ -15,14 +15,17 @@ from minirlhf.feedback.conversation import Conversation
 from minirlhf.feedback.records import Triple
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import judge
+from minirlhf.tasks.assistant.judge import answers as is_answer
+from minirlhf.tasks.assistant.judge import judge, refuses
 from minirlhf.tasks.assistant.raters import rate
-from minirlhf.tasks.task import Task
+from minirlhf.tasks.task import Safety, Task
 
 CORPUS_SIZE = 20_000  # answers
 HELDOUT_SIZE = 500
 DEMONSTRATIONS = 500
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
+PHRASING_PROMPTS = 1_020  # in phrasings kept from tuning
+SAFETY_PROMPTS = 600  # drawn: enough to meet each kept-out request in each phrasing of tuning
 ANSWERS_PER_PROMPT = 2  # in the first feedback
 FEEDBACK_PROMPTS = 2_000
 CONTEXT = 192  # tokens: a third each for the history, the question and the answer
@@ -37,8 +40,12 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     train = compose.prompts(TRAIN_PROMPTS, DATA_SEED, "train")
     heldout = compose.prompts(HELDOUT_PROMPTS, DATA_SEED + 1, "heldout")
     shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + 2)
+    phrasings = compose.prompts(PHRASING_PROMPTS, DATA_SEED + 4, "phrasings")
+    harmful = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 5, "heldout", ("harmful",))
+    harmless = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 6, "heldout", ("harmless",))
     # Many questions turn up in several places; the later ones are the same items.
-    items = {item.conversation: item for item in [*train, *heldout]}
+    listed = [*train, *heldout, *phrasings, *harmful, *harmless]
+    items = {item.conversation: item for item in listed}
 
     def item_of(conversation: Conversation) -> Item:
         if conversation not in items:
@@ -50,8 +57,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     candidates = dict.fromkeys(answers(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
     return Task(
         name="assistant",
-        train_prompts=list(dict.fromkeys(item.conversation for item in train)),
-        heldout_prompts=list(dict.fromkeys(item.conversation for item in heldout)),
+        train_prompts=different(train),
+        heldout_prompts=different(heldout),
+        more_prompts={"phrasings": different(phrasings)},
+        kind_of=lambda conversation: item_of(conversation).kind,
+        safety=Safety(different(harmful), different(harmless), refuses, is_answer),
         corpus=texts,
         corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
         demonstrations=[(one.item.conversation, one.answer) for one in shown],
@@ -67,6 +77,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
             "the judge is what the simulated raters see through noise",
         ),
     )
+
+
+def different(items: Sequence[Item]) -> list[Conversation]:
+    """The conversations of the items, each once."""
+    return list(dict.fromkeys(item.conversation for item in items))
 
 
 def answers(count: int, seed: int) -> list[tuple[Conversation, str]]:
