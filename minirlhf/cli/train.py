@@ -263,12 +263,10 @@ def report_done(path: Path, stage: str) -> None:
 
 def print_summary(path: Path) -> None:
     """Print the results of a run in words."""
+    from minirlhf.cli.summary_words import comparison_lines, judged_lines
     from minirlhf.stats import correlation_words
 
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-
-    def show(value: dict) -> str:
-        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
     quality, raters = summary["reward_model"], summary["ratings"]
     print(
@@ -285,18 +283,8 @@ def print_summary(path: Path) -> None:
         f"Reward model on held-out feedback: Pearson r {pearson}; "
         f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
     )
-    for split, words in (("train", "training topics"), ("heldout", "held-out topics")):
-        part = summary[split]
-        print(
-            f"  {words:16s} judge  {show(part['judge_before'])} -> {show(part['judge_after'])}    "
-            f"KL {part['kl_after']:.1f} nats, "
-            f"length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
-            f"distinct {part['distinct_after']:.0%}"
-        )
-        print(f"  {'':16s} reward {show(part['reward_before'])} -> {show(part['reward_after'])}")
-        if "fluency_after" in part:
-            before, after = show(part["fluency_before"]), show(part["fluency_after"])
-            print(f"  {'':16s} fluency {before} -> {after} nats per word")
+    for line in judged_lines(summary) + comparison_lines(summary):
+        print(line)
     if summary["reward_hacking"]:
         print(
             "REWARD HACKING: the reward rose and the judge fell. "

@@ -16,7 +16,7 @@ def win_rate(before: Sequence[dict], after: Sequence[dict]) -> dict[str, float]:
     A tie counts half. Each prompt is one observation, 0, 0.5 or 1. Raises ValueError if there are
     not as many rows after as before.
     """
-    return interval([_win(old, new) for old, new in zip(before, after, strict=True)])
+    return _in_bounds([_win(old, new) for old, new in zip(before, after, strict=True)])
 
 
 def _win(old: dict, new: dict) -> float:
@@ -37,6 +37,12 @@ def by_kind(judged: Mapping[str, Sequence[dict]]) -> dict[str, dict]:
         for when, rows in judged.items():
             scores = [row["judge"] for row in rows if row["kind"] == kind]
             part["n"] = len(scores)
-            part[when] = interval(scores)
+            part[when] = _in_bounds(scores)
         kinds[kind] = part
     return kinds
+
+
+def _in_bounds(values: Sequence[float]) -> dict[str, float]:
+    """The `interval` of values in [0, 1], which their mean cannot leave."""
+    found = interval(values)
+    return found | {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}

@@ -55,7 +55,7 @@ def in_words(prompt: Prompt) -> str:
 
 
 def in_row(prompt: Prompt) -> dict:
-    """The prompt as it stands in samples.jsonl: the topic in words; of a conversation also turns."""
+    """The prompt as it stands in samples.jsonl: in words, and a conversation also as turns."""
     row: dict = {"topic": in_words(prompt)}
     if not isinstance(prompt, str):
         row["turns"] = to_json(prompt)
