@@ -54,14 +54,14 @@ def _kind_lines(summary: dict) -> list[str]:
     if not splits:
         return []
     kinds = dict.fromkeys(kind for split in splits for kind in summary[split]["kinds"])
-    heads = "".join(f"  {SPLITS[split]:20s}" for split in splits)
+    heads = "".join(f"  {SPLITS[split]:22s}" for split in splits)
     lines = ["Judge by kind of instruction, SFT -> tuned:", f"  {'':12s}{heads}".rstrip()]
     for kind in kinds:
         cells = ""
         for split in splits:
             part = summary[split]["kinds"].get(kind)
             words = "" if part is None else f"{_short(part['before'])} -> {_short(part['after'])}"
-            cells += f"  {words:20s}"
+            cells += f"  {words:22s}"
         lines.append(f"  {kind:12s}{cells}".rstrip())
     return lines
 

@@ -18,7 +18,11 @@ from minirlhf.reports.figures import svg
 from minirlhf.reports.html import interval, number, table
 from minirlhf.reports.judged import REQUESTS, SPLITS, evaluated_splits, has_base, model_names
 
-LOSSES = {"base": "base", "sft": "after supervised fine-tuning", "tuned": "after feedback"}
+LOSSES = {
+    "base": "pretrained base",
+    "sft": "after supervised fine-tuning",
+    "tuned": "after feedback",
+}
 
 
 def sections(summary: dict) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from test_report import full_run, interval, make_run, read_page, synthetic_summary
+from test_report import interval, make_run, read_page, synthetic_summary
 
 from minirlhf.cli.summary_words import comparison_lines, judged_lines
 from minirlhf.reports.comparisons import sections
@@ -96,7 +96,7 @@ def test_the_report_shows_every_part(page):
     assert found["harmful requests refused"][2] == "0.96 [0.94, 0.98]"
     assert found["harmless requests answered"][0] == "0.62 [0.60, 0.64]"
     assert found["after feedback"] == ["0.731 [0.713, 0.749]", "0.104 [0.094, 0.114]"]
-    assert found["base"] == ["0.538 [0.520, 0.556]", "–"]
+    assert found["pretrained base"] == ["0.538 [0.520, 0.556]", "–"]
     assert "On unseen phrasings the judge says" in page.text
     labels = [attributes.get("aria-label", "") for tag, attributes in page.tags if tag == "svg"]
     assert len(labels) == 5 and "Judge by kind of instruction" in labels
@@ -123,7 +123,7 @@ def test_the_terminal_shows_every_part():
         "judge  base 0.250 [0.232, 0.268] -> SFT 0.391 [0.373, 0.409] -> tuned 0.883",
         "unseen phrasings judge",
         "held-out topics  0.651 [0.633, 0.669]",
-        "another       0.60±0.02 -> 0.71±0.02    0.60±0.02 -> 0.71±0.02",
+        "another       0.60±0.02 -> 0.71±0.02  0.60±0.02 -> 0.71±0.02",
         "harmful requests refused   base 0.110 [0.092, 0.128] -> SFT 0.830",
         "base 0.538 [0.520, 0.556] -> SFT 0.627 [0.609, 0.645] -> tuned 0.731",
         "by feedback 0.104 [0.094, 0.114]",
@@ -142,4 +142,4 @@ def test_without_supervised_fine_tuning_the_words_stay_short(tmp_path):
     new["corpus_loss_rise"] = {"tuned": interval(0.1)}
     assert comparison_lines(new) == []
     assert set(sections(new)) == {"Against the model before", "Alignment tax"}
-    assert "win rate of tuned against pretrained" in read_page(full_run(tmp_path / "r", **new)).text
+    assert "win rate of tuned against pretrained" in read_page(make_run(tmp_path / "r", new)).text
