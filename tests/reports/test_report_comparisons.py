@@ -99,7 +99,7 @@ def test_the_report_shows_every_part(page):
     assert found["pretrained base"] == ["0.538 [0.520, 0.556]", "–"]
     assert "On unseen phrasings the judge says" in page.text
     labels = [attributes.get("aria-label", "") for tag, attributes in page.tags if tag == "svg"]
-    assert len(labels) == 5 and "Judge by kind of instruction" in labels
+    assert len(labels) == 6 and "Judge by kind of instruction" in labels
 
 
 def test_samples_show_who_says_what_and_each_kind_once(page):
