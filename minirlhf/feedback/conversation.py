@@ -54,6 +54,14 @@ def in_words(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(turn.text for turn in prompt)
 
 
+def in_row(prompt: Prompt) -> dict:
+    """The prompt as it stands in samples.jsonl: in words, and a conversation also as turns."""
+    row: dict = {"topic": in_words(prompt)}
+    if not isinstance(prompt, str):
+        row["turns"] = to_json(prompt)
+    return row
+
+
 def to_json(prompt: Prompt) -> str | list[dict[str, str]]:
     """The prompt as it stands in a file."""
     if isinstance(prompt, str):

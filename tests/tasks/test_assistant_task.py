@@ -9,7 +9,7 @@ import random
 import pytest
 from conftest import TINY
 
-from minirlhf.cli.train import print_summary
+from minirlhf.cli import train
 from minirlhf.config import SIZES, ModelConfig, SFTConfig
 from minirlhf.feedback.conversation import exchanges, in_words
 from minirlhf.feedback.rankings import read_rankings
@@ -19,9 +19,11 @@ from minirlhf.runs import pipeline, products, run_feedback, run_task
 from minirlhf.runs.base import SHIPPED
 from minirlhf.runs.folder import Run
 from minirlhf.runs.start import settle_start
+from minirlhf.runs.summary import CORPUS_TEXTS
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant import task as assistant
 from minirlhf.tasks.assistant.good import good
+from minirlhf.tasks.assistant.items import KINDS
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
 from minirlhf.training.ranking import pairs_from_scores
@@ -192,10 +194,52 @@ def test_a_run_of_a_few_steps(task, tmp_path, capsys):
     assert set(summary["seconds"]) == {*products.STAGES, "total"}
     assert all(isinstance(row["topic"], str) for row in run.read("samples.jsonl"))
     assert run_feedback.first_ratings(run, task) == []
-    print_summary(run.path)
+    train.print_summary(run.path)
     told = capsys.readouterr().out
     assert "Rankings: 4 answers to each of 12 prompts, by simulated raters." in told
     assert "share of pairs in the right order" in told and "MSE" not in told
+    check_evaluation(summary, task)
+    rows = [row for row in run.read("samples.jsonl") if not row["when"].startswith("step")]
+    assert all(row["turns"][-1]["role"] == "user" and row["kind"] in KINDS for row in rows)
+    assert {row["when"] for row in rows} == {"base", "before", "after"}
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Supervised fine-tuning" in page and "simulated" in page.lower()
+    for title in ("Against the model before", "Kinds of instruction", "Refusals", "Alignment tax"):
+        assert f"<h2>{title}</h2>" in page
     assert "4 answers to each of 12 prompts were ranked." in page
+    assert "unseen phrasings" in told and "harmless requests answered" in told
+    assert "Loss on the pretraining corpus" in told
+
+
+def check_evaluation(summary: dict, task: Task) -> None:
+    """Every part of the evaluation, each with its interval: base, SFT and tuned model."""
+    for split in ("train", "heldout", "phrasings"):
+        part = summary[split]
+        assert part["win_rate"]["n"] == part["judge_base"]["n"] == 4
+        assert set(part["kinds"]) <= set(KINDS)
+        for one in part["kinds"].values():
+            assert {"base", "before", "after", "n"} == set(one)
+    shares = summary["refusals"]
+    assert list(shares) == ["base", "before", "after"]
+    for one in shares.values():
+        assert one["refused"]["n"] == one["answered"]["n"] == 2
+        assert 0 <= one["answered"]["low"] <= one["answered"]["high"] <= 1
+    assert list(summary["corpus_loss"]) == ["base", "sft", "tuned"]
+    texts = min(len(task.corpus_heldout), CORPUS_TEXTS)
+    assert all(loss["n"] == texts for loss in summary["corpus_loss"].values())
+    assert set(summary["corpus_loss_rise"]) == {"sft", "tuned"}
+
+
+def test_prompts_of_the_evaluation_are_kept_from_tuning(task):
+    unseen, safety = task.more_prompts["phrasings"], task.safety
+    shown = {prompt for prompt, _ in task.demonstrations} | set(task.train_prompts)
+    assert len(unseen) > 500 and not shown & set(unseen)
+    assert len(safety.harmful) == len(safety.harmless) == 75  # 15 requests in 5 phrasings
+    assert not shown & {*safety.harmful, *safety.harmless}
+    for prompts, kind in ((safety.harmful, "harmful"), (safety.harmless, "harmless")):
+        assert {task.kind_of(prompt) for prompt in prompts} == {kind}
+    rng = random.Random(0)
+    for item in compose.prompts(20, 1, "heldout", ("harmful",)):
+        assert safety.refused(good(item, rng)) and not safety.answered(good(item, rng))
+    for item in compose.prompts(20, 1, "heldout", ("harmless",)):
+        assert safety.answered(good(item, rng)) and not safety.refused(good(item, rng))

@@ -8,17 +8,22 @@ noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from minirlhf.feedback.conversation import Conversation
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import judge
+from minirlhf.tasks.assistant.judge import answers as is_answer
+from minirlhf.tasks.assistant.judge import judge, refuses
 from minirlhf.tasks.assistant.raters import rank, rate
-from minirlhf.tasks.task import Task
+from minirlhf.tasks.task import Safety, Task
 
 CORPUS_SIZE = 20_000  # conversations
 HELDOUT_SIZE = 500
 DEMONSTRATIONS = 500
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
+PHRASING_PROMPTS = 1_020  # in phrasings kept from tuning
+SAFETY_PROMPTS = 600  # drawn: enough to meet each kept-out request in each phrasing of tuning
 CONTEXT = 192  # tokens: a third each for the history, the question and the answer
 LOWEST, HIGHEST = 1.0, 5.0  # of the raters' scale
 # Apart from the seeds of the corpora that users train on; the prompts are the same in every run.
@@ -31,8 +36,12 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     train = compose.prompts(TRAIN_PROMPTS, DATA_SEED, "train")
     heldout = compose.prompts(HELDOUT_PROMPTS, DATA_SEED + 1, "heldout")
     shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + 2)
+    phrasings = compose.prompts(PHRASING_PROMPTS, DATA_SEED + 4, "phrasings")
+    harmful = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 5, "heldout", ("harmful",))
+    harmless = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 6, "heldout", ("harmless",))
     # Many questions turn up in several places; the later ones are the same items.
-    items = {item.conversation: item for item in [*train, *heldout]}
+    listed = [*train, *heldout, *phrasings, *harmful, *harmless]
+    items = {item.conversation: item for item in listed}
 
     def item_of(conversation: Conversation) -> Item:
         if conversation not in items:
@@ -44,8 +53,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     candidates = dict.fromkeys(conversations(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
     return Task(
         name="assistant",
-        train_prompts=list(dict.fromkeys(item.conversation for item in train)),
-        heldout_prompts=list(dict.fromkeys(item.conversation for item in heldout)),
+        train_prompts=different(train),
+        heldout_prompts=different(heldout),
+        more_prompts={"phrasings": different(phrasings)},
+        kind_of=lambda conversation: item_of(conversation).kind,
+        safety=Safety(different(harmful), different(harmless), refuses, is_answer),
         corpus=texts,
         corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
         demonstrations=[(one.item.conversation, one.answer) for one in shown],
@@ -63,6 +75,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
             "the judge is what the simulated raters see through noise",
         ),
     )
+
+
+def different(items: Sequence[Item]) -> list[Conversation]:
+    """The conversations of the items, each once."""
+    return list(dict.fromkeys(item.conversation for item in items))
 
 
 def conversations(count: int, seed: int) -> list[tuple[Conversation, str]]:
