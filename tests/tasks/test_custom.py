@@ -94,7 +94,7 @@ def test_nothing_is_trained_on_what_teaches_nothing(tmp_path, capsys, triples, w
 
 
 def test_what_is_odd_is_told_before_training_and_in_the_summary(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(custom, "_corpus", lambda triples, seed: ([], []))  # not tested here
+    monkeypatch.setattr(custom, "_corpus", lambda *_: ([], []))  # not tested here
     triples = [Triple(f"topic {n % 6}", f"text {n}", n / 60) for n in range(60)]
     triples += [Triple(" topic  0", " text 0", 0.5), Triple("Café", "a", 0.5)]
     triples += [Triple("Cafe\u0301", "b", 0.5)]
