@@ -12,10 +12,11 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from minirlhf.cli import data, feedback, rate, sample, train
+from minirlhf.cli import chat, data, feedback, rate, sample, train
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
     SFT,
+    Chat,
     Data,
     Demo,
     Evaluate,
@@ -76,6 +77,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, wha
     "finetune": (Finetune, train.finetune),
     "evaluate": (Evaluate, train.evaluate),
     "sample": (Sample, sample.sample),
+    "chat": (Chat, chat.chat),
     "rate": (Rate, rate.rate),
     "feedback": (Feedback, feedback.feedback),
     "iterate": (Iterate, train.iterate),

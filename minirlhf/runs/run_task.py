@@ -100,10 +100,10 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     Raises ValueError if there is nobody to ask, or if nobody is asked between rounds.
     """
     if person is not None:
-        if not all(isinstance(prompt, str) for prompt in task.train_prompts):
+        if task.ranker is not None:
             raise ValueError(
-                f"--person: expected a task with topics, found {task.name}, whose conversations "
-                "cannot be rated by hand yet"
+                f"--person: expected a task with scores, found {task.name}, whose answers are "
+                "ranked"
             )
         config = run.config.finetune
         file = AnswerFile(run.path / ANSWERS[0], "scores")

@@ -12,6 +12,7 @@ from conftest import TINY
 from minirlhf.cli import train
 from minirlhf.config import SIZES, ModelConfig, SFTConfig
 from minirlhf.feedback.conversation import exchanges, in_words
+from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.rankings import read_rankings
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.splits import split_triples, without
@@ -150,10 +151,21 @@ def test_the_context_holds_a_conversation(task):
         settle_start(dataclasses.replace(SIZES["small"], pretrain=based), task)
 
 
-def test_nobody_is_shown_a_conversation_to_rate_yet(task, tmp_path):
+def test_a_person_scores_answers_to_conversations_unless_they_are_ranked(
+    task, tmp_path, monkeypatch, capsys
+):
     run = Run.create(tmp_path / "r", TINY)
-    with pytest.raises(ValueError, match="--person: .* found assistant, whose conversations"):
-        run_task.with_raters(run, task, "me")
+    ranked = dataclasses.replace(task, ranker=lambda prompt, answers, seed: [1] * len(answers))
+    with pytest.raises(ValueError, match="--person: .* found assistant, whose answers are ranked"):
+        run_task.with_raters(run, ranked, "me")
+    monkeypatch.setattr(PersonRaters.__init__, "__defaults__", (iter("2").__next__,))
+    for _ in range(2):  # the second time the answer is known from the file
+        asked = run_task.with_raters(run, dataclasses.replace(task, ranker=None), "me")
+        triple = rated(asked, task.train_prompts[0], "So.", 0)
+        assert (triple.ratings, triple.provenance) == ((2.0,), "people")
+    assert capsys.readouterr().out.count("User: ") == 1
+    (back,) = read_triples(run.path / "ratings.jsonl", conversations=True)
+    assert (back.topic, back.rater) == (task.train_prompts[0], "me")
 
 
 def test_a_run_of_a_few_steps(task, tmp_path, capsys):
