@@ -96,7 +96,9 @@ def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, 
     texts = task.corpus_heldout[:CORPUS_TEXTS]
     if not texts:
         return {}
-    encoded = EncodedTexts(tokenizer_of(run, task), texts, run.config.model.context)
+    encoded = EncodedTexts(
+        tokenizer_of(run, task), texts, run.config.model.context, task.learn_prompts
+    )
     losses = [text_losses(model, encoded) for model in models.values()]
     names = ("base", "sft", "tuned") if "base" in models else ("base", "tuned")
     mean, rise = {}, {}

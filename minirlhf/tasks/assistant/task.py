@@ -40,7 +40,8 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     harmful = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 5, "heldout", ("harmful",))
     harmless = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 6, "heldout", ("harmless",))
     # Many questions turn up in several places; the later ones are the same items.
-    listed = [*train, *heldout, *phrasings, *harmful, *harmless]
+    listed = [one.item for one in shown]
+    listed += [*train, *heldout, *phrasings, *harmful, *harmless]
     items = {item.conversation: item for item in listed}
 
     def item_of(conversation: Conversation) -> Item:
