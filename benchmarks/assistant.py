@@ -2,10 +2,9 @@
 
     python -m benchmarks.assistant --seeds 3 --json benchmarks/results/assistant.json
 
-Each seed is one `demo --task assistant` in a fresh process. Its demonstrations, SFT model and reward
-model then serve the other ways of fine-tuning (VARIANTS), each of which is judged alike. "hacked"
-trains its own reward model, on four answers of the SFT model to each prompt, and shows what that
-leads to. What the script does not know (--finetune.updates, ...) goes to the demo.
+Each seed is one `demo --task assistant` in a fresh process. Its SFT model and reward model then
+serve the other ways of fine-tuning (VARIANTS), each of which is judged alike. "hacked" trains its
+own reward model, on four answers of the SFT model to each prompt, and shows what that leads to. What the script does not know (--finetune.updates, ...) goes to the demo.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def call(stage: str, run: Path, options: list[str]) -> None:
         str(run.parent),
     ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    done = subprocess.run([*command, *options], check=False, env=os.environ, **quiet)
+    done = subprocess.run(command, check=False, env=os.environ, **quiet)
     if done.returncode:
         sys.exit(f"{stage} {run.name}: {done.stderr.decode(errors='replace')[-400:]}")
 
