@@ -4,7 +4,8 @@
 
 Each seed is one `demo --task assistant` in a fresh process. Its SFT model and reward model then
 serve the other ways of fine-tuning (VARIANTS), each of which is judged alike. "hacked" trains its
-own reward model, on four answers of the SFT model to each prompt, and shows what that leads to. What the script does not know (--finetune.updates, ...) goes to the demo.
+own reward model, on four answers of the SFT model to each prompt, and shows what that leads to.
+What the script does not know (--finetune.updates, ...) goes to the demo.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import pytest
 from conftest import TINY
 
 from minirlhf.cli import train
-from minirlhf.config import SIZES, ModelConfig, SFTConfig
+from minirlhf.config import SIZES, ModelConfig, SFTConfig, preset
 from minirlhf.feedback.conversation import exchanges, in_words
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.rankings import read_rankings
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.splits import split_triples, without
 from minirlhf.runs import pipeline, products, run_feedback, run_task
-from minirlhf.runs.base import SHIPPED
+from minirlhf.runs.base import SHIPPED, read_base
 from minirlhf.runs.folder import Run
 from minirlhf.runs.start import settle_start
 from minirlhf.runs.summary import CORPUS_TEXTS
@@ -27,6 +27,8 @@ from minirlhf.tasks.assistant.good import good
 from minirlhf.tasks.assistant.items import KINDS
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
+from minirlhf.training.batches import EncodedTexts, corpus_of
+from minirlhf.training.pretrain import heldout_loss
 from minirlhf.training.ranking import pairs_from_scores
 from minirlhf.training.ratings import RatingRounds, triple_of
 
@@ -142,10 +144,10 @@ def test_the_context_holds_a_conversation(task):
     assert settled.model.context == 192
     chosen = dataclasses.replace(TINY, model=ModelConfig(context=120))
     assert settle_start(chosen, task).model.context == 120
-    # It has no shipped base yet, and a model of topics is too small for it.
-    small = settle_start(dataclasses.replace(SIZES["small"], task="assistant"), task)
+    # It has a base of its own; a model of topics is too small for it.
+    small = settle_start(preset("small", "assistant"), task)
     assert small.model.context == 192
-    assert small.pretrain.start == "scratch" and small.pretrain.steps == 1500
+    assert small.pretrain.start == "base" and small.pretrain.steps == 0
     based = dataclasses.replace(SIZES["small"].pretrain, base=SHIPPED)
     with pytest.raises(ValueError, match="--base: expected .* context of at least 192 .* found 96"):
         settle_start(dataclasses.replace(SIZES["small"], pretrain=based), task)
@@ -240,6 +242,20 @@ def check_evaluation(summary: dict, task: Task) -> None:
     texts = min(len(task.corpus_heldout), CORPUS_TEXTS)
     assert all(loss["n"] == texts for loss in summary["corpus_loss"].values())
     assert set(summary["corpus_loss_rise"]) == {"sft", "tuned"}
+
+
+def test_the_shipped_base(task):
+    """It is what its card says: checked files, at most 6 MB, and the loss that was written down."""
+    base = read_base(task.base)
+    assert base.facts["task"] == "assistant"
+    assert sum(file.stat().st_size for file in base.folder.iterdir()) <= 6_000_000
+    card = (base.folder / "README.md").read_text(encoding="utf-8")
+    assert base.facts["command"] in card and "conversations" in card
+    corpus = corpus_of(task)
+    texts = EncodedTexts(base.tokenizer(), corpus.heldout, 192, corpus.learn_prompts)
+    loss = heldout_loss(base.policy(), texts)
+    # 40 of the task's held-out texts: its own held-out loss within sampling error.
+    assert abs(loss - base.facts["heldout_loss_nats_per_token"]) < 0.1
 
 
 def test_prompts_of_the_evaluation_are_kept_from_tuning(task):

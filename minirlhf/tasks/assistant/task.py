@@ -16,6 +16,7 @@ from minirlhf.tasks.assistant.items import Item
 from minirlhf.tasks.assistant.judge import answers as is_answer
 from minirlhf.tasks.assistant.judge import judge, refuses
 from minirlhf.tasks.assistant.raters import rank, rate
+from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tasks.task import Safety, Task
 
 CORPUS_SIZE = 20_000  # conversations
@@ -71,6 +72,8 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         learn_prompts=True,
         ranker=lambda conversation, answers, number: rank(item_of(conversation), answers, number),
         context=CONTEXT,
+        base=DATA / "base_assistant",
+        base_steps=0,
         notes=(
             "the raters of this task are simulated: no person ranked or scored its answers",
             "the judge is what the simulated raters see through noise",
