@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minirlhf.cli.ending import interrupted
 from minirlhf.cli.options import SFT, Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
-from minirlhf.config import SIZES, Config
+from minirlhf.config import Config, preset
 from minirlhf.system.terminal import quoted, visible, visible_line
 
 
@@ -40,7 +40,7 @@ def pretrain(arguments: Pretrain) -> None:
     from minirlhf.runs.redo import resumed
 
     folder = arguments.folder
-    others = SIZES[arguments.common.size]
+    others = preset(arguments.common.size, arguments.common.task)
     if folder.resume and is_run(folder.path):
         others = read_config(resumed(folder.path))
     # `pretrain` has no option for the length of texts: a small context shortens the preset's.

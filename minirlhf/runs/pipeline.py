@@ -31,7 +31,6 @@ from minirlhf.runs.run_models import (
     start_of,
     tokenizer_of,
 )
-from minirlhf.runs.run_task import corpus_of
 from minirlhf.runs.summary import (
     alignment_tax,
     judge_samples,
@@ -43,7 +42,7 @@ from minirlhf.stats import correlation, correlation_facts, ranks
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.demonstrations import train_on_demonstrations
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
@@ -63,7 +62,7 @@ def pretrain_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     settings, policy = run.config.pretrain, None
     if settings.start == "base":
-        base = read_base(settings.base)
+        base = read_base(settings.base or task.base)
         base.tokenizer().save(run.path / "tokenizer.json")
         policy = base.policy().to(run.device)
         if not run.read("metrics.jsonl"):

@@ -19,7 +19,6 @@ from minirlhf.system.files import reopenable, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task
-from minirlhf.training.batches import Corpus
 
 
 def task_of(run: Run) -> Task:
@@ -117,7 +116,3 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
             "--person NAME"
         )
     return task
-
-
-def corpus_of(task: Task) -> Corpus:
-    return Corpus(task.corpus, task.corpus_heldout, task.match_topics)

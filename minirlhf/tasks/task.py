@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from minirlhf.feedback.conversation import Prompt
@@ -63,6 +64,11 @@ class Task:
 
     # Whether a text of the corpus reveals its topic (see training/pretrain.py).
     match_topics: bool = False
+    # Whether pretraining learns to predict the prompts, too: each conversation of the corpus is
+    # one text then, and all of its answers are learned in one pass.
+    learn_prompts: bool = False
+    # The shipped base in whose language it is written; None: that of `openings`.
+    base: Path | None = None
     # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base
     # knows this language already). None: a run does not start from the shipped base.
     base_steps: int | None = None

@@ -15,12 +15,11 @@ from minirlhf.feedback.conversation import Conversation
 from minirlhf.feedback.records import Triple
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import answers as is_answer
-from minirlhf.tasks.assistant.judge import judge, refuses
+from minirlhf.tasks.assistant.judge import answers, judge, refuses
 from minirlhf.tasks.assistant.raters import rate
 from minirlhf.tasks.task import Safety, Task
 
-CORPUS_SIZE = 20_000  # answers
+CORPUS_SIZE = 20_000  # conversations
 HELDOUT_SIZE = 500
 DEMONSTRATIONS = 500
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
@@ -36,7 +35,7 @@ DATA_SEED = 2024
 
 
 def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
-    """The task; the seed composes the corpus, of `corpus_texts` answers, and nothing else."""
+    """The task; the seed composes the corpus, of `corpus_texts` conversations, and nothing else."""
     train = compose.prompts(TRAIN_PROMPTS, DATA_SEED, "train")
     heldout = compose.prompts(HELDOUT_PROMPTS, DATA_SEED + 1, "heldout")
     shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + 2)
@@ -52,16 +51,16 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
             raise ValueError("conversation: expected one of the task's, found another")
         return items[conversation]
 
-    texts = answers(corpus_texts, seed)
+    texts = conversations(corpus_texts, seed)
     known = set(texts)
-    candidates = dict.fromkeys(answers(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
+    candidates = dict.fromkeys(conversations(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
     return Task(
         name="assistant",
         train_prompts=different(train),
         heldout_prompts=different(heldout),
         more_prompts={"phrasings": different(phrasings)},
         kind_of=lambda conversation: item_of(conversation).kind,
-        safety=Safety(different(harmful), different(harmless), refuses, is_answer),
+        safety=Safety(different(harmful), different(harmless), refuses, answers),
         corpus=texts,
         corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
         demonstrations=[(one.item.conversation, one.answer) for one in shown],
@@ -71,6 +70,7 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         judge_name="rules of tasks/assistant/judge.py (no person)",
         raters=lambda conversation, answer, number: rate(item_of(conversation), answer, number),
         rating_range=(LOWEST, HIGHEST),
+        learn_prompts=True,
         context=CONTEXT,
         notes=(
             "the raters of this task are simulated: no person scored its feedback",
@@ -84,18 +84,9 @@ def different(items: Sequence[Item]) -> list[Conversation]:
     return list(dict.fromkeys(item.conversation for item in items))
 
 
-def answers(count: int, seed: int) -> list[tuple[Conversation, str]]:
-    """`count` answers to pretrain on, each with all turns before it.
-
-    Each answer of a conversation is a text of its own, after the same words as in a dialogue.
-    """
-    pairs: list[tuple[Conversation, str]] = []
-    for turns in compose.corpus(count, seed):  # each has at least one answer
-        for place in range(1, len(turns), 2):
-            pairs.append((turns[:place], turns[place].text))
-        if len(pairs) >= count:
-            break
-    return pairs[:count]
+def conversations(count: int, seed: int) -> list[tuple[Conversation, str]]:
+    """`count` conversations to pretrain on: the last answer, with all turns before it."""
+    return [(turns[:-1], turns[-1].text) for turns in compose.corpus(count, seed)]
 
 
 def first_feedback(items: Sequence[Item]) -> list[Triple]:
