@@ -128,7 +128,8 @@ class RewardConfig(OptimizerConfig):
 
     place = "reward."
     loss: Literal["mse", "ranking"] = "mse"
-    """mse: learn the scores; ranking: learn which of two texts on a topic is better."""
+    """mse: learn the scores; ranking: learn which of two texts on a topic is better.
+    In the task `assistant` four answers to each prompt are ranked, and it learns that."""
     min_gap: Share = 0.125
     """For ranking by scores: how far apart two scores (0 to 1) must lie to form a comparison.
     With 0, equal scores count as ties."""
@@ -144,6 +145,13 @@ class RewardConfig(OptimizerConfig):
     encoder: EncoderPretrainConfig = field(default_factory=EncoderPretrainConfig)
     own_texts: CountOrZero = 1000
     """Samples from the pretrained policy that are rated first, if the task has raters."""
+    ranked_prompts: Annotated[int, Range(at_least=2, at_most=MANY)] = 3000
+    """Prompts to each of which four answers are ranked, in a task with rankings."""
+    ranked_answers: Literal["mixed", "sft"] = "mixed"
+    """mixed: two samples of the SFT model, one of the base, one given to another prompt.
+    sft: four samples of the SFT model, mostly ties, which invite reward hacking."""
+    ranked_heldout: CountOrZero = 300
+    """Prompts on held-out topics whose answers are ranked too, only to measure on."""
     steps: Count = 250
     batch_size: Annotated[int, Range(at_least=2, at_most=MANY)] = 48
     learning_rate: NotNegative = 5e-3
@@ -253,6 +261,26 @@ class TRPOConfig(CreditConfig):
 
 
 @dataclass(frozen=True)
+class DPOConfig(Settings):
+    """Direct preference optimisation (DPO, 直接偏好优化).
+
+    Learns from comparisons alone, without a reward model, samples or rounds (E12).
+    """
+
+    place = "finetune.dpo."
+    step_size, kl_price = "finetune.dpo.learning_rate", "finetune.dpo.beta"
+    beta: Positive = 0.1
+    """Penalty, in units of the implicit reward, per nat of KL to the reference.
+    Replaces --finetune.kl-weight."""
+    steps: Count = 120
+    """Replaces --finetune.updates."""
+    batch_size: Count = 32
+    """Comparisons per step."""
+    learning_rate: NotNegative = 3e-4
+    """Learning rate of AdamW. Replaces --finetune.learning-rate."""
+
+
+@dataclass(frozen=True)
 class WarnConfig(Settings):
     """Thresholds for training warnings; each is issued once and names the setting to change."""
 
@@ -268,15 +296,16 @@ class WarnConfig(Settings):
 
 @dataclass(frozen=True)
 class FinetuneConfig(Settings):
-    """Policy gradient on the reward model's scores, repeated in rounds.
+    """Policy gradient on the reward model's scores, repeated in rounds; or DPO, on comparisons.
 
     Sections 4.1 to 4.3 of the article; the rounds are step 4 of its section 3.2.
     """
 
     place = "finetune."
-    algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo"] = "reinforce"
+    algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo", "dpo"] = "reinforce"
     """PPO and TRPO are those of section 3.2 of the article.
-    RLOO and GRPO compare the samples of one prompt with each other."""
+    RLOO and GRPO compare the samples of one prompt with each other.
+    DPO learns from the reward model's comparisons directly: no rounds, its own rate and steps."""
     updates: Count = 20
     batch_size: Annotated[int, Range(at_least=2, at_most=MANY)] = 128
     """Samples per update."""
@@ -305,10 +334,11 @@ class FinetuneConfig(Settings):
     group: GroupConfig = field(default_factory=GroupConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     trpo: TRPOConfig = field(default_factory=TRPOConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     warn: WarnConfig = field(default_factory=WarnConfig)
 
     @property
-    def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig:
+    def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig | DPOConfig:
         """The settings of the chosen algorithm alone."""
         return getattr(self, "group" if self.algorithm in ("rloo", "grpo") else self.algorithm)
 
@@ -317,15 +347,20 @@ class FinetuneConfig(Settings):
         """The name of the setting that makes the chosen algorithm's steps larger or smaller."""
         return getattr(self.of_algorithm, "step_size", "finetune.learning_rate")
 
+    @property
+    def kl_price(self) -> str:
+        """The name of the setting that keeps the policy near its reference."""
+        return getattr(self.of_algorithm, "kl_price", "finetune.kl_weight")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.algorithm in ("rloo", "grpo"):
             divides = self.batch_size % self.group.size == 0
             whole = f"a divisor of --finetune.batch-size ({self.batch_size})"
             self.require(divides, "group.size", whole)
-        if self.algorithm == "trpo":
-            unmixed = self.pretraining_weight == 0
-            self.require(unmixed, "pretraining_weight", "0 with trpo, whose step is no sum of losses")
+        if self.algorithm == "dpo":
+            fixed = self.kl_target is None
+            self.require(fixed, "kl_target", "None with dpo, whose --finetune.dpo.beta is fixed")
         if self.kl_target is not None:
             adaptable = self.kl_weight > 0
             self.require(

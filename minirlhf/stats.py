@@ -78,6 +78,15 @@ def change(before: dict[str, float], after: dict[str, float]) -> str:
     return "did not clearly change"
 
 
+def pairs_words(right: dict) -> str:
+    """The share of pairs in the right order: 0.812 [0.790, 0.834], n = 1,234 pairs of 300 prompts.
+
+    `right` is `pairs_right` of evaluation/reward_quality.py.
+    """
+    share = f"{right['mean']:.3f} [{right['low']:.3f}, {right['high']:.3f}]"
+    return f"{share}, n = {right['pairs']:,} pairs of {right['n']:,} prompts"
+
+
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's r of two vectors (n,); 0 if one of them is constant but for rounding."""
     if _is_constant(a) or _is_constant(b):

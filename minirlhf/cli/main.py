@@ -12,10 +12,11 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from minirlhf.cli import data, feedback, rate, sample, train
+from minirlhf.cli import chat, data, feedback, rate, sample, train
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
     SFT,
+    Chat,
     Data,
     Demo,
     Evaluate,
@@ -27,6 +28,7 @@ from minirlhf.cli.options import (
     Reward,
     Sample,
 )
+from minirlhf.cli.unread import refuse_unread
 from minirlhf.config import SIZES, CommonConfig, Config, preset
 from minirlhf.config_file import RENAMED, from_json
 from minirlhf.settings import option
@@ -75,6 +77,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, wha
     "finetune": (Finetune, train.finetune),
     "evaluate": (Evaluate, train.evaluate),
     "sample": (Sample, sample.sample),
+    "chat": (Chat, chat.chat),
     "rate": (Rate, rate.rate),
     "feedback": (Feedback, feedback.feedback),
     "iterate": (Iterate, train.iterate),
@@ -185,13 +188,15 @@ def parse(arguments: list[str]) -> object:
         subcommand = tyro.conf.subcommand(name=name, prefix_name=False, **default)
         kinds.append(Annotated[kind, subcommand])
     any_command: Any = Union[tuple(kinds)]  # noqa: UP007 (made at run time)
-    return tyro.cli(
+    command = tyro.cli(
         any_command,
         args=arguments,
         prog="minirlhf",
         description=DESCRIPTION,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    refuse_unread(command, filled.get("".join(arguments[:1])))
+    return command
 
 
 def main(arguments: list[str] | None = None) -> None:

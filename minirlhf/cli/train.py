@@ -115,13 +115,15 @@ def reward(arguments: Reward) -> None:
     words = f"reward {folder.words}"
     if arguments.report:
         words += " --report" if arguments.curve else " --report --no-curve"
-    if not keep:
-        run(folder.path, todo, words)
     if not arguments.report:
+        run(folder.path, todo, words)
         report_done(folder.path, "reward")
         return
-    from minirlhf.runs.reward_card import write_report_card
+    from minirlhf.runs.reward_card import with_scores, write_report_card
     from minirlhf.system.locks import locked
+
+    if not keep:
+        run(folder.path, todo, words, ask=with_scores)
 
     with locked(folder.path, f"python -m minirlhf {command} --report"):
         opened = Run.open(folder.path, arguments.device)
@@ -182,6 +184,8 @@ def iterate(arguments: Iterate) -> None:
     from minirlhf.runs.folder import Run
 
     folder, settings = arguments.folder, arguments.finetune
+    samples = settings.algorithm != "dpo"
+    settings.require(samples, "algorithm", "one that learns from the samples rated between rounds")
     opened = Run.open(folder.path, arguments.device)
     given: dict[str, object] = {"finetune": settings}
     opened.config = dataclasses.replace(opened.config, finetune=settings)
@@ -264,25 +268,13 @@ def report_done(path: Path, stage: str) -> None:
 def print_summary(path: Path) -> None:
     """Print the results of a run in words."""
     from minirlhf.cli.summary_words import comparison_lines, judged_lines
-    from minirlhf.stats import correlation_words
 
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
-    quality, raters = summary["reward_model"], summary["ratings"]
-    print(
-        f"\nJudge: {visible_line(summary['judge_name'])} (0 to 1; not used in training). "
-        f"Scores: {raters['shipped']} texts rated by {visible_line(raters['raters'])} "
-        f"raters, {raters['collected']} more during training."
-    )
-    handwritten = ""
-    if quality.get("handwritten_n"):
-        words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
-        handwritten = f"; on handwritten texts: Spearman {words}"
-    pearson = correlation_words(quality, "pearson", quality.get("n"))
-    print(
-        f"Reward model on held-out feedback: Pearson r {pearson}; "
-        f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
-    )
+    quality = summary["reward_model"]
+    judge = f"Judge: {visible_line(summary['judge_name'])} (0 to 1; not used in training)."
+    print(f"\n{judge} {feedback_words(summary['ratings'], quality)}")
+    print("\n".join(quality_lines(quality)))
     for line in judged_lines(summary) + comparison_lines(summary):
         print(line)
     if summary["reward_hacking"]:
@@ -296,3 +288,36 @@ def print_summary(path: Path) -> None:
         f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. "
         f"Report: {visible_line(str(path / 'report.html'))}"
     )
+
+
+def feedback_words(ratings: dict, quality: dict) -> str:
+    """What the reward model learned from, and who gave it."""
+    raters = visible_line(ratings["raters"])
+    if "pairs_right" in quality:
+        answers, prompts = quality["answers_each"], quality["rankings"]
+        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters} raters."
+    return (
+        f"Scores: {ratings['shipped']} texts rated by {raters} raters, "
+        f"{ratings['collected']} more during training."
+    )
+
+
+def quality_lines(quality: dict) -> list[str]:
+    """How good the reward model is on feedback that it never saw."""
+    from minirlhf.stats import correlation_words, pairs_words
+
+    if "pairs_right" in quality:
+        lines = ["Reward model, share of pairs in the right order, on answers that it never saw:"]
+        lines.append(f"  {'training topics':16s} {pairs_words(quality['pairs_right'])}")
+        if other := quality.get("pairs_right_heldout_topics"):
+            lines.append(f"  {'held-out topics':16s} {pairs_words(other)}")
+        return lines
+    handwritten = ""
+    if quality.get("handwritten_n"):
+        words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
+        handwritten = f"; on handwritten texts: Spearman {words}"
+    pearson = correlation_words(quality, "pearson", quality.get("n"))
+    return [
+        f"Reward model on held-out feedback: Pearson r {pearson}; "
+        f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
+    ]

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from minirlhf import equations
-from minirlhf.stats import calibration, correlation, correlation_facts, ranks
+from minirlhf.stats import calibration, correlation, correlation_facts, interval, ranks
+from minirlhf.training.ranked_answers import (
+    RankedTexts,
+    is_pair,
+    right_pairs,
+    whole_answers_loss,
+)
 from minirlhf.training.reward_objectives import ScoredTexts, predict
 from minirlhf.training.rollout import AnyReward
 
@@ -25,4 +31,20 @@ def quality(model: AnyReward, train: ScoredTexts, heldout: ScoredTexts) -> dict:
         **correlation_facts("spearman", by_rank, n, of_ranks=True),
         "n": n,
         "calibration": calibration(predicted.numpy(), scores.numpy()),
+    }
+
+
+def ranking_quality(model: AnyReward, heldout: RankedTexts) -> dict:
+    """Loss and share of pairs in the right order on ranked answers that the model never saw.
+
+    "pairs_right" is the mean over the n prompts with the 95% interval of that mean: the pairs of
+    one prompt share their answers, so they are no independent cases. "pairs" counts them all.
+    """
+    predicted = predict(model, heldout)
+    shares = right_pairs(predicted, heldout.ranks)
+    right = interval(shares.tolist())
+    right |= {"low": max(right["low"], 0.0), "high": min(right["high"], 1.0)}
+    return {
+        "ranking_nats": whole_answers_loss(predicted, heldout.ranks),
+        "pairs_right": right | {"pairs": int(is_pair(heldout.ranks).sum())},
     }

@@ -17,10 +17,13 @@ FIELDS = {SCORES: ("topic", "text", "score"), COMPARISONS: ("topic", "better", "
 NOUNS = {SCORES: "scored texts", COMPARISONS: "comparisons"}
 DEMONSTRATION = ("prompt", "answer")  # the fields of a demonstration
 TURN = ("role", "text")  # and those of a turn of its prompt
+RANKING = ("prompt", "answers", "ranks")  # the fields of a ranking
 # What other programs call the same.
 OTHER_NAMES = {
     "prompt": ("topic", "instruction", "question", "query", "input", "messages", "turns"),
     "answer": ("text", "response", "completion", "output", "content"),
+    "answers": ("responses", "completions", "outputs", "texts"),
+    "ranks": ("ranking", "rank", "order"),
     "role": ("from", "speaker", "author"),
     "topic": ("prompt", "instruction", "question", "query", "input"),
     "text": ("response", "completion", "answer", "output", "content"),
@@ -65,7 +68,7 @@ def record_faults(
     if kind == SCORES:
         faults = triple_faults(record, low, high, conversations)
     else:
-        faults = comparison_faults(record)
+        faults = comparison_faults(record, conversations)
     return with_renames(record, FIELDS[kind], faults)
 
 
@@ -88,11 +91,7 @@ def triple_faults(record: dict, low: float, high: float, conversations: bool = F
 
     `conversations`: its topic may also be one.
     """
-    fields: tuple[str, ...] = ("topic", "text")
-    faults = []
-    if conversations and isinstance(record.get("topic"), list):
-        faults, fields = _turns_faults("topic", record["topic"]), ("text",)
-    faults += _text_faults(record, fields)
+    faults, fields = _topic_faults(record, ("text",), conversations)
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
         faults.append(f"score: expected {number}, {MISSING}")
@@ -110,25 +109,98 @@ def triple_faults(record: dict, low: float, high: float, conversations: bool = F
     return faults + _character_faults(record, fields)
 
 
-def comparison_faults(record: dict) -> list[str]:
-    """Every fault of a record that should be a comparison."""
-    faults = _text_faults(record, ("topic", "better", "worse"))
+def comparison_faults(record: dict, conversations: bool = False) -> list[str]:
+    """Every fault of a record that should be a comparison; `conversations` as in triple_faults."""
+    faults, fields = _topic_faults(record, ("better", "worse"), conversations)
     if not faults and record["better"] == record["worse"]:
         faults.append("worse: expected another text than better, found the same")
     if not isinstance(record.get("tie", False), bool):
         faults.append(f"tie: expected true or false, found {shown(record['tie'])}")
-    return faults + _character_faults(record, ("topic", "better", "worse"))
+    return faults + _character_faults(record, fields)
+
+
+def _topic_faults(
+    record: dict, texts: tuple[str, ...], conversations: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """The faults of topic and texts, and which of these fields are texts.
+
+    `conversations`: the topic may also be one, whose turns are checked here.
+    """
+    if conversations and isinstance(record.get("topic"), list):
+        return _turns_faults("topic", record["topic"]) + _text_faults(record, texts), texts
+    fields = ("topic", *texts)
+    return _text_faults(record, fields), fields
 
 
 def demonstration_faults(record: dict) -> list[str]:
     """Every fault of a record that should be a demonstration (demonstrations.py)."""
-    prompt = record.get("prompt")
-    if isinstance(prompt, list):
-        faults = _turns_faults("prompt", prompt)
-    else:
-        faults = _text_faults(record, ("prompt",)) + _surrogate_faults(record, ("prompt",))
+    faults = _prompt_faults(record)
     faults += _text_faults(record, ("answer",)) + _surrogate_faults(record, ("answer",))
     return with_renames(record, DEMONSTRATION, faults)
+
+
+def _prompt_faults(record: dict) -> list[str]:
+    """Every fault of the field `prompt`, a text or a conversation."""
+    prompt = record.get("prompt")
+    if isinstance(prompt, list):
+        return _turns_faults("prompt", prompt)
+    return _text_faults(record, ("prompt",)) + _surrogate_faults(record, ("prompt",))
+
+
+def ranking_faults(record: dict) -> list[str]:
+    """Every fault of a record that should be a ranking (rankings.py)."""
+    faults = _prompt_faults(record)
+    answers = _list_faults(record, "answers", "texts") or _answers_faults(record["answers"])
+    faults += answers
+    ranks = _list_faults(record, "ranks", "whole numbers")
+    if not ranks and not answers:
+        ranks = _ranks_faults(record["ranks"], record["answers"])
+    return with_renames(record, RANKING, faults + ranks + name_faults(record))
+
+
+def _list_faults(record: dict, field: str, of_what: str) -> list[str]:
+    """The fault of a field that should be a list of two or more."""
+    expected = f"{field}: expected a list of at least two {of_what}"
+    if field not in record:
+        return [f"{expected}, {MISSING}"]
+    value = record[field]
+    if not isinstance(value, list):
+        return [f"{expected}, found {shown(value)}"]
+    return [f"{expected}, found {len(value)}"] if len(value) < 2 else []
+
+
+def _answers_faults(answers: list) -> list[str]:
+    """Every fault of the single answers; one may be empty."""
+    faults = []
+    for place, answer in enumerate(answers):
+        field = f"answers[{place}]"
+        if not isinstance(answer, str):
+            faults.append(f"{field}: expected a text, found {shown(answer)}")
+        faults += _surrogate_faults({field: answer}, (field,))
+    return faults
+
+
+def _ranks_faults(ranks: list, answers: list[str]) -> list[str]:
+    """Every fault of the ranks of these answers."""
+    count = len(answers)
+    if len(ranks) != count:
+        return [f"ranks: expected one for each of the {count} answers, found {len(ranks)}"]
+    faults = []
+    for place, rank in enumerate(ranks):
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= count:
+            found = f"found {shown(rank)}"
+            faults.append(f"ranks[{place}]: expected a whole number from 1 to {count}, {found}")
+    if not faults and 1 not in ranks:
+        faults.append(f"ranks: expected 1 for the best answer, found {min(ranks)} as the lowest")
+    first: dict[str, int] = {}  # answer -> its first place
+    for place, answer in enumerate(answers):
+        same = first.setdefault(answer, place)
+        if not faults and ranks[place] != ranks[same]:
+            faults.append(
+                f"ranks[{place}]: expected {ranks[same]}, the rank of the same text in "
+                f"answers[{same}], found {ranks[place]}"
+            )
+    return faults
 
 
 def _turns_faults(name: str, turns: list) -> list[str]:

@@ -49,6 +49,11 @@ def exchanges(prompt: Prompt) -> list[tuple[str, str]]:
     return [(prompt[i].text, prompt[i + 1].text) for i in range(0, len(prompt) - 1, 2)]
 
 
+def as_conversation(prompt: Prompt) -> Conversation:
+    """A topic as a conversation of one turn: to a model they are the same."""
+    return (Turn(ROLES[0], prompt),) if isinstance(prompt, str) else prompt
+
+
 def in_words(prompt: Prompt) -> str:
     """The prompt as a text, to show and to train a tokenizer on: each turn on a line."""
     return prompt if isinstance(prompt, str) else "\n".join(turn.text for turn in prompt)

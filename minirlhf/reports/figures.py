@@ -104,8 +104,9 @@ def _write_at(axis: Axes, words: str, point: tuple[float, float], offset: int) -
 
 def draw_scores(axis: Axes, finetune: list[dict]) -> None:
     """Reward and judge, both 0 to 1, against minutes; the upper axis counts updates."""
+    role = "takes no part" if has_comparisons(finetune) else "optimised"
     for key, label, colour in (
-        ("reward", "reward model (optimised)", REWARD),
+        ("reward", f"reward model ({role})", REWARD),
         ("judge", "judge (never optimised)", JUDGE),
     ):
         seconds, values = _series(finetune, "seconds", key)
@@ -168,6 +169,26 @@ def pretrain_figure(pretrain: list[dict]) -> Figure:
     return figure
 
 
+def has_comparisons(finetune: list[dict]) -> bool:
+    """Whether fine-tuning learned from comparisons (DPO) instead of the reward model."""
+    return any("loss_nats_per_comparison" in row for row in finetune)
+
+
+def comparisons_figure(finetune: list[dict]) -> Figure:
+    """DPO on its comparisons, against steps: the loss, and the share in the right order."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, finetune, "loss_nats_per_comparison", "heldout_loss_nats_per_comparison")
+    left.axhline(np.log(2), color=MUTED, linestyle="--", linewidth=1)
+    left.set(xlabel="step", ylabel="loss (nats per comparison)")
+    left.set_title("DPO: loss (dashed: knows nothing)")
+    _draw_losses(right, finetune, "pair_accuracy", "heldout_pair_accuracy")
+    right.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
+    right.set(xlabel="step", ylabel="share of comparisons", ylim=(0, 1))
+    right.set_title("DPO: the better answer has gained more")
+    return figure
+
+
 def _draw_losses(axis: Axes, records: list[dict], train_key: str, heldout_key: str) -> None:
     steps, losses = _series(records, "step", train_key)
     axis.plot(steps, losses, "-", color=MUTED, label="training batch", linewidth=1)
@@ -190,7 +211,12 @@ def draw_reliability(axis: Axes, groups: list[dict]) -> None:
 
 
 def reward_figure(reward: list[dict], model: dict) -> Figure:
-    """Calibration on the left; on the right the error during training, with that of a constant."""
+    """Calibration on the left; on the right the error during training, with that of a constant.
+
+    Of a model that learned from rankings: the share of pairs in the right order, and the loss.
+    """
+    if "pairs_right" in model or any("heldout_pairs_right" in row for row in reward):
+        return _rankings_figure(reward)
     figure = Figure(figsize=(9, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_reliability(left, model.get("calibration") or [])
@@ -201,6 +227,19 @@ def reward_figure(reward: list[dict], model: dict) -> Figure:
     _draw_losses(right, reward, "loss_mse", "heldout_mse")
     right.set(xlabel="step", ylabel="mean squared error")
     right.set_title("Error during training")
+    return figure
+
+
+def _rankings_figure(reward: list[dict]) -> Figure:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.axhline(0.5, color=MUTED, label="by chance", linestyle="--", linewidth=1)
+    steps, shares = _series(reward, "step", "heldout_pairs_right")
+    left.plot(steps, shares, "-o", color=JUDGE, label="held-out", markersize=3)
+    left.set(ylim=(0, 1), xlabel="step", ylabel="pairs in the right order (share)")
+    left.legend(fontsize=8.5)
+    _draw_losses(right, reward, "loss_ranking_nats", "heldout_ranking_nats")
+    right.set(xlabel="step", ylabel="ranking loss (nats per pair)")
     return figure
 
 

@@ -11,7 +11,7 @@ from html import escape
 
 from minirlhf.reports.figures import COLOURS
 from minirlhf.reports.judged import SPLITS, evaluated_splits, model_names
-from minirlhf.stats import correlation_words
+from minirlhf.stats import correlation_words, pairs_words
 
 STAGES = {
     "pretrain": "pretraining",
@@ -237,6 +237,14 @@ def reward_model_table(model: dict) -> str:
     ):
         if key in model and (model[key] is not None or model.get(count)):
             rows.append([label, correlation_words(model, key, model.get(count))])
+    for key, label in (
+        ("pairs_right", "pairs in the right order (share), training topics"),
+        ("pairs_right_heldout_topics", "pairs in the right order (share), held-out topics"),
+    ):
+        if model.get(key):
+            rows.append([label, pairs_words(model[key])])
+    if model.get("ranking_nats") is not None:
+        rows.append(["ranking loss (nats per pair)", number(model["ranking_nats"], 4)])
     return table([], rows, "numbers")
 
 

@@ -26,6 +26,10 @@ RATERS = {
     "people": "The raters are people: the reward model learned from their scores.",
     "authors": "The authors of the texts gave the scores that the reward model learned from.",
 }
+RANKERS = {
+    "simulated": "The raters are simulated: the rankings come from a program, not from people.",
+    "people": "The raters are people: the reward model learned from their rankings.",
+}
 ROUND_TAIL = 10  # updates at the end of a round that its row averages over
 
 HOW_TO_READ = (
@@ -50,6 +54,8 @@ HOW_TO_READ = (
     "<b>MSE</b>: mean squared error; compare it with that of a constant, which ignores the text.",
     "<b>Pearson and Spearman r</b>: agreement with the scores, in value and in rank; 1 is perfect, "
     "0 is none.",
+    "<b>Pairs in the right order</b> (share): of two answers to one prompt of which one was ranked "
+    "higher, how often the reward model says so too; 0.5 is chance.",
     "<b>[low, high]</b>: a 95% confidence interval of the mean. &ldquo;Rose&rdquo; and "
     "&ldquo;fell&rdquo; are said only where the 95% interval of the difference excludes 0.",
     "<b>Held-out topics</b>: in neither feedback nor fine-tuning, unless a note at the top says "
@@ -160,6 +166,7 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             "and "
             "the judge's score fell: the policy found texts that the reward model overrates.</p>"
         )
+    role = "did not take part" if figures.has_comparisons(finetune) else "was optimised"
     sentences = []
     for split in evaluated_splits(summary):
         part = summary[split]
@@ -167,12 +174,13 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             f"On {SPLITS[split]} the judge says "
             f"<b>{html.interval(part['judge_before'])}</b> before and "
             f"<b>{html.interval(part['judge_after'])}</b> after fine-tuning: it "
-            f"{_change(part, 'judge')}. The reward model, which was optimised, says "
+            f"{_change(part, 'judge')}. The reward model, which {role}, says "
             f"{html.interval(part['reward_before'])} before and "
             f"{html.interval(part['reward_after'])} after."
         )
-    if not sentences and finetune:
-        first, last = _judged(finetune[0]), _judged(finetune[-1])
+    judged = [row for row in finetune if "judge" in row] or finetune  # of DPO, only some are
+    if not sentences and judged:
+        first, last = _judged(judged[0]), _judged(judged[-1])
         sentences.append(
             f"Not evaluated yet. On the samples of fine-tuning the judge says {first} and {last}."
         )
@@ -186,19 +194,26 @@ def _judged(record: dict) -> str:
 
 
 def _raters(summary: dict) -> str:
-    """Who gave the scores, who judges, and the notes of the task."""
-    ratings = summary.get("ratings")
+    """Who gave the scores or rankings, who judges, and the notes of the task."""
+    ratings, model = summary.get("ratings"), summary.get("reward_model") or {}
+    judge = escape(str(summary.get("judge_name", "not named")))
     if not ratings:
         words = "<p>The run does not say yet who gave the scores.</p>"
     else:
-        raters = str(ratings.get("raters"))
-        who = escape(RATERS.get(raters, f"Raters: {raters}."))
-        judge = escape(str(summary.get("judge_name", "not named")))
-        words = (
-            f"<p><b>{who}</b> {html.number(ratings.get('shipped'), 0)} texts came with scores, "
-            f"{html.number(ratings.get('collected'), 0)} more were rated during the run. "
-            f"Judge: {judge}.</p>"
-        )
+        raters, is_ranked = str(ratings.get("raters")), "pairs_right" in model
+        known = RANKERS if is_ranked else RATERS
+        who = escape(known.get(raters, f"Raters: {raters}."))
+        if is_ranked:
+            what = (
+                f"{html.number(model.get('answers_each'), 0)} answers to each of "
+                f"{html.number(model.get('rankings'), 0)} prompts were ranked."
+            )
+        else:
+            what = (
+                f"{html.number(ratings.get('shipped'), 0)} texts came with scores, "
+                f"{html.number(ratings.get('collected'), 0)} more were rated during the run."
+            )
+        words = f"<p><b>{who}</b> {what} Judge: {judge}.</p>"
     notes = [escape(str(note)) for note in summary.get("notes") or []]
     return words + (html.bullets(notes) if notes else "")
 
@@ -223,6 +238,9 @@ def _finetuning(finetune: list[dict], metrics: list[dict]) -> str:
         "Reward, judge, KL, length, distinct share and entropy against minutes of fine-tuning"
     )
     picture = figures.svg(figures.finetune_figure(finetune), description)
+    if figures.has_comparisons(finetune):
+        figure = figures.comparisons_figure(finetune)
+        picture += figures.svg(figure, "Loss and accuracy on comparisons against steps")
     return picture + html.rounds_table(rounds_of(metrics))
 
 
@@ -231,7 +249,8 @@ def _reward_model(reward: list[dict], summary: dict) -> str:
     if not reward and not model:
         return ""
     figure = figures.reward_figure(reward, model)
-    picture = figures.svg(figure, "Calibration and error of the reward model")
+    what = "Right pairs and loss" if "pairs_right" in model else "Calibration and error"
+    picture = figures.svg(figure, f"{what} of the reward model")
     return picture + html.reward_model_table(model)
 
 

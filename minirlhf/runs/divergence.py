@@ -22,7 +22,7 @@ STEP_SIZES = {
     "masked-lm": ("reward.mlm_learning_rate", "reward.mlm_muon_learning_rate"),
     "sft": ("sft.learning_rate", "sft.muon_learning_rate", "sft.weight_decay"),
     "reward": ("reward.learning_rate", "reward.muon_learning_rate", "reward.weight_decay"),
-    "finetune": ("finetune.kl_weight", "reward.learning_rate", "reward.muon_learning_rate"),
+    "finetune": ("reward.learning_rate", "reward.muon_learning_rate"),
 }
 
 
@@ -56,9 +56,9 @@ def check_loss(rows: list[dict], stage: str, config: Config) -> None:
 
 def advice(stage: str, config: Config) -> str:
     """Which settings to lower. Only those above the preset are blamed, if there are any."""
-    names = STEP_SIZES.get(stage, ())
+    names, tune = STEP_SIZES.get(stage, ()), config.finetune
     if stage == "finetune":
-        names = (config.finetune.step_size, *names)
+        names = (tune.step_size, tune.kl_price, *(() if tune.algorithm == "dpo" else names))
     usual = preset(config.size, config.task)
     raised = [name for name in names if value_of(config, name) > value_of(usual, name)]
     if raised:

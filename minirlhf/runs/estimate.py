@@ -12,6 +12,7 @@ import torch
 
 from minirlhf.config import Config
 from minirlhf.system.devices import autocast
+from minirlhf.training.rollout_log import SAMPLES
 
 # Tokens of a typical opening: the text alone, and prompt and text with some padding.
 TEXT_TOKENS, ROW_TOKENS = 30, 40
@@ -73,10 +74,18 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
     )
 
 
-def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str, Work]:
+def work(
+    config: Config,
+    raters: bool,
+    demonstrations: bool = False,
+    rankings: bool = False,
+    judged: int = 4,
+) -> dict[str, Work]:
     """What each stage of a whole run computes.
 
     `raters`: whether the policy's samples are rated. `demonstrations`: whether there are any.
+    `rankings`: whether answers are ranked, instead of rated. `judged`: how often as many samples as
+    `evaluate.samples` are judged.
     """
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
@@ -91,7 +100,23 @@ def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str
     rounds = tune.rounds if raters else 1
     if raters:
         fit += sampling(config, reward.own_texts, 128)
+    if (
+        rankings
+    ):  # each prompt has two or three samples of the SFT model, and perhaps one of the base
+        fit += sampling(config, 3 * (reward.ranked_prompts + reward.ranked_heldout), 128)
 
+    loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
+
+    texts = judged * config.evaluate.samples
+    judged = training(config, 128, texts // 128, head=True, passes=2)
+    judged += sampling(config, texts, 128)
+    second = {"sft": imitate} if demonstrations else {}
+    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
+
+
+def from_rollouts(config: Config, rounds: int) -> Work:
+    """Fine-tuning by policy gradient."""
+    reward, tune = config.reward, config.finetune
     # The reference and the reward model make one forward pass over each sample. The update makes a
     # forward and a backward pass, PPO `epochs` times.
     learn = tune.ppo.epochs if tune.algorithm == "ppo" else 1
@@ -100,13 +125,19 @@ def work(config: Config, raters: bool, demonstrations: bool = False) -> dict[str
     loop += sampling(config, tune.updates * tune.batch_size, tune.batch_size)
     refits = (rounds - 1) * tune.refit_steps
     loop += training(config, reward.batch_size // 2, refits, head=False) + muon(config, refits)
-    loop += sampling(config, (rounds - 1) * tune.ratings_per_round, tune.batch_size)
+    return loop + sampling(config, (rounds - 1) * tune.ratings_per_round, tune.batch_size)
 
-    texts = 4 * config.evaluate.samples
-    judged = training(config, 128, texts // 128, head=True, passes=2)
-    judged += sampling(config, texts, 128)
-    second = {"sft": imitate} if demonstrations else {}
-    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
+
+def from_comparisons(config: Config) -> Work:
+    """Fine-tuning by DPO."""
+    tune, dpo = config.finetune, config.finetune.dpo
+    # The reference makes one forward pass over each answer, at most one per step that learns it.
+    loop = training(config, 2 * dpo.batch_size, dpo.steps, head=True, passes=1 + 3)
+    # Samples for the judge: one forward pass each of the reference and the reward model.
+    judged = min(SAMPLES + 1, dpo.steps)
+    loop += training(config, tune.batch_size, judged, head=True, passes=1)
+    loop += training(config, tune.batch_size, judged, head=False, passes=1)
+    return loop + sampling(config, judged * tune.batch_size, tune.batch_size)
 
 
 def product_rate(device: torch.device) -> float:
@@ -127,12 +158,17 @@ def product_rate(device: torch.device) -> float:
 
 
 def seconds(
-    config: Config, device: torch.device, raters: bool, demonstrations: bool = False
+    config: Config,
+    device: torch.device,
+    raters: bool,
+    demonstrations: bool = False,
+    rankings: bool = False,
+    judged: int = 4,
 ) -> dict[str, float]:
     """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
-    for stage, part in work(config, raters, demonstrations).items():
+    for stage, part in work(config, raters, demonstrations, rankings, judged).items():
         took = part.training / (TRAINING_EFFICIENCY * rate)
         took += part.sampling / (SAMPLING_EFFICIENCY * rate)
         if device.type != "cpu":
@@ -151,19 +187,28 @@ def in_words(number: float) -> str:
 
 
 def plan_lines(
-    config: Config, raters: bool, expected: dict[str, float], stages: list[str]
+    config: Config,
+    raters: bool,
+    expected: dict[str, float],
+    stages: list[str],
+    rankings: bool = False,
+    judged: int = 4,
 ) -> list[str]:
     """What a run will do: one line per stage with its expected time, then the total."""
     tune, pretrain = config.finetune, config.pretrain
     rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
     rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
+    if rankings:
+        rated = f"answers to {config.reward.ranked_prompts:,} prompts are ranked, then "
     words = {
         "pretrain": f"from scratch, {pretrain.steps:,} steps",
         "sft": f"up to {config.sft.steps:,} steps on demonstrations",
         "reward": f"{rated}{config.reward.steps:,} steps",
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
-        "evaluate": f"4 x {config.evaluate.samples} samples for the judge",
+        "evaluate": f"{judged} x {config.evaluate.samples} samples for the judge",
     }
+    if tune.algorithm == "dpo":
+        words["finetune"] = f"{tune.dpo.steps} steps of {tune.dpo.batch_size} comparisons (DPO)"
     if pretrain.start == "base":
         further = f" and trained {pretrain.steps:,} steps further" if pretrain.steps else ""
         words["pretrain"] = f"the pretrained base is loaded{further}"

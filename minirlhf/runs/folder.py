@@ -2,6 +2,7 @@
 
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     (with demonstrations) sft.safetensors
+    (with rankings) rankings.jsonl
     metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
 
 Weights are safetensors, everything else is JSON: reading a run never executes code. While a stage

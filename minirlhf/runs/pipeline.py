@@ -15,15 +15,16 @@ import time
 
 import torch
 
-from minirlhf.evaluation.reward_quality import quality
 from minirlhf.feedback.demonstrations import split_demonstrations
+from minirlhf.feedback.records import Triple
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.divergence import check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
 from minirlhf.runs.products import RESULT, REWARD_FINAL
-from minirlhf.runs.run_feedback import first_ratings, split_feedback, split_own_texts
+from minirlhf.runs.run_comparisons import comparisons_of
+from minirlhf.runs.run_feedback import first_ratings, split_feedback
 from minirlhf.runs.run_models import (
     load_policy,
     load_reward_model,
@@ -31,6 +32,7 @@ from minirlhf.runs.run_models import (
     start_of,
     tokenizer_of,
 )
+from minirlhf.runs.run_reward import quality_of, texts_of
 from minirlhf.runs.summary import (
     alignment_tax,
     judge_samples,
@@ -38,22 +40,16 @@ from minirlhf.runs.summary import (
     safety_of,
     summary_of,
 )
-from minirlhf.stats import correlation, correlation_facts, ranks
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.demonstrations import train_on_demonstrations
+from minirlhf.training.dpo import train_on_comparisons
 from minirlhf.training.finetune import finetune
 from minirlhf.training.pretrain import pretrain
-from minirlhf.training.ranking import warning_of_cut_pairs
 from minirlhf.training.rollout import Models
-from minirlhf.training.train_reward_model import (
-    AnyReward,
-    ScoredTexts,
-    predict,
-    train_reward_model,
-)
+from minirlhf.training.train_reward_model import train_reward_model
 from minirlhf.training.truncation import CutTopics
 
 
@@ -116,71 +112,42 @@ def warn_of_long_texts(run: Run, task: Task, tokenizer: Tokenizer) -> None:
 
 
 def reward_stage(run: Run, task: Task) -> None:
-    """Train the reward model on the feedback and measure it on what was held out."""
+    """Train the reward model on scores or, where answers are ranked, on rankings; measure it."""
     started = time.perf_counter()
-    tokenizer = tokenizer_of(run, task)
-    train_triples, heldout_triples = split_feedback(run, task)
-    context, seed = run.config.model.context, run.config.seed
-    train = ScoredTexts(tokenizer, train_triples, context, task.comparisons)
-    heldout = ScoredTexts(tokenizer, heldout_triples, context, task.heldout_comparisons)
-    if train.cut:
-        print(
-            f"warning: {train.cut:,} of {len(train):,} scored texts are longer than {context} "
-            "tokens with their topic and lose their end; raise --model.context and "
-            "--finetune.max-new-tokens",
-            file=sys.stderr,
-        )
-    if train.cut and run.config.reward.loss == "ranking":
-        pairs = train.pairs(run.config.reward.min_gap)
-        if warning := warning_of_cut_pairs(train, pairs):
-            print(f"warning: {warning}", file=sys.stderr)
+    tokenizer, seed = tokenizer_of(run, task), run.config.seed
+    texts = texts_of(run, task, tokenizer)
     # Seeded only here, so that the initial weights do not depend on whether the policy's samples
     # had already been rated or were rated just now.
     torch.manual_seed(seed)
     model = new_reward_model(run, tokenizer, task)
     log, checkpoints = run.log("reward"), run.checkpoints("reward")
-    split = Split(train, heldout)
-    model = train_reward_model(model, split, run.config.reward, seed, log, checkpoints)
-    facts = quality(model, train, heldout) | other_quality(model, run, task, tokenizer)
+    model = train_reward_model(model, texts, run.config.reward, seed, log, checkpoints)
     run.finish_stage(
         "reward",
         _seconds(run, "reward", started),
         {RESULT["reward"]: model},
-        reward_model=facts,
+        reward_model=quality_of(model, run, task, tokenizer, texts),
         collected_first=len(first_ratings(run, task)),
     )
 
 
-def other_quality(model: AnyReward, run: Run, task: Task, tokenizer: Tokenizer) -> dict:
-    """Correlations on held-out samples of the policy and on handwritten texts, if there are any."""
-    facts: dict[str, float | None] = {}
-    context = run.config.model.context
-    if own_heldout := split_own_texts(run, task)[1]:
-        own = ScoredTexts(tokenizer, own_heldout, context)
-        r = correlation(predict(model, own), own.scores)
-        facts |= correlation_facts("own_texts_pearson", r, len(own))
-        facts["own_texts_n"] = len(own)
-    facts["handwritten_spearman"] = None
-    if task.handwritten:
-        handwritten = ScoredTexts(tokenizer, task.handwritten, context)
-        predicted = predict(model, handwritten)
-        r = correlation(ranks(predicted), ranks(handwritten.scores))
-        facts |= correlation_facts("handwritten_spearman", r, len(handwritten), of_ranks=True)
-        facts["handwritten_n"] = len(handwritten)
-    return facts
-
-
 def finetune_stage(run: Run, task: Task) -> None:
-    """Fine-tune the policy on the reward model's scores."""
+    """Fine-tune the policy on the reward model's scores, or (DPO) on comparisons directly."""
     started = time.perf_counter()
     tokenizer = tokenizer_of(run, task)
     policy = load_policy(run, start_of(run), tokenizer)
     conservatism = run.config.finetune.conservatism
     reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
     models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
-    feedback = Split(*split_feedback(run, task))
     log, checkpoints = run.log("finetune"), run.checkpoints("finetune")
-    collected = finetune(models, task, run.config, feedback, log, checkpoints)
+    collected: list[Triple] = []
+    if run.config.finetune.algorithm == "dpo":
+        compared = comparisons_of(run, task)
+        train_on_comparisons(models, task, run.config, compared, log, checkpoints)
+        check_loss(log.rows, "finetune", run.config)
+    else:
+        feedback = Split(*split_feedback(run, task))
+        collected = finetune(models, task, run.config, feedback, log, checkpoints)
     run.finish_stage(
         "finetune",
         _seconds(run, "finetune", started),

@@ -27,6 +27,7 @@ from minirlhf.runs.products import (
     stages_before,
     stages_from,
 )
+from minirlhf.runs.run_comparisons import check_comparisons
 from minirlhf.runs.settings import differing, with_absolute_paths
 from minirlhf.runs.start import settle_start
 from minirlhf.system.devices import DeviceName, pick_device, release_freed_memory
@@ -176,7 +177,14 @@ def check(plan: Plan) -> tuple[Plan, Task]:
         task = run_task.task_of(Run.open(plan.work, config.device))
     if plan.stages[0] in ("pretrain", "reward") and not plan.resume:
         run_feedback.check_feedback(config, task)
+        check_comparisons(config, task)
     check_demonstrations(plan, task)
+    if task.ranker is not None and "finetune" in plan.stages and config.finetune.rounds > 1:
+        print(
+            f"note: answers of the task {task.name} are ranked once, before fine-tuning, so it has "
+            f"one round; --finetune.rounds {config.finetune.rounds} changes nothing",
+            file=sys.stderr,
+        )
     if plan.stages[0] == "pretrain" and not plan.resume:
         for warning in task.warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -213,6 +221,15 @@ def check_demonstrations(plan: Plan, task: Task) -> None:
         raise ValueError(missing_words(plan.path, first, SFT) + again)
 
 
+def judged_lists(task: Task) -> int:
+    """How many lists of evaluate.samples samples are judged: one for each split and model.
+
+    The requests of `safety` are two half lists.
+    """
+    models = 3 if task.demonstrations else 2  # with the base that the demonstrations were shown
+    return models * (2 + len(task.more_prompts) + (task.safety is not None))
+
+
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     """Run the stages that are not done yet; if there are several, print how long each may take.
 
@@ -223,9 +240,10 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
         todo.remove(SFT)
     expected = {}
     if len(todo) > 1:
-        raters, demonstrated = task.raters is not None, bool(task.demonstrations)
-        expected = estimate.seconds(run.config, run.device, raters, demonstrated)
-        print("\n".join(estimate.plan_lines(run.config, raters, expected, todo)))
+        ranked, demonstrated = task.ranker is not None, bool(task.demonstrations)
+        rated, judged = task.raters is not None and not ranked, judged_lists(task)
+        expected = estimate.seconds(run.config, run.device, rated, demonstrated, ranked, judged)
+        print("\n".join(estimate.plan_lines(run.config, rated, expected, todo, ranked, judged)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:

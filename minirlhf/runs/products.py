@@ -23,6 +23,8 @@ CHECKPOINT = "checkpoint.safetensors"  # the state of the running stage
 ENCODER = "encoder.safetensors"
 REWARD_FINAL = "reward_final.safetensors"  # after the last refit of fine-tuning
 FIRST_RATINGS = "first_ratings.jsonl"
+RANKINGS = "rankings.jsonl"  # of training prompts
+HELDOUT_RANKINGS = "rankings_heldout_topics.jsonl"  # only to measure the reward model on
 FEEDBACK = "feedback.jsonl"  # a copy of --feedback
 DEMONSTRATIONS = "demonstrations.jsonl"  # a copy of --demonstrations
 REPORT = "report.html"
@@ -34,7 +36,15 @@ ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
 MADE_BY = {
     "pretrain": ("tokenizer.json", RESULT["pretrain"]),
     "sft": (DEMONSTRATIONS, RESULT["sft"]),
-    "reward": (FIRST_RATINGS, ENCODER, RESULT["reward"], "reward_card.json", "reward_card.html"),
+    "reward": (
+        FIRST_RATINGS,
+        RANKINGS,
+        HELDOUT_RANKINGS,
+        ENCODER,
+        RESULT["reward"],
+        "reward_card.json",
+        "reward_card.html",
+    ),
     "finetune": ("collected.jsonl", REWARD_FINAL, RESULT["finetune"]),
     "evaluate": (RESULT["evaluate"], REPORT),
 }

@@ -21,8 +21,10 @@ from minirlhf.training.train_reward_model import AnyReward, ScoredTexts, train_r
 def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
     """Measure the run's reward model; write reward_card.json and reward_card.html; return the card.
 
-    `curve` also draws the learning curve, which trains three more reward models.
+    `curve` also draws the learning curve, which trains three more reward models. Raises ValueError
+    for a task without scores.
     """
+    with_scores(task)
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     feedback = Split(*run_feedback.split_feedback(run, task))
     name = products.RESULT["reward"]
@@ -39,3 +41,13 @@ def write_report_card(run: Run, task: Task, curve: bool = True) -> dict:
     atomic_write(run.path / "reward_card.json", text)
     write_page(run.path / "reward_card.html", card)
     return card
+
+
+def with_scores(task: Task) -> Task:
+    """The task. Raises ValueError if its reward model learns from rankings."""
+    if task.ranker is not None:
+        raise ValueError(
+            f"--report: expected a task with scores to measure against, found {task.name}, whose "
+            "answers are ranked; the run's report.html has the share of pairs in the right order"
+        )
+    return task

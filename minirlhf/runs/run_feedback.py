@@ -1,4 +1,7 @@
-"""What the reward model of a run learns from: the task's feedback, and rated samples."""
+"""What the reward model of a run learns from: the task's feedback, and rated samples.
+
+Where answers are ranked it learns from rankings alone (run_rankings.py), and there are no scores.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from minirlhf.feedback.splits import split_triples, without
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import FIRST_RATINGS
 from minirlhf.runs.run_models import model_for_sampling, tokenizer_of
+from minirlhf.runs.run_rankings import check_rankings
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task, rated
 from minirlhf.training.ratings import sample_texts
@@ -24,8 +28,10 @@ def split_feedback(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
     """Training and held-out triples. A task may bring its own held-out feedback (held-out films).
 
     Texts scored by the authors and rated samples of the policy are trained on too; the held-out
-    triples are only the task's own.
+    triples are only the task's own. Both are empty for a task with rankings.
     """
+    if task.ranker is not None:
+        return [], []
     train, heldout = task.feedback, task.heldout_feedback
     if not heldout:
         train, heldout = split_task_feedback(run.config, task)
@@ -45,7 +51,9 @@ def split_task_feedback(config: Config, task: Task) -> tuple[list[Triple], list[
 
 def check_feedback(config: Config, task: Task) -> None:
     """Raise ValueError if the reward model cannot learn from the task's feedback."""
-    if not task.heldout_feedback:
+    if task.ranker is not None:
+        check_rankings(task)
+    elif not task.heldout_feedback:
         split_task_feedback(config, task)
 
 
@@ -60,11 +68,11 @@ def split_own_texts(run: Run, task: Task) -> tuple[list[Triple], list[Triple]]:
 def first_ratings(run: Run, task: Task) -> list[Triple]:
     """Ratings of samples from the pretrained policy, kept in first_ratings.jsonl.
 
-    Step 1 of section 3.2 of the article. Empty if the task has no raters. Truncated samples are not
-    rated, so there may be fewer than `reward.own_texts`.
+    Step 1 of section 3.2 of the article. Empty if the task has no raters or has rankings. Truncated
+    samples are not rated, so there may be fewer than `reward.own_texts`.
     """
     path, count = run.path / FIRST_RATINGS, run.config.reward.own_texts
-    if task.raters is None or count == 0:
+    if task.ranker is not None or task.raters is None or count == 0:
         return []
     if not path.exists():
         texts = first_samples(run, task, count)

@@ -97,19 +97,24 @@ def task_from(config: Config) -> Task:
 def with_raters(run: Run, task: Task, person: str | None) -> Task:
     """The task with a person at the terminal as its rater, or unchanged if `person` is None.
 
-    Raises ValueError if there is nobody to ask.
+    Raises ValueError if there is nobody to ask, or if nobody is asked between rounds.
     """
     if person is not None:
-        if not all(isinstance(prompt, str) for prompt in task.train_prompts):
+        if task.ranker is not None:
             raise ValueError(
-                f"--person: expected a task with topics, found {task.name}, whose conversations "
-                "cannot be rated by hand yet"
+                f"--person: expected a task with scores, found {task.name}, whose answers are "
+                "ranked"
             )
         config = run.config.finetune
         file = AnswerFile(run.path / ANSWERS[0], "scores")
         raters = PersonRaters(file, person, config.rounds * config.ratings_per_round)
         scale = float(SCORES[0]), float(SCORES[-1])
         task = dataclasses.replace(task, raters=raters, raters_are="people", rating_range=scale)
+    if task.ranker is not None:
+        raise ValueError(
+            f"iterate: expected a task whose texts are rated in rounds, found {task.name}, whose "
+            "answers are ranked once; run reward, finetune and evaluate instead"
+        )
     if task.raters is None:
         raise ValueError(
             f"task {task.name}: no raters to ask between rounds; give the ratings yourself with "

@@ -94,7 +94,7 @@ def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, 
     feedback, compared with what feedback started from.
     """
     texts = task.corpus_heldout[:CORPUS_TEXTS]
-    if not texts:
+    if len(texts) < 2:  # of one there is no interval
         return {}
     tokenizer, context = tokenizer_of(run, task), run.config.model.context
     encoded = EncodedTexts(tokenizer, texts, context, task.learn_prompts)
@@ -124,7 +124,7 @@ def summary_of(run: Run, task: Task, splits: dict[str, dict], others: dict[str, 
         "peak_rss_mb": progress.get("peak_rss_mb"),
         "ratings": {
             "shipped": len(task.feedback) + len(task.heldout_feedback),
-            "raters": task.feedback[0].provenance,
+            "raters": task.raters_are if task.ranker else task.feedback[0].provenance,
             "authors": len(task.authors_feedback),
             "collected": progress.get("collected_first", 0) + progress.get("collected", 0),
         },

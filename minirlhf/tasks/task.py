@@ -61,6 +61,9 @@ class Task:
     raters: Callable[[Any, str, int], tuple[float, ...]] | None = None
     raters_are: str = "simulated"  # provenance of their ratings
     rating_range: tuple[float, float] = (1.0, 5.0)
+    # (prompt, answers, seed) -> the rank of each answer, 1 the best, equal ranks are ties; None:
+    # nobody ranks.
+    ranker: Callable[[Any, list[str], int], list[int]] | None = None
 
     # Whether a text of the corpus reveals its topic (see training/pretrain.py).
     match_topics: bool = False

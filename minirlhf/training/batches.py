@@ -117,14 +117,17 @@ class EncodedTexts:
     def random_batch(
         self, batch_size: int, seed: int, stage: str, step: int, device: torch.device
     ) -> Batch:
-        """The batch of one step: a function of (seed, stage, step) alone.
+        """The batch of one step, of similar length: a function of (seed, stage, step) alone."""
+        return self.batch(draw_alike(self.lengths, batch_size, seed, stage, step), device)
 
-        BUCKET batches are drawn with replacement, sorted by length, cut apart and shuffled; this
-        step takes one of them.
-        """
-        generator = step_generator(seed, f"{stage} batch", step // BUCKET)
-        drawn = torch.randint(len(self), (BUCKET * batch_size,), generator=generator)
-        by_length = drawn[self.lengths[drawn].argsort(stable=True)].view(BUCKET, batch_size)
-        return self.batch(
-            by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]], device
-        )
+
+def draw_alike(lengths: Tensor, count: int, seed: int, stage: str, step: int) -> Tensor:
+    """`count` places in lengths (n,) at random, of similar length: (count,).
+
+    A function of (seed, stage, step) alone. BUCKET such batches are drawn with replacement, sorted
+    by length, cut apart and shuffled; this step takes one of them.
+    """
+    generator = step_generator(seed, f"{stage} batch", step // BUCKET)
+    drawn = torch.randint(len(lengths), (BUCKET * count,), generator=generator)
+    by_length = drawn[lengths[drawn].argsort(stable=True)].view(BUCKET, count)
+    return by_length[torch.randperm(BUCKET, generator=generator)[step % BUCKET]]

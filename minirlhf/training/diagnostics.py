@@ -111,7 +111,7 @@ def low_entropy(row: dict, config: FinetuneConfig) -> str | None:
     bonus = f" or {option(own.place)}entropy-weight" if hasattr(own, "entropy_weight") else ""
     return (
         f"entropy {entropy:.2f} nats per token, below {floor:g}: all samples are becoming alike; "
-        f"raise --finetune.kl-weight{bonus}"
+        f"raise {option(config.kl_price)}{bonus}"
     )
 
 
@@ -119,9 +119,10 @@ def high_kl(row: dict, config: FinetuneConfig) -> str | None:
     kl, ceiling = row["kl_nats"], config.warn.kl_ceiling
     if not kl > ceiling:
         return None
+    target = ", set --finetune.kl-target" if config.kl_price == "finetune.kl_weight" else ""
     return (
         f"KL {kl:.1f} nats per text, above {ceiling:g}: the policy has left its reference; raise "
-        f"--finetune.kl-weight, set --finetune.kl-target or lower {option(config.step_size)}"
+        f"{option(config.kl_price)}{target} or lower {option(config.step_size)}"
     )
 
 
@@ -147,7 +148,7 @@ def same_reward(rows: list[dict], config: FinetuneConfig) -> str | None:
         return None
     reward = latest[-1]["reward"]
     if "distinct" in latest[-1] and latest[-1]["distinct"] * config.batch_size < 2:
-        cause = "they are all the same text; raise --finetune.kl-weight and begin again"
+        cause = f"they are all the same text; raise {option(config.kl_price)} and begin again"
     else:
         cause = (
             "the reward model does not tell them apart; train it longer (--reward.steps) or on "
@@ -169,11 +170,13 @@ def hacking(rows: list[dict], config: FinetuneConfig) -> str | None:
     facts = reward_hacking(rows, config.warn.window)
     if facts is None:
         return None
-    return (
-        f"{facts}: the policy is learning what the reward model overrates; raise "
+    advice = (
         "--finetune.kl-weight, --finetune.rounds or --finetune.ratings-per-round, or stop earlier "
         "(--finetune.updates)"
     )
+    if config.kl_price != "finetune.kl_weight":  # it learns without rounds
+        advice = f"{option(config.kl_price)}, or lower {option(config.step_size)}"
+    return f"{facts}: the policy is learning what the reward model overrates; raise {advice}"
 
 
 def reward_hacking(rows: list[dict], window: int) -> str | None:

@@ -32,7 +32,8 @@ SAMPLED_AT_ONCE = 128  # texts
 class RatingRounds:
     """Fine-tuning in rounds, between which new texts are rated and the reward model is refitted.
 
-    Where nobody can be asked (the task has no raters) there is one round, and this does nothing.
+    Where nobody can be asked (the task has no raters), or answers were ranked instead, there is one
+    round, and this does nothing.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class RatingRounds:
         self.tables = log.tables
         self.collected: list[Triple] = []  # rated on the way
         self.refits = 0
-        updates, rounds = config.finetune.updates, config.finetune.rounds if task.raters else 1
+        has_rounds = task.raters is not None and task.ranker is None
+        updates, rounds = config.finetune.updates, config.finetune.rounds if has_rounds else 1
         self.starts = [round(index * updates / rounds) for index in range(rounds)]  # first updates
 
     def round_of(self, update: int) -> int:

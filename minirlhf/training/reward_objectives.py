@@ -1,4 +1,5 @@
 """What a reward model can learn from: scores (E7, regression) or comparisons (E8, ranking).
+Rankings of K answers: ranked_answers.py.
 
 Each is three things for the one loop in train_reward_model.py: a batch, its loss, and how well it
 does on held-out texts.
@@ -57,6 +58,7 @@ class Regression:
     """Learn the scores themselves (E7)."""
 
     loss_name, stops_on = "loss_mse", "heldout_mse"
+    meaning = "held-out MSE {heldout_mse:.4f}, r {heldout_pearson:.3f}"  # of a row, in words
 
     def __init__(self, texts: Split[ScoredTexts], settings: RewardConfig):
         self.texts, self.target, self.batch_size = texts, settings.target, settings.batch_size
@@ -85,6 +87,7 @@ class Ranking:
     """Learn which of two texts on a topic is better (E8)."""
 
     loss_name, stops_on = "loss_ranking_nats", "heldout_ranking_nats"
+    meaning = Regression.meaning
 
     def __init__(self, texts: Split[ScoredTexts], settings: RewardConfig):
         self.texts, self.target, self.batch_size = texts, settings.target, settings.batch_size

@@ -43,9 +43,10 @@ class RolloutLog:
     def write(self, update: int, topics: list[Prompt], rollout: Rollout, metrics: dict) -> None:
         """`topics`: of the rollout's texts; `metrics`: what the algorithm says of the update."""
         numbers: dict = summarise(rollout, topics, self.task, metrics)
-        numbers["samples"] = (update + 1) * self.settings.batch_size
+        numbers.setdefault("samples", (update + 1) * self.settings.batch_size)
         row = {"step": update + 1, **numbers}
-        if warnings := diagnose([*self.log.rows, row], self.settings, self.modules):
+        earlier = [row for row in self.log.rows if "judge" in row]
+        if warnings := diagnose([*earlier, row], self.settings, self.modules):
             numbers["warnings"] = warnings
             self.warn(update + 1, warnings)
         meaning = "reward {reward:.2f}, judge {judge:.2f}, KL {kl_nats:.1f} nats"

@@ -2,7 +2,8 @@
 
 for each step:
     for each member of the ensemble:
-        draw a batch, take its loss         (reward_objectives.py: regression E7, or ranking E8)
+        draw a batch, take its loss    (reward_objectives.py: regression E7, or ranking E8;
+                                        ranked_answers.py: E8 of K answers)
     one step of Muon and AdamW
     now and then: predict the held-out texts, remember the best weights, stop if they stay the best
     for long
@@ -29,6 +30,7 @@ from minirlhf.training.optimizers import (
     scale_learning_rates,
     step_all,
 )
+from minirlhf.training.ranked_answers import RankedAnswers, RankedTexts
 from minirlhf.training.reward_objectives import (
     Ranking,
     Regression,
@@ -41,12 +43,13 @@ from minirlhf.training.rollout import AnyReward
 
 __all__ = ["AnyReward", "ScoredTexts", "predict", "refit_config", "train_reward_model"]
 
+AnyTexts = Split[ScoredTexts] | Split[RankedTexts]
 OBJECTIVES: dict[str, type[Regression] | type[Ranking]] = {"mse": Regression, "ranking": Ranking}
 
 
 def train_reward_model(
     model: AnyReward,
-    texts: Split[ScoredTexts],
+    texts: AnyTexts,
     settings: RewardConfig,
     seed: int,
     log: TrainLog | None = None,
@@ -54,12 +57,11 @@ def train_reward_model(
 ) -> AnyReward:
     """Train `model` in place; keep the weights that were best on held-out texts.
 
-    The members of an ensemble learn side by side. `texts` are ScoredTexts. The batches are a
-    function of `seed` and of the log's stage. Raises ValueError if the held-out loss was never a
-    finite number.
+    The members of an ensemble learn side by side. The batches are a function of `seed` and of the
+    log's stage. Raises ValueError if the held-out loss was never a finite number.
     """
     log, checkpoints = log or TrainLog("reward"), checkpoints or NoCheckpoints()
-    objective = OBJECTIVES[settings.loss](texts, settings)
+    objective = objective_of(texts, settings)
     members = list(model.members)
     device = model.device
     optimizers = muon_and_adamw(model, settings)
@@ -87,8 +89,7 @@ def train_reward_model(
         if done % settings.evaluate_every == 0 or done == settings.steps:
             heldout = objective.heldout(predict(model, texts.heldout))
             best.offer(model, heldout[objective.stops_on])
-            meaning = "held-out MSE {heldout_mse:.4f}, r {heldout_pearson:.3f}"
-            log.write(done, meaning, **heldout)
+            log.write(done, objective.meaning, **heldout)
             checkpoints.maybe_save(done)
 
     if not math.isfinite(best.loss):
@@ -100,6 +101,13 @@ def train_reward_model(
     for member in members:
         objective.finish(member)
     return model
+
+
+def objective_of(texts: AnyTexts, settings: RewardConfig) -> Regression | Ranking | RankedAnswers:
+    """What is learned: rankings where answers are ranked, else what the settings say of scores."""
+    if isinstance(texts.train, RankedTexts):
+        return RankedAnswers(texts, settings)
+    return OBJECTIVES[settings.loss](texts, settings)
 
 
 def augmented(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -195,6 +196,47 @@ def test_dpo_is_least_at_the_policy_that_balances_reward_and_kl():
     assert slope(optimum).norm() < 1e-10
     assert slope(reference).norm() > 1e-3
     assert expected_loss(optimum + 0.1 * random_table(world, seed=5)) > entropy + 1e-5
+
+
+def test_dpo_learns_the_policy_that_balances_reward_and_kl():
+    """From the reference, by gradient alone, to p_ref exp(r / beta) / Z; and only for that beta."""
+    world = build_world(vocab=3, max_length=2, prompt_probs=(0.4, 0.6))
+    reference = random_table(world, seed=3)
+    # Rewards 0 and log 3: by Bradley-Terry the better text wins exactly 3 of 4 comparisons.
+    reward = math.log(3) * (final_reward(world, random_table(world, seed=4)) > 0).double()
+    same = world.prompts[:, None] == world.prompts[None, :]
+    first, second = (same & ~torch.eye(len(reward), dtype=torch.bool)).nonzero(as_tuple=True)
+    wins = (4 * (reward[first] - reward[second]).sigmoid()).round().long()  # of 4
+    assert set(wins.tolist()) == {1, 2, 3}
+    better, worse = first.repeat_interleave(wins), second.repeat_interleave(wins)
+    reference_log_probs = row_log_probs(world, reference)
+    logits = reference.clone().requires_grad_()
+    exactly = {"tolerance_grad": 1e-12, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS([logits], max_iter=80, **exactly)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        now, before = row_log_probs(world, logits), reference_log_probs
+        sides = now[better], now[worse], before[better], before[worse]
+        loss = equations.dpo_loss(*sides, BETA)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    learned = text_probs(world, logits.detach())
+    best = text_probs(world, reference) * (reward / BETA).exp()
+    other = text_probs(world, reference) * (reward / (2 * BETA)).exp()
+    for prompt in range(2):
+        mine = world.prompts == prompt
+        best = torch.where(mine, best / best[mine].sum(), best)
+        other = torch.where(mine, other / other[mine].sum(), other)
+    torch.testing.assert_close(learned, best, atol=1e-6, rtol=1e-5)
+    assert (learned - other).abs().max() > 0.01
+    # So its implicit reward is r, up to a constant for each prompt.
+    implicit = BETA * (learned / text_probs(world, reference)).log()
+    shift = implicit - reward
+    for prompt in range(2):
+        assert shift[world.prompts == prompt].std() < 1e-5
 
 
 def kl_regularised_gradient(

@@ -236,8 +236,9 @@ def test_hacking_is_more_than_chance():
     "content, fault",
     [
         (
-            {"finetune": {"algorithm": "dpo"}},
-            "--finetune.algorithm: expected one of reinforce, rloo, grpo, ppo, trpo, found 'dpo'",
+            {"finetune": {"algorithm": "a2c"}},
+            "--finetune.algorithm: expected one of reinforce, rloo, grpo, ppo, trpo, dpo, "
+            "found 'a2c'",
         ),
         ({"reward": {"loss": "rank"}}, "--reward.loss: expected one of mse, ranking, found 'rank'"),
         (

@@ -531,6 +531,7 @@ class Given:
     """Stands in for an objective: held-out losses are given, and what is asked is written down."""
 
     loss_name, stops_on = "loss", "heldout_mse"
+    meaning = "held-out MSE {heldout_mse}"
 
     def __init__(self, heldout):
         self.losses, self.drawn, self.finished, self.rates = iter(heldout), [], [], []

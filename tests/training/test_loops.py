@@ -26,7 +26,7 @@ from minirlhf.feedback.records import Triple
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs import run_feedback, run_models, run_task
+from minirlhf.runs import run_feedback, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.tokenizer import Tokenizer

@@ -144,11 +144,6 @@ def prompts(count: int, seed: int, split: str, kinds: tuple[str, ...] = KINDS) -
     ]
 
 
-def mixed_answers(item: Item, count: int, rng: random.Random) -> list[str]:
-    """Answers of the qualities of the corpus, such as an untuned base gives: for first feedback."""
-    return [_quality(rng)(item, rng) for _ in range(count)]
-
-
 def demonstrations(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Demonstration]:
     """`count` different demonstrations: prompts for tuning, of the kinds in turn, with good
     answers in varied wordings.

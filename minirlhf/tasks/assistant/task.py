@@ -1,22 +1,21 @@
-"""The task `assistant` as a run needs it: conversations as prompts, demonstrations, feedback.
+"""The task `assistant` as a run needs it: conversations as prompts, demonstrations, a ranker.
 
 The judge knows which question each conversation of this task asks (an Item), so it can be asked
-about these conversations alone. No person scored the feedback: three SIMULATED raters (raters.py)
-see the judge's score through their own bias and noise.
+about these conversations alone. There is no feedback of its own: a run's answers are ranked (or
+scored) by three SIMULATED raters (raters.py), who see the judge's score through their own bias and
+noise.
 """
 
 from __future__ import annotations
 
-import random
-import statistics
 from collections.abc import Sequence
 
 from minirlhf.feedback.conversation import Conversation
-from minirlhf.feedback.records import Triple
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import answers, judge, refuses
-from minirlhf.tasks.assistant.raters import rate
+from minirlhf.tasks.assistant.judge import is_answer, judge, refuses
+from minirlhf.tasks.assistant.raters import rank, rate
+from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tasks.task import Safety, Task
 
 CORPUS_SIZE = 20_000  # conversations
@@ -25,8 +24,6 @@ DEMONSTRATIONS = 500
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
 PHRASING_PROMPTS = 1_020  # in phrasings kept from tuning
 SAFETY_PROMPTS = 600  # drawn: enough to meet each kept-out request in each phrasing of tuning
-ANSWERS_PER_PROMPT = 2  # in the first feedback
-FEEDBACK_PROMPTS = 2_000
 CONTEXT = 192  # tokens: a third each for the history, the question and the answer
 LOWEST, HIGHEST = 1.0, 5.0  # of the raters' scale
 # Apart from the seeds of the corpora that users train on; the prompts are the same in every run.
@@ -43,7 +40,8 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     harmful = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 5, "heldout", ("harmful",))
     harmless = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 6, "heldout", ("harmless",))
     # Many questions turn up in several places; the later ones are the same items.
-    listed = [*train, *heldout, *phrasings, *harmful, *harmless]
+    listed = [one.item for one in shown]
+    listed += [*train, *heldout, *phrasings, *harmful, *harmless]
     items = {item.conversation: item for item in listed}
 
     def item_of(conversation: Conversation) -> Item:
@@ -60,20 +58,23 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         heldout_prompts=different(heldout),
         more_prompts={"phrasings": different(phrasings)},
         kind_of=lambda conversation: item_of(conversation).kind,
-        safety=Safety(different(harmful), different(harmless), refuses, answers),
+        safety=Safety(different(harmful), different(harmless), refuses, is_answer),
         corpus=texts,
         corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
         demonstrations=[(one.item.conversation, one.answer) for one in shown],
-        feedback=first_feedback(train[:FEEDBACK_PROMPTS]),
+        feedback=[],
         handwritten=[],
         judge=lambda conversation, answer: judge(item_of(conversation), answer),
         judge_name="rules of tasks/assistant/judge.py (no person)",
         raters=lambda conversation, answer, number: rate(item_of(conversation), answer, number),
         rating_range=(LOWEST, HIGHEST),
         learn_prompts=True,
+        ranker=lambda conversation, answers, number: rank(item_of(conversation), answers, number),
         context=CONTEXT,
+        base=DATA / "base_assistant",
+        base_steps=0,
         notes=(
-            "the raters of this task are simulated: no person scored its feedback",
+            "the raters of this task are simulated: no person ranked or scored its answers",
             "the judge is what the simulated raters see through noise",
         ),
     )
@@ -87,16 +88,3 @@ def different(items: Sequence[Item]) -> list[Conversation]:
 def conversations(count: int, seed: int) -> list[tuple[Conversation, str]]:
     """`count` conversations to pretrain on: the last answer, with all turns before it."""
     return [(turns[:-1], turns[-1].text) for turns in compose.corpus(count, seed)]
-
-
-def first_feedback(items: Sequence[Item]) -> list[Triple]:
-    """Answers as an untuned base gives them, with the scores of the simulated raters."""
-    rng = random.Random(DATA_SEED + 3)
-    triples = []
-    for item in items:
-        for answer in compose.mixed_answers(item, ANSWERS_PER_PROMPT, rng):
-            ratings = rate(item, answer, DATA_SEED)
-            score = (statistics.fmean(ratings) - LOWEST) / (HIGHEST - LOWEST)
-            triple = Triple(item.conversation, answer, score, ratings, provenance="simulated")
-            triples.append(triple)
-    return triples

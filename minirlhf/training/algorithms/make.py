@@ -7,6 +7,8 @@ learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for 
     group_size              texts to sample per prompt, which then stand in a row
     modules, optimizers     what a checkpoint must hold beside the policy
     states                  the rest of its state: objects whose state_dict is plain JSON
+
+DPO is not among them: it learns from comparisons, in a loop of its own (training/dpo.py).
 """
 
 from __future__ import annotations
@@ -32,15 +34,18 @@ ALGORITHMS: dict[str, Callable[[Models, Config, Corpus | None], Algorithm]] = {
 SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can share
 
 
-def make_algorithm(
-    models: Models, config: Config, corpus: Corpus | None = None
-) -> Algorithm:
+def make_algorithm(models: Models, config: Config, corpus: Corpus | None = None) -> Algorithm:
     """The algorithm of `config.finetune`, for these models.
 
     `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for an update
     that the processes of torchrun cannot share.
     """
     check_processes(config.finetune)
+    if config.finetune.algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"--finetune.algorithm: expected one of {', '.join(ALGORITHMS)}, which learn from "
+            f"rollouts, found {config.finetune.algorithm}"
+        )
     return ALGORITHMS[config.finetune.algorithm](models, config, corpus)
 
 

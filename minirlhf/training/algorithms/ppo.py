@@ -123,7 +123,6 @@ class PPO:
         return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]
 
 
-
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
 
