@@ -49,8 +49,9 @@ class RatingRounds:
         self.tables = log.tables
         self.collected: list[Triple] = []  # rated on the way
         self.refits = 0
-        has_rounds = task.raters is not None and task.ranker is None
-        updates, rounds = config.finetune.updates, config.finetune.rounds if has_rounds else 1
+        updates, rounds = config.finetune.updates, config.finetune.rounds if task.raters else 1
+        if task.ranker is not None:  # answers were ranked before, once for all
+            rounds = 1
         self.starts = [round(index * updates / rounds) for index in range(rounds)]  # first updates
 
     def round_of(self, update: int) -> int:

@@ -80,7 +80,7 @@ def test_seconds_are_operations_over_the_speed_that_each_kind_reaches(monkeypatc
     """On a GPU the time for launching comes on top."""
     monkeypatch.setattr(estimate, "product_rate", lambda _: 1e6)
     work = estimate.Work(training=2e6, sampling=8e5, steps=100, columns=1000)
-    monkeypatch.setattr(estimate, "work", lambda config, raters, demonstrations: {"fit": work})
+    monkeypatch.setattr(estimate, "work", lambda *_: {"fit": work})
     found = estimate.seconds(SMALL, SimpleNamespace(type=device), raters=True)["fit"]
     launches = 0 if device == "cpu" else 100 * 0.012 + 1000 * 0.0005
     assert found == pytest.approx(2 / 0.5 + 0.8 / 0.16 + launches)
@@ -110,6 +110,7 @@ def triples(name: str, count: int) -> list[Triple]:
 def test_what_is_learned_from_and_what_is_held_out(monkeypatch):
     """The task's part, the authors' texts twice, the policy's own; nothing that is held out."""
     task = SimpleNamespace(
+        ranker=None,
         feedback=triples("task", 4),
         heldout_feedback=triples("heldout", 3),
         authors_feedback=triples("author", 2),
@@ -135,7 +136,7 @@ def test_only_a_ranking_needs_pairs(monkeypatch, loss, min_gap):
     seen = []
     monkeypatch.setattr(run_feedback, "split_to_measure", lambda *rest: seen.append(rest))
     config = Config(seed=3, reward=RewardConfig(loss=loss, min_gap=0.25, heldout_share=0.1))
-    task = SimpleNamespace(feedback=triples("task", 4), heldout_feedback=[])
+    task = SimpleNamespace(feedback=triples("task", 4), heldout_feedback=[], ranker=None)
     run_feedback.check_feedback(config, task)
     assert seen == [(task.feedback, 0.1, 3, min_gap)]
     task.heldout_feedback = triples("heldout", 1)
@@ -171,6 +172,7 @@ def test_first_ratings_are_asked_for_once(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(run_feedback, "first_samples", lambda *_: [("tea", "a"), ("tea", "b")])
     task = SimpleNamespace(
+        ranker=None,
         name="mine",
         raters=lambda topic, text, seed: (asked.append((text, seed)), (2.0, 3.0))[1],
         raters_are="simulated",
@@ -191,7 +193,7 @@ def test_first_ratings_are_asked_for_once(tmp_path, monkeypatch):
 def test_that_nothing_could_be_rated_is_kept_too(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(run_feedback, "first_samples", lambda *_: (calls.append(1), [])[1])
-    task = SimpleNamespace(raters=lambda *_: (3.0,), rating_range=(1.0, 5.0))
+    task = SimpleNamespace(ranker=None, raters=lambda *_: (3.0,), rating_range=(1.0, 5.0))
     run = SimpleNamespace(config=Config(reward=RewardConfig(own_texts=2)), path=tmp_path)
     assert run_feedback.first_ratings(run, task) == run_feedback.first_ratings(run, task) == []
     assert calls == [1]

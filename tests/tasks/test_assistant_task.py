@@ -44,12 +44,13 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def feedback(task) -> list[Triple]:
-    """Two scored answers to each of some conversations, one of them an answer to another one."""
-    shown = task.demonstrations
+    """Two scored answers to each of some conversations."""
+    answers = [answer for _, answer in task.demonstrations]
+    prompts = zip(task.train_prompts[:50], answers, strict=False)
     return [
         rated(task, prompt, answer, 0)
-        for place, (prompt, own) in enumerate(shown)
-        for answer in (own, shown[place - 1][1])
+        for place, (prompt, own) in enumerate(prompts)
+        for answer in (own, answers[place - 1])
     ]
 
 

@@ -628,7 +628,7 @@ def rounds(models, monkeypatch, collected: list[list[Triple]], updates=9, raters
     monkeypatch.setattr(
         ratings_module, "train_reward_model", lambda *arguments: refits.append(arguments)
     )
-    task = SimpleNamespace(raters=raters, rating_range=(1.0, 5.0))
+    task = SimpleNamespace(raters=raters, ranker=None, rating_range=(1.0, 5.0))
     config = Config(
         seed=4, finetune=FinetuneConfig(updates=updates, rounds=3, batch_size=4, refit_steps=6)
     )
