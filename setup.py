@@ -7,5 +7,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["minirlhf*"]), "minirlhf.data"],
     package_dir={"minirlhf.data": "data"},
-    package_data={"minirlhf.data": ["*.json", "*.jsonl", "base/*"]},
+    package_data={"minirlhf.data": ["*.json", "*.jsonl", "base/*", "base_assistant/*"]},
 )

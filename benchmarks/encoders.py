@@ -23,7 +23,7 @@ from minirlhf.evaluation.report_card import measures
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.runs import products, run_feedback, run_models, run_task
 from minirlhf.runs.folder import Run, run_path
-from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.log import TrainLog
 from minirlhf.training.pretrain_mlm import pretrain_mlm
 from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
@@ -69,7 +69,7 @@ def main() -> None:
 
     def masked(config):
         settings = dataclasses.replace(run.config, reward=config)
-        return pretrain_mlm(tokenizer, run_task.corpus_of(task), settings, run.log("masked-lm"))
+        return pretrain_mlm(tokenizer, corpus_of(task), settings, run.log("masked-lm"))
 
     available = options.pretrain_seconds or run.progress()["seconds"]["pretrain"]
     masked(with_mlm_steps(60))

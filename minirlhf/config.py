@@ -7,6 +7,7 @@ strings below the settings are the texts of --help.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -235,8 +236,6 @@ class PPOConfig(Settings):
     """Normalize the advantages of a batch to mean 0 and standard deviation 1."""
     entropy_weight: NotNegative = 0.0
     """Bonus per nat of entropy of the next-token distributions of a text."""
-    pretraining_weight: NotNegative = 0.0
-    """PPO-ptx: weight of the pretraining loss (nats per token), on equally many unscored texts."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +315,9 @@ class FinetuneConfig(Settings):
     """Penalty, in reward units, per nat of KL to the reference."""
     kl_target: Positive | None = None
     """If given, the KL weight is adapted to keep the KL near this many nats per text."""
+    pretraining_weight: NotNegative = 0.0
+    """PPO-ptx, and the same for REINFORCE, RLOO and GRPO (E11):
+    weight of the pretraining loss (nats per token) on equally many unscored texts."""
     conservatism: NotNegative = 0.0
     """With an ensemble: the reward is the mean score minus this many standard deviations."""
     max_new_tokens: Count = 64
@@ -454,3 +456,24 @@ SIZES = {
     ),
 }
 """The presets of `--size`; each setting can still be given on its own."""
+
+
+def preset(size: str, task: str) -> Config:
+    """The settings of a run of `task` unless others are given. Raises KeyError for no such size."""
+    config = SIZES[size]
+    if task != "assistant":
+        return config
+    # Answers are short, and a policy that answers well already must not be moved far.
+    return dataclasses.replace(
+        config,
+        task="assistant",
+        finetune=dataclasses.replace(
+            config.finetune,
+            algorithm="ppo",
+            updates=min(config.finetune.updates, 40),
+            batch_size=256,
+            max_new_tokens=48,
+            rounds=1,
+            pretraining_weight=0.2,
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ RENAMED = {  # a setting of an earlier version: where its value stands now
     "finetune.credit": ("finetune.reinforce.credit",),
     "finetune.baseline": ("finetune.reinforce.baseline", "finetune.trpo.baseline"),
     "finetune.gae_lambda": ("finetune.reinforce.gae_lambda", "finetune.trpo.gae_lambda"),
+    "finetune.ppo.pretraining_weight": ("finetune.pretraining_weight",),
     "finetune.group_size": ("finetune.group.size",),
     "reward.masking": ("reward.encoder.masking",),
     "reward.mlm_steps": ("reward.encoder.steps",),
@@ -46,18 +48,28 @@ def from_json(content: object, where: str) -> Config:
 
 def with_new_names(content: dict) -> dict:
     """The JSON object of a config with the settings in RENAMED where they stand now."""
-    content = {
-        stage: dict(part) if isinstance(part, dict) else part for stage, part in content.items()
-    }
+    content = copy.deepcopy(content)
     for old, new_names in RENAMED.items():
-        stage, name = old.split(".")
-        if not isinstance(content.get(stage), dict) or name not in content[stage]:
+        *groups, name = old.split(".")
+        part = inner(content, groups)
+        if part is None or name not in part:
             continue
-        value = content[stage].pop(name)
-        for _, group, new in (new_name.split(".") for new_name in new_names):
-            part = content[stage].get(group, {})
-            if isinstance(part, dict):
-                content[stage][group] = {new: value} | part
+        value = part.pop(name)
+        for new in new_names:
+            *groups, name = new.split(".")
+            part = inner(content, groups)
+            if part is not None:
+                part.setdefault(name, value)
+    return content
+
+
+def inner(content: dict, groups: list[str]) -> dict | None:
+    """The object inside these objects, made if it is missing; None where something else stands."""
+    for group in groups:
+        part = content.setdefault(group, {})
+        if not isinstance(part, dict):
+            return None
+        content = part
     return content
 
 

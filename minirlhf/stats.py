@@ -41,6 +41,27 @@ def wilson(share: float, n: int) -> dict[str, float]:
     return {"low": max(0.0, centre - half), "high": min(1.0, centre + half)}
 
 
+def share(flags: Sequence[bool]) -> dict[str, float]:
+    """How many of the cases are true, with Wilson's 95% interval: as `interval`, of a share."""
+    found = sum(flags) / len(flags)
+    return {"mean": found, **wilson(found, len(flags)), "n": len(flags)}
+
+
+def ratio_interval(totals: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
+    """The mean of a whole, sum of `totals` over sum of `counts`, with its 95% interval.
+
+    An entry of both is one text: its nats and its tokens, for example. Not the tokens but the texts
+    are independent, so the interval is that of a ratio of two means over the texts (the delta
+    method). The interval of a single text is infinite.
+    """
+    n, mean, half = len(totals), sum(totals) / sum(counts), math.inf
+    if n > 1:
+        pairs = zip(totals, counts, strict=True)
+        surplus = [total - mean * count for total, count in pairs]
+        half = Z_95 * statistics.stdev(surplus) * math.sqrt(n) / sum(counts)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
 def change(before: dict[str, float], after: dict[str, float]) -> str:
     """Whether the mean of two `interval`s changed by more than chance.
 

@@ -71,7 +71,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("PPO.update", '["kl_step_nats"] > self', '["kl_step_nats"] < self'),
         ("PPO.update", "loss + self.settings.value_weight", "loss - self.settings.value_weight"),
         ("PPO.update", "loss - self.settings.entropy_weight", "loss + self.settings.entropy_weight"),
-        ("PPO.update", "loss + self.settings.pretraining_weight", "loss - self.settings.pretraining_weight"),
+        ("PPO.update", "loss + self.mix", "loss - self.mix"),
         ("PPO.estimate", "advantages + values", "advantages - values"),
         ("PPO.estimate", "if self.settings.whiten:", "if False:"),
         ("PPO.estimate", "self.kl_weight.weight", "0.0"),

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -247,13 +248,15 @@ def test_a_config_of_an_earlier_version_opens():
     assert config.finetune.group.size == 8 and config.reward.encoder.masking == "static"
     assert config.reward.encoder.steps == old["reward"]["mlm_steps"]
     assert old["finetune"]["group_size"] == 8  # the given object is left as it is
+    mixed = from_json({"finetune": {"ppo": {"pretraining_weight": 0.5}}}, "config.json")
+    assert mixed.finetune.pretraining_weight == 0.5
     with pytest.raises(ValueError, match="^config.json: --finetune.group.size: expected an intege"):
         from_json({"finetune": {"group_size": 1}}, "config.json")
 
 
 def test_old_names_stand_for_settings_that_exist():
     for new in (name for names in RENAMED.values() for name in names):
-        stage, group, setting = new.split(".")
-        part = getattr(getattr(Config(), stage), group)
+        place, setting = new.rsplit(".", 1)
+        part = attrgetter(place)(Config())
         assert setting in limits_of(type(part))
         assert get_origin(limits_of(type(part))[setting]) in (Literal, Annotated)

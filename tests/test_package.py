@@ -59,7 +59,8 @@ def test_the_wheel_holds_every_module_and_the_data(wheel):
     data = {
         "minirlhf/" + path.relative_to(ROOT).as_posix()
         for path in ROOT.glob("data/**/*")
-        if path.is_file() and (path.suffix in (".json", ".jsonl") or path.parent.name == "base")
+        if path.is_file()
+        and (path.suffix in (".json", ".jsonl") or path.parent.name.startswith("base"))
     }
     assert {"minirlhf/data/topics.json", "minirlhf/data/openings.jsonl"} <= data
     assert modules | data <= names

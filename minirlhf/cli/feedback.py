@@ -14,7 +14,7 @@ def feedback(arguments: Feedback) -> None:
     from minirlhf.feedback.records import read_feedback
     from minirlhf.tasks.custom import shared_out
 
-    found = read_feedback(arguments.file, arguments.score_range)
+    found = read_feedback(arguments.file, arguments.score_range, conversations=True)
     if found.comparisons:
         summary = summaries.summarise_comparisons(found.comparisons)
     else:

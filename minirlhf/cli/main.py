@@ -12,10 +12,11 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from minirlhf.cli import data, feedback, rate, sample, train
+from minirlhf.cli import chat, data, feedback, rate, sample, train
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
     SFT,
+    Chat,
     Data,
     Demo,
     Evaluate,
@@ -28,7 +29,7 @@ from minirlhf.cli.options import (
     Sample,
 )
 from minirlhf.cli.unread import refuse_unread
-from minirlhf.config import SIZES, CommonConfig, Config
+from minirlhf.config import SIZES, CommonConfig, Config, preset
 from minirlhf.config_file import RENAMED, from_json
 from minirlhf.settings import option
 
@@ -76,6 +77,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, wha
     "finetune": (Finetune, train.finetune),
     "evaluate": (Evaluate, train.evaluate),
     "sample": (Sample, sample.sample),
+    "chat": (Chat, chat.chat),
     "rate": (Rate, rate.rate),
     "feedback": (Feedback, feedback.feedback),
     "iterate": (Iterate, train.iterate),
@@ -123,29 +125,29 @@ def given(arguments: list[str], name: str, default: str) -> str:
 
 
 def defaults(arguments: list[str]) -> dict[str, object]:
-    """Each command's options with the defaults of --size.
+    """Each command's options with the defaults of --size and --task.
 
-    Commands that continue a run take the size of that run unless --size is given.
+    Commands that continue a run take the size and the task of that run unless others are given.
     """
     command = "".join(arguments[:1])
-    size = "small"
+    size, task = "small", "openings"
     if command in ("sft", "reward", "finetune", "iterate", "evaluate"):
         runs, run = given(arguments, "--runs", "runs"), given(arguments, "--run", "demo")
         try:
             content = json.loads((Path(runs) / run / "config.json").read_text(encoding="utf-8"))
-            size = content["size"]
+            size, task = content["size"], content["task"]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the command itself reports what is wrong with the run
-    size = given(arguments, "--size", size)
-    config = SIZES.get(size, SIZES["small"])  # tyro rejects an unknown size
+    size, task = given(arguments, "--size", size), given(arguments, "--task", task)
+    config = preset(size if size in SIZES else "small", task)  # tyro rejects an unknown size
     if "--resume" in arguments:
         config = interrupted_config(arguments) or config
     found: dict[str, object] = {
         name: kind() for name, (kind, _) in COMMANDS.items() if name not in NEED_WORDS
     }
     found["demo"] = Demo(config=config)
-    is_small = config is SIZES["small"]  # whose demo starts from the shipped base
-    scratch = Pretrain().pretrain if is_small else config.pretrain
+    from_base = config.pretrain.start == "base"  # in `demo`; `pretrain` trains one
+    scratch = Pretrain().pretrain if from_base else config.pretrain
     fields = dataclasses.fields(CommonConfig)
     common = CommonConfig(**{field.name: getattr(config, field.name) for field in fields})
     found["pretrain"] = Pretrain(common=common, pretrain=scratch)

@@ -138,10 +138,10 @@ class Evaluate(Settings):
 
 @dataclass(frozen=True)
 class Sample(Settings):
-    """Sample texts on a topic from the fine-tuned model."""
+    """Sample texts on a topic, or answers to a question, from the fine-tuned model."""
 
     topic: tyro.conf.Positional[str]
-    """For example "The benefits of exercise"."""
+    """For example "The benefits of exercise"; a question for a run with conversations."""
     run: str = "demo"
     runs: Path = Path("runs")
     count: Annotated[int, Range(at_least=1, at_most=1000)] = 3
@@ -160,6 +160,25 @@ class Sample(Settings):
         super().__post_init__()
         few = self.count * self.best_of <= MOST_SAMPLES
         self.require(few, "best_of", f"at most {MOST_SAMPLES} texts in all")
+
+
+@dataclass(frozen=True)
+class Chat(Settings):
+    """Talk with the models of a run, over several turns; /help lists what else can be typed."""
+
+    run: str = "demo"
+    runs: Path = Path("runs")
+    model: Literal["tuned", "sft", "base"] | None = None
+    """Who answers: the fine-tuned model, the one after supervised fine-tuning, or the base.
+    Default: the furthest that the run has."""
+    max_new_tokens: Count | None = None
+    """Longest answer in tokens. Default: as in the run's fine-tuning."""
+    temperature: NotNegative = 1.0
+    """Divides the logits; 0: always the likeliest token."""
+    top_k: Count | None = None
+    top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
+    seed: Seed = 0
+    device: Device = "auto"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minirlhf.cli.ending import interrupted
 from minirlhf.cli.options import SFT, Demo, Evaluate, Finetune, Iterate, Pretrain, Reward
-from minirlhf.config import SIZES, Config
+from minirlhf.config import Config, preset
 from minirlhf.system.terminal import quoted, visible, visible_line
 
 
@@ -40,7 +40,7 @@ def pretrain(arguments: Pretrain) -> None:
     from minirlhf.runs.redo import resumed
 
     folder = arguments.folder
-    others = SIZES[arguments.common.size]
+    others = preset(arguments.common.size, arguments.common.task)
     if folder.resume and is_run(folder.path):
         others = read_config(resumed(folder.path))
     # `pretrain` has no option for the length of texts: a small context shortens the preset's.
@@ -267,27 +267,16 @@ def report_done(path: Path, stage: str) -> None:
 
 def print_summary(path: Path) -> None:
     """Print the results of a run in words."""
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    from minirlhf.cli.summary_words import comparison_lines, judged_lines
 
-    def show(value: dict) -> str:
-        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
     quality = summary["reward_model"]
     judge = f"Judge: {visible_line(summary['judge_name'])} (0 to 1; not used in training)."
     print(f"\n{judge} {feedback_words(summary['ratings'], quality)}")
     print("\n".join(quality_lines(quality)))
-    for split, words in (("train", "training topics"), ("heldout", "held-out topics")):
-        part = summary[split]
-        print(
-            f"  {words:16s} judge  {show(part['judge_before'])} -> {show(part['judge_after'])}    "
-            f"KL {part['kl_after']:.1f} nats, "
-            f"length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
-            f"distinct {part['distinct_after']:.0%}"
-        )
-        print(f"  {'':16s} reward {show(part['reward_before'])} -> {show(part['reward_after'])}")
-        if "fluency_after" in part:
-            before, after = show(part["fluency_before"]), show(part["fluency_after"])
-            print(f"  {'':16s} fluency {before} -> {after} nats per word")
+    for line in judged_lines(summary) + comparison_lines(summary):
+        print(line)
     if summary["reward_hacking"]:
         print(
             "REWARD HACKING: the reward rose and the judge fell. "

@@ -23,17 +23,23 @@ READ_BY_DPO = (
 
 
 def refuse_unread(command: object, default: object) -> None:
-    """Raise SettingError if `finetune` or `demo` is to use DPO with an option that it ignores.
+    """Raise SettingError if `finetune` or `demo` is given an option that its algorithm ignores.
 
     `default`: the same command without options. A value that equals its default is not seen.
     """
     given, usual = finetune_settings(command), finetune_settings(default)
-    if given is None or usual is None or given.algorithm != "dpo":
+    if given is None or usual is None:
         return
     for name in differing(given, usual):
-        if not name.startswith(READ_BY_DPO):
-            expected = "no such option with dpo, which does not read it"
+        if is_unread(name, given.algorithm):
+            expected = f"no such option with {given.algorithm}, which does not read it"
             raise SettingError(f"finetune.{name}", expected, attrgetter(name)(given))
+
+
+def is_unread(name: str, algorithm: str) -> bool:
+    if algorithm == "dpo":
+        return not name.startswith(READ_BY_DPO)
+    return algorithm == "trpo" and name == "pretraining_weight"
 
 
 def finetune_settings(command: object) -> FinetuneConfig | None:

@@ -15,13 +15,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minirlhf import equations
-from minirlhf.feedback.conversation import Prompt, in_words
+from minirlhf.evaluation.comparisons import by_kind, win_rate
+from minirlhf.feedback.conversation import Prompt, in_row
 from minirlhf.models.policy import Policy
+from minirlhf.models.sampling import sample
 from minirlhf.stats import change, interval
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
+from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.rollout import Models, Rollout, collect
+from minirlhf.training.truncation import prompt_tokens
 
 BATCH = 128  # samples drawn at a time
 
@@ -37,10 +41,10 @@ def sample_and_judge(
 ) -> list[dict]:
     """One sample of the policy per entry of `topics`; one row each.
 
-    A row holds topic, text, judge and reward in [0, 1], kl_nats (to the reference, exact over the
-    vocabulary at each sampled position), length_tokens (the end token included) and, if the task
-    has such a judge, fluency_nats_per_word. The random numbers depend on `seed` and `label`, which
-    also names the progress bar.
+    A row holds topic (of a conversation also its turns), text, judge and reward in [0, 1], kl_nats
+    (to the reference, exact over the vocabulary at each sampled position), length_tokens (the end
+    token included) and, if the task has them, kind and fluency_nats_per_word. The random numbers
+    depend on `seed` and `label`, which also names the progress bar.
     """
     # The KL below is exact: the rollout needs no estimate, and no pass of the reference for one.
     alone = dataclasses.replace(models, reference=models.policy)
@@ -53,10 +57,7 @@ def sample_and_judge(
         kl = sequence_kl(models.policy, models.reference, rollout).tolist()
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
         for index, (topic, text) in enumerate(zip(part, rollout.texts, strict=True)):
-            row = {
-                "topic": in_words(topic),
-                "text": text,
-                "judge": task.judge(topic, text),
+            row = judged_row(task, topic, text) | {
                 "reward": rewards[index],
                 "kl_nats": kl[index],
                 "length_tokens": lengths[index],
@@ -65,6 +66,36 @@ def sample_and_judge(
                 row["fluency_nats_per_word"] = task.fluency(text)
             rows.append(row)
     return rows
+
+
+def judged_row(task: Task, prompt: Prompt, text: str) -> dict:
+    """A text as it stands in samples.jsonl, with its kind of instruction if the task has kinds."""
+    row = in_row(prompt) | {"text": text, "judge": task.judge(prompt, text)}
+    if task.kind_of is not None:
+        row["kind"] = task.kind_of(prompt)
+    return row
+
+
+@torch.inference_mode()
+def sample_texts(
+    policy: Policy,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    seed: int,
+    label: str,
+) -> list[str]:
+    """One sample per prompt, neither scored nor judged. The random numbers are as above."""
+    context, texts = policy.config.context, []
+    for start in tqdm(range(0, len(prompts), BATCH), desc=label, unit="batch", leave=False):
+        part = [
+            prompt_tokens(tokenizer, prompt, context) for prompt in prompts[start : start + BATCH]
+        ]
+        generator = step_generator(seed, label, start, policy.device)
+        with autocast(policy.device):
+            drawn = sample(policy, part, max_new_tokens, tokenizer.end_id, randomness=generator)
+        texts += [tokenizer.decode_text(ids) for ids in drawn.ids()]
+    return texts
 
 
 def sequence_kl(policy: Policy, reference: Policy, rollout: Rollout) -> Tensor:
@@ -95,9 +126,15 @@ def best_of_n(rows: list[dict], n: int) -> list[dict]:
     return best
 
 
-def summarise(before: list[dict], after: list[dict]) -> dict:
-    """The summary of one split (training or held-out topics), as in a run's summary.json."""
+def summarise(before: list[dict], after: list[dict], base: Sequence[dict] = ()) -> dict:
+    """The summary of one split (such as training topics), as in a run's summary.json.
+
+    All rows are on the same prompts in the same order. `base` holds those of the pretrained model,
+    where `before` is not that.
+    """
     result: dict = {}
+    if base:
+        result["judge_base"] = interval([row["judge"] for row in base])
     for when, rows in (("before", before), ("after", after)):
         result[f"judge_{when}"] = interval([row["judge"] for row in rows])
         result[f"reward_{when}"] = interval([row["reward"] for row in rows])
@@ -106,6 +143,10 @@ def summarise(before: list[dict], after: list[dict]) -> dict:
         result[f"length_{when}"] = statistics.fmean(row["length_tokens"] for row in rows)
         result[f"distinct_{when}"] = len({row["text"] for row in rows}) / len(rows)
     result["kl_after"] = statistics.fmean(row["kl_nats"] for row in after)
+    result["win_rate"] = win_rate(before, after)
+    if "kind" in before[0]:
+        listed = {"base": base} if base else {}
+        result["kinds"] = by_kind({**listed, "before": before, "after": after})
     return result
 
 

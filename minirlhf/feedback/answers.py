@@ -60,7 +60,7 @@ class AnswerFile:
         kind = kind_of(record) or self.kind or SCORES
         if self.kind and kind != self.kind:
             return f"holds {kind}, expected {self.kind}"
-        faults = record_faults(record, kind, *ANSWER_RANGE)
+        faults = record_faults(record, kind, *ANSWER_RANGE, conversations=True)
         return faults[0] if faults else ""
 
     def _is_begun_answer(self, line: JsonLine) -> bool:

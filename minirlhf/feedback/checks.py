@@ -68,7 +68,7 @@ def record_faults(
     if kind == SCORES:
         faults = triple_faults(record, low, high, conversations)
     else:
-        faults = comparison_faults(record)
+        faults = comparison_faults(record, conversations)
     return with_renames(record, FIELDS[kind], faults)
 
 
@@ -91,11 +91,7 @@ def triple_faults(record: dict, low: float, high: float, conversations: bool = F
 
     `conversations`: its topic may also be one.
     """
-    fields: tuple[str, ...] = ("topic", "text")
-    faults = []
-    if conversations and isinstance(record.get("topic"), list):
-        faults, fields = _turns_faults("topic", record["topic"]), ("text",)
-    faults += _text_faults(record, fields)
+    faults, fields = _topic_faults(record, ("text",), conversations)
     number = f"a number from {low:g} to {high:g}"
     if "score" not in record:
         faults.append(f"score: expected {number}, {MISSING}")
@@ -113,14 +109,27 @@ def triple_faults(record: dict, low: float, high: float, conversations: bool = F
     return faults + _character_faults(record, fields)
 
 
-def comparison_faults(record: dict) -> list[str]:
-    """Every fault of a record that should be a comparison."""
-    faults = _text_faults(record, ("topic", "better", "worse"))
+def comparison_faults(record: dict, conversations: bool = False) -> list[str]:
+    """Every fault of a record that should be a comparison; `conversations` as in triple_faults."""
+    faults, fields = _topic_faults(record, ("better", "worse"), conversations)
     if not faults and record["better"] == record["worse"]:
         faults.append("worse: expected another text than better, found the same")
     if not isinstance(record.get("tie", False), bool):
         faults.append(f"tie: expected true or false, found {shown(record['tie'])}")
-    return faults + _character_faults(record, ("topic", "better", "worse"))
+    return faults + _character_faults(record, fields)
+
+
+def _topic_faults(
+    record: dict, texts: tuple[str, ...], conversations: bool
+) -> tuple[list[str], tuple[str, ...]]:
+    """The faults of topic and texts, and which of these fields are texts.
+
+    `conversations`: the topic may also be one, whose turns are checked here.
+    """
+    if conversations and isinstance(record.get("topic"), list):
+        return _turns_faults("topic", record["topic"]) + _text_faults(record, texts), texts
+    fields = ("topic", *texts)
+    return _text_faults(record, fields), fields
 
 
 def demonstration_faults(record: dict) -> list[str]:

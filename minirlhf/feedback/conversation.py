@@ -49,9 +49,22 @@ def exchanges(prompt: Prompt) -> list[tuple[str, str]]:
     return [(prompt[i].text, prompt[i + 1].text) for i in range(0, len(prompt) - 1, 2)]
 
 
+def as_conversation(prompt: Prompt) -> Conversation:
+    """A topic as a conversation of one turn: to a model they are the same."""
+    return (Turn(ROLES[0], prompt),) if isinstance(prompt, str) else prompt
+
+
 def in_words(prompt: Prompt) -> str:
     """The prompt as a text, to show and to train a tokenizer on: each turn on a line."""
     return prompt if isinstance(prompt, str) else "\n".join(turn.text for turn in prompt)
+
+
+def in_row(prompt: Prompt) -> dict:
+    """The prompt as it stands in samples.jsonl: in words, and a conversation also as turns."""
+    row: dict = {"topic": in_words(prompt)}
+    if not isinstance(prompt, str):
+        row["turns"] = to_json(prompt)
+    return row
 
 
 def to_json(prompt: Prompt) -> str | list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minirlhf.feedback.answers import AnswerFile
+from minirlhf.feedback.conversation import Prompt, from_json
 from minirlhf.feedback.screens import END_OF_INPUT, QUIT, question, read_key
 from minirlhf.feedback.session import SCORES, Item, RatingSession
 
@@ -21,7 +22,7 @@ class PersonRaters:
         self.known = _scores_by(rater, file)
         self.session = RatingSession([], file, rater, total=total, before=len(self.known))
 
-    def __call__(self, topic: str, text: str, seed: int) -> tuple[float, ...]:
+    def __call__(self, topic: Prompt, text: str, seed: int) -> tuple[float, ...]:
         """One rating, 1 to 5. Raises KeyboardInterrupt if the person quits.
 
         An empty text has the lowest score without asking: there is nothing to show, and no file of
@@ -42,7 +43,7 @@ class PersonRaters:
         return (float(self.known[topic, text]),)
 
 
-def _scores_by(rater: str, file: AnswerFile) -> dict[tuple[str, str], float]:
+def _scores_by(rater: str, file: AnswerFile) -> dict[tuple[Prompt, str], float]:
     """(topic, text) -> score by this rater; others may have answered about the same texts."""
     scores = {}
     for number, record in enumerate(file.records(), start=1):
@@ -52,5 +53,5 @@ def _scores_by(rater: str, file: AnswerFile) -> dict[tuple[str, str], float]:
                 f"found {', '.join(record)}"
             )
         if record.get("rater") == rater:
-            scores[record["topic"], record["text"]] = record["score"]
+            scores[from_json(record["topic"]), record["text"]] = record["score"]
     return scores

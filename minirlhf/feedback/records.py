@@ -17,6 +17,10 @@ neither:
 
     {"topic": "sleep", "better": "Seven hours ...", "worse": "Sleep is good.", "tie": false}
 
+In both, `topic` may also be a conversation that waits for an answer: a list of turns
+(conversation.py). In a file with conversations a topic that is a text is one of a single turn,
+which is the same to a model.
+
 A file holds one of the two kinds; which one is decided by what most of its lines are.
 
 One wrong score spoils a reward model, and no curve shows it. So a file is read completely or not at
@@ -43,7 +47,7 @@ from minirlhf.feedback.checks import (
     record_faults,
     triple_faults,
 )
-from minirlhf.feedback.conversation import Prompt, from_json, to_json
+from minirlhf.feedback.conversation import Prompt, as_conversation, from_json, to_json
 from minirlhf.system.files import MAX_LINE_BYTES, TOO_LONG, JsonLine, json_lines, replacing
 
 MAX_LISTED = 20  # faults listed in one error
@@ -87,16 +91,18 @@ class Feedback:
 
 
 def read_feedback(
-    path: str | os.PathLike[str], score_range: tuple[float, float] = (1.0, 5.0)
+    path: str | os.PathLike[str],
+    score_range: tuple[float, float] = (1.0, 5.0),
+    conversations: bool = False,
 ) -> Feedback:
     """Read a JSONL file of scored texts or of comparisons, whichever most of its lines are.
 
-    Scores lie in `score_range` and are scaled to [0, 1]. The file may be a pipe. Raises
-    FeedbackError listing every fault (the first 20 in full) as file, line, field, expected and
-    found; also for a file of both kinds, and for one that is empty or cannot be read. Raises
-    ValueError for an invalid score range.
+    Scores lie in `score_range` and are scaled to [0, 1]. With `conversations` a topic may also be
+    one (conversation.py). The file may be a pipe. Raises FeedbackError listing every fault (the
+    first 20 in full) as file, line, field, expected and found; also for a file of both kinds, and
+    for one that is empty or cannot be read. Raises ValueError for an invalid score range.
     """
-    return _read(path, score_range, kind=None)
+    return _read(path, score_range, None, conversations)
 
 
 def read_triples(
@@ -104,16 +110,13 @@ def read_triples(
     score_range: tuple[float, float] = (1.0, 5.0),
     conversations: bool = False,
 ) -> list[Triple]:
-    """`read_feedback` of a file that must hold scored texts.
-
-    With `conversations` a topic may also be one (conversation.py).
-    """
+    """`read_feedback` of a file that must hold scored texts."""
     return _read(path, score_range, SCORES, conversations).triples
 
 
-def read_comparisons(path: str | os.PathLike[str]) -> list[Comparison]:
+def read_comparisons(path: str | os.PathLike[str], conversations: bool = False) -> list[Comparison]:
     """`read_feedback` of a file that must hold comparisons."""
-    return _read(path, (1.0, 5.0), COMPARISONS).comparisons
+    return _read(path, (1.0, 5.0), COMPARISONS, conversations).comparisons
 
 
 def _read(
@@ -168,9 +171,13 @@ def _wrong_kind(kinds: dict[int, str | None], counts: Counter, wanted: str) -> l
 
 
 def _converted(lines: list[JsonLine], kind: str, low: float, high: float) -> Feedback:
+    topics: list[Prompt] = [from_json(line.record["topic"]) for line in lines]
+    if not all(isinstance(topic, str) for topic in topics):
+        topics = [as_conversation(topic) for topic in topics]
+    records = [line.record | {"topic": topic} for line, topic in zip(lines, topics, strict=True)]
     if kind == SCORES:
-        return Feedback(triples=[_to_triple(line.record, low, high) for line in lines])
-    return Feedback(comparisons=[_to_comparison(line.record) for line in lines])
+        return Feedback(triples=[_to_triple(record, low, high) for record in records])
+    return Feedback(comparisons=[_to_comparison(record) for record in records])
 
 
 def listed(faults: list[tuple[int, str]]) -> list[str]:
@@ -189,8 +196,9 @@ def listed(faults: list[tuple[int, str]]) -> list[str]:
 
 
 def _to_triple(record: dict, low: float, high: float) -> Triple:
+    """The record of a line, its topic as a Prompt."""
     return Triple(
-        topic=from_json(record["topic"]),
+        topic=record["topic"],
         text=record["text"],
         score=(float(record["score"]) - low) / (high - low),
         ratings=tuple(float(rating) for rating in record.get("ratings", ())),

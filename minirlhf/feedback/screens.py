@@ -13,6 +13,7 @@ from minirlhf.system.terminal import visible, visible_line
 
 SKIP, UNDO, QUIT = "s", "u", "q"
 END_OF_INPUT = "\x04"  # Ctrl-D
+SPEAKERS = {"user": "User", "assistant": "Assistant"}
 LABELS = {FIRST: "first is better", SECOND: "second is better", TIE: "no difference"}
 
 
@@ -56,13 +57,22 @@ def question(session: RatingSession, keys: str = f"{SKIP} skip, {UNDO} undo, {QU
     item = session.current
     assert item is not None  # who asks has looked
     width = max(20, shutil.get_terminal_size().columns - 6)
-    parts = [f"\n[{session.done + 1} of {session.total}]  Topic: {visible_line(item.topic)}\n"]
-    for number, text in enumerate(item.texts, start=1):
-        mark = f"{number}. " if len(item.texts) > 1 else ""
-        paragraph = textwrap.fill(
+    place = f"\n[{session.done + 1} of {session.total}]"
+    only = ""  # what stands before an only text
+
+    def paragraph(mark: str, text: str) -> str:
+        return textwrap.fill(
             visible(text), width, initial_indent=f"   {mark}", subsequent_indent="   "
         )
-        parts.append(paragraph)
+
+    if isinstance(item.topic, str):
+        parts = [f"{place}  Topic: {visible_line(item.topic)}\n"]
+    else:
+        turns = [paragraph(f"{SPEAKERS[turn.role]}: ", turn.text) for turn in item.topic]
+        parts = [f"{place}  Conversation:\n", *turns, ""]
+        only = "Answer: "
+    for number, text in enumerate(item.texts, start=1):
+        parts.append(paragraph(f"{number}. " if len(item.texts) > 1 else only, text))
     if len(item.texts) == 1:
         ask = "Score 1 (poor) to 5 (excellent)"
     else:
@@ -116,14 +126,16 @@ def _act(session: RatingSession, key: str) -> str | None:
 def rate_widget(session: RatingSession):
     """The same with buttons, for a notebook: show it as the last line of a cell.
 
-    Needs ipywidgets (part of jupyter). Returns an ipywidgets.VBox: progress bar, topic, texts, a
-    row of buttons, a line for messages.
+    Needs ipywidgets (part of jupyter). Returns an ipywidgets.VBox: progress bar, topic, the turns
+    (if there are conversations), texts, a row of buttons, a line for messages.
     """
     import ipywidgets as widgets
 
     full_width = widgets.Layout(width="100%")
     bar = widgets.IntProgress(min=0, max=max(1, session.total), layout=full_width)
     topic, message = widgets.Label(), widgets.Label()
+    turns = widgets.Textarea(disabled=True, rows=6, layout=full_width)
+    has_turns = any(not isinstance(item.topic, str) for item in session.queue)
     most_texts = max((len(item.texts) for item in session.queue), default=1)
     boxes = []
     for _ in range(most_texts):
@@ -148,6 +160,7 @@ def rate_widget(session: RatingSession):
         item = session.current
         bar.value = session.done
         topic.value = _heading(session)
+        turns.value = _turns(item)
         texts = item.texts if item else [""] * len(boxes)
         for box, text in zip(boxes, texts, strict=False):
             box.value = text
@@ -159,13 +172,22 @@ def rate_widget(session: RatingSession):
         buttons.children = tuple(row)
 
     show()
-    return widgets.VBox([bar, topic, *boxes, buttons, message])
+    return widgets.VBox([bar, topic, *([turns] if has_turns else []), *boxes, buttons, message])
 
 
 def _heading(session: RatingSession) -> str:
     if session.current is None:
         return "All done, thank you."
-    return f"[{session.done + 1} of {session.total}] Topic: {session.current.topic}"
+    topic = session.current.topic
+    what = f"Topic: {topic}" if isinstance(topic, str) else "Conversation:"
+    return f"[{session.done + 1} of {session.total}] {what}"
+
+
+def _turns(item: Item | None) -> str:
+    """The turns of a conversation, each on a line of its own; "" for a topic."""
+    if item is None or isinstance(item.topic, str):
+        return ""
+    return "\n".join(f"{SPEAKERS[turn.role]}: {turn.text}" for turn in item.topic)
 
 
 def _label(item: Item, key: str) -> str:

@@ -21,6 +21,7 @@ from minirlhf.feedback.answers import ANSWER_RANGE, AnswerFile
 from minirlhf.feedback.checks import COMPARISONS as COMPARED
 from minirlhf.feedback.checks import SCORES as SCORED
 from minirlhf.feedback.checks import name_faults, record_faults
+from minirlhf.feedback.conversation import AnyPrompt, Prompt, from_json, to_json
 from minirlhf.feedback.duplicates import normal_key
 
 SCORES = (1, 2, 3, 4, 5)
@@ -30,18 +31,18 @@ MAX_REPEATS = 0.5  # share of the items; repeats are drawn from the first half o
 
 @dataclass(frozen=True)
 class Item:
-    """One question: a topic with one text to score or two to compare.
+    """One question: a topic or conversation, with one text to score or two to compare.
 
     `models` names who wrote each text; the rater does not see it.
     """
 
-    topic: str
+    topic: Prompt
     texts: tuple[str, ...]
     models: tuple[str, ...]
     repeat: bool = False
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> tuple[Prompt, ...]:
         """The same for the same question, whichever text stands first."""
         return (self.topic, *sorted(self.texts))
 
@@ -53,7 +54,7 @@ class Item:
 
 
 def make_items(
-    texts: Sequence[tuple[str, str, str]], pairs: bool, count: int, seed: int
+    texts: Sequence[tuple[AnyPrompt, str, str]], pairs: bool, count: int, seed: int
 ) -> list[Item]:
     """`count` items (fewer if there are not enough texts) from (topic, text, model).
 
@@ -68,7 +69,7 @@ def make_items(
     random.Random(seed).shuffle(order)
     if not pairs:
         return [Item(topic, (text,), (model,)) for topic, text, model in order[:count]]
-    waiting: dict[str, tuple[str, str]] = {}  # topic -> a text without a partner, and its model
+    waiting: dict[Prompt, tuple[str, str]] = {}  # topic -> a text without a partner, and its model
     items = []
     for topic, text, model in order:
         if topic in waiting:
@@ -188,7 +189,7 @@ class RatingSession:
 def can_be_answered(item: Item) -> bool:
     """Whether the reader of feedback would accept an answer about this item."""
     kind = SCORED if len(item.texts) == 1 else COMPARED
-    return not record_faults(_record(item, FIRST, ""), kind, *ANSWER_RANGE)
+    return not record_faults(_record(item, FIRST, ""), kind, *ANSWER_RANGE, conversations=True)
 
 
 def _unanswered(queue: Sequence[Item], file: AnswerFile, rater: str) -> list[Item]:
@@ -204,13 +205,13 @@ def _unanswered(queue: Sequence[Item], file: AnswerFile, rater: str) -> list[Ite
     return left
 
 
-def _key_of(record: dict) -> tuple[str, ...]:
+def _key_of(record: dict) -> tuple[Prompt, ...]:
     """`Item.key` of the question that a line of the file answers."""
     if "text" in record:
         texts = [record["text"]]
     else:
         texts = [record.get("better", ""), record.get("worse", "")]
-    return (record.get("topic", ""), *sorted(map(str, texts)))
+    return (from_json(record["topic"]), *sorted(map(str, texts)))
 
 
 def _record(item: Item, key: str, rater: str) -> dict:
@@ -218,7 +219,7 @@ def _record(item: Item, key: str, rater: str) -> dict:
     common = {"provenance": "people", "rater": rater, "repeat": item.repeat}
     if len(item.texts) == 1:
         return {
-            "topic": item.topic,
+            "topic": to_json(item.topic),
             "text": item.texts[0],
             "score": int(key),
             "ratings": [int(key)],
@@ -227,7 +228,7 @@ def _record(item: Item, key: str, rater: str) -> dict:
         }
     better, worse = (1, 0) if key == SECOND else (0, 1)
     return {
-        "topic": item.topic,
+        "topic": to_json(item.topic),
         "better": item.texts[better],
         "worse": item.texts[worse],
         "tie": key == TIE,

@@ -9,7 +9,7 @@ On a GPU cuda_graph.py replays one recorded step instead; the texts are the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,35 @@ def sample(
         # A copy made outside inference mode may take part in a loss.
         tokens, log_probs = tokens.clone(), log_probs.clone()
     return _up_to_the_end(tokens, log_probs, end_id)
+
+
+@torch.inference_mode()
+def stream(
+    policy: Policy,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    end_id: int,
+    options: SamplingOptions = SamplingOptions(),
+    randomness: torch.Generator | Tensor | None = None,
+) -> Iterator[int]:
+    """The tokens of one text, each as soon as it is drawn; the end token, if drawn, is the last.
+
+    They are those of `sample` for this one prompt: same arguments, same random numbers, same
+    tokens. Raises ValueError as `sample` does, when the first token is asked for.
+    """
+    _check([prompt], max_new_tokens, policy.config.context, randomness)
+    device = policy.device
+    uniform = _uniform_numbers((1, max_new_tokens), device, options, randomness).to(device)
+    columns = len(prompt) + max_new_tokens
+    cache = KeyValueCache(policy.config, 1, columns, device, policy.head.weight.dtype)
+    tokens = torch.tensor([list(prompt)], device=device)  # (1, new columns)
+    for t in range(max_new_tokens):
+        hidden = policy.body(tokens, None, cache)[:, -1]  # (1, width)
+        drawn, _ = next_token(policy.head(hidden).float(), options, uniform[:, t])  # (1,)
+        yield (token := int(drawn))
+        if token == end_id:
+            return
+        tokens = drawn[:, None]
 
 
 def _decode(

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from minirlhf.reports.judged import SPLITS, evaluated_splits
+
 # name: (light, dark). Figures are drawn in the light colours; in a page each becomes the CSS
 # variable of its name.
 COLOURS = {
@@ -53,12 +55,6 @@ STYLE = {
 }
 # How matplotlib names the parts of an SVG figure.
 PART_NAMES = r"figure|axes|patch|text|legend|line2d|matplotlib\.axis|xtick|ytick|PathCollection"
-SPLITS = {"train": "training topics", "heldout": "held-out topics"}
-
-
-def evaluated_splits(summary: dict) -> list[str]:
-    """The splits that were judged before and after."""
-    return [split for split in SPLITS if "judge_after" in summary.get(split, {})]
 
 
 def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,17 +68,24 @@ def _series(records: list[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray
 
 
 def draw_before_after(axis: Axes, summary: dict) -> None:
-    """Judge and reward on each split, a row each: before (hollow), after (filled), intervals."""
+    """Judge and reward on each split, a row each: before (hollow), after (filled), intervals.
+
+    Where the pretrained base was judged too, it stands in the judge's rows in grey.
+    """
     scorers = (("judge", "judge", JUDGE), ("reward", "reward model", REWARD))
     labels: list[str] = []
     for key, name, colour in scorers:
         for split in evaluated_splits(summary):
             row = len(labels)
             labels.append(f"{name},\n{SPLITS[split]}")
-            for when, face, offset in (("before", "none", 7), ("after", colour, -15)):
+            for when, shade, face, offset in (
+                ("base", MUTED, "none", 7),
+                ("before", colour, "none", 7),
+                ("after", colour, colour, -15),
+            ):
                 score = summary[split].get(f"{key}_{when}")
                 if score:
-                    _draw_interval(axis, score, row, colour, face)
+                    _draw_interval(axis, score, row, shade, face)
                     _write_at(axis, f"{when} {score['mean']:.2f}", (score["mean"], row), offset)
     axis.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.6), xlabel="score (0 to 1)")
     axis.set_yticks(range(len(labels)), labels)

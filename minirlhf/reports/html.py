@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from html import escape
 
-from minirlhf.reports.figures import COLOURS, SPLITS, evaluated_splits
+from minirlhf.reports.figures import COLOURS
+from minirlhf.reports.judged import SPLITS, evaluated_splits, model_names
 from minirlhf.stats import correlation_words, pairs_words
 
 STAGES = {
@@ -19,7 +20,7 @@ STAGES = {
     "finetune": "fine-tuning",
     "evaluate": "evaluation",
 }
-TOPICS_SHOWN = 8  # samples before and after, for each split
+TOPICS_SHOWN = 8  # samples before and after, for each split; with kinds, one topic of each
 MISSING = "–"
 
 
@@ -70,11 +71,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return escape(str(value))
 
 
-def interval(score: dict | None) -> str:
+def interval(score: dict | None, digits: int = 2) -> str:
     """A mean and its 95% interval, as `stats.interval` gives them."""
     if not score:
         return MISSING
-    return f"{score['mean']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+    mean, low, high = (f"{score[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -127,22 +129,49 @@ def rounds_table(rounds: list[dict]) -> str:
 
 
 def samples_tables(samples: list[dict]) -> str:
-    """For each topic its first sample before and its first after: none is selected."""
+    """For each topic its first sample of each model: none is selected. Of each kind one topic."""
     html = ""
     for split, label in SPLITS.items():
-        first: dict[str, dict[str, dict]] = {}  # topic -> before or after -> row
+        first: dict[str, dict[str, dict]] = {}  # topic -> base, before or after -> row
         for row in samples:
-            if row.get("split") == split and row["when"] in ("before", "after"):
+            if row.get("split") == split and row["when"] in ("base", "before", "after"):
                 first.setdefault(row["topic"], {}).setdefault(row["when"], row)
+        heads = {"before": "before", "after": "after"}
+        if any("base" in found for found in first.values()):
+            heads = model_names(with_base=True)
         rows = []
-        for topic, pair in list(first.items())[:TOPICS_SHOWN]:
-            rows.append([escape(topic), _sample(pair.get("before")), _sample(pair.get("after"))])
+        for found in _shown(list(first.values())):
+            cells = [_sample(found.get(when)) for when in heads]
+            rows.append([_prompt(next(iter(found.values()))), *cells])
         if rows:
             html += f"<h3>{label.capitalize()}</h3>"
-            html += table(["topic", "before", "after"], rows, "samples")
+            html += table(["topic", *heads.values()], rows, "samples")
     if html:
         html += "<p class=small>The first sample for each topic, not a selected one.</p>"
     return html
+
+
+def _shown(topics: list[dict[str, dict]]) -> list[dict[str, dict]]:
+    """The first topics; where each has a kind of instruction, the first topic of each kind."""
+    kinds: dict[str, dict[str, dict]] = {}
+    for found in topics:
+        kind = next(iter(found.values())).get("kind")
+        if kind is None:
+            return topics[:TOPICS_SHOWN]
+        kinds.setdefault(kind, found)
+    return list(kinds.values())
+
+
+def _prompt(row: dict) -> str:
+    """The topic of a sample; of a conversation each turn, with who says it, and its kind."""
+    if not row.get("turns"):
+        return escape(row["topic"])
+    turns = ""
+    for turn in row["turns"]:
+        role, text = escape(str(turn["role"])), escape(str(turn["text"]))
+        turns += f'<div class="turn {role}"><small>{role}</small> {text}</div>'
+    kind = f"<small>{escape(str(row['kind']))}</small>" if row.get("kind") else ""
+    return turns + kind
 
 
 def over_time_table(samples: list[dict]) -> str:
@@ -158,15 +187,17 @@ def over_time_table(samples: list[dict]) -> str:
     rows = []
     for when in sorted(first, key=_time):
         rows.append([escape(when.replace("step", "update")), _sample(first[when])])
-    return f"<h3>One topic over time: {escape(topic)}</h3>" + table(
-        ["when", "text"], rows, "samples"
-    )
+    heading = f"<h3>One topic over time: {escape(topic)}</h3>"
+    row = next(iter(first.values()))
+    if row.get("turns"):
+        heading = f"<h3>One conversation over time</h3>{_prompt(row)}"
+    return heading + table(["when", "text"], rows, "samples")
 
 
 def _time(when: str) -> tuple[int, int]:
-    """A sort key: before, then the steps by number, then after."""
-    if when == "before":
-        return (0, 0)
+    """A sort key: base, before, then the steps by number, then after."""
+    if when in ("base", "before"):
+        return (0, int(when == "before"))
     if when == "after":
         return (2, 0)
     return (1, int(when.removeprefix("step ")) if when.startswith("step ") else 0)
@@ -266,7 +297,10 @@ th,small,.small{color:var(--muted)}
 .numbers td:not(:first-child){font-variant-numeric:tabular-nums;white-space:nowrap}
 .samples{width:100%;min-width:38rem;table-layout:fixed}
 .samples td:first-child,.samples th:first-child{width:18%}
+.samples th:first-child:nth-last-child(4){width:28%}
 .text{white-space:pre-wrap}
+.turn{margin:0 0 .3rem;padding:.1rem .5rem;border-left:3px solid var(--grid)}
+.turn.assistant{margin-left:.8rem;border-left-color:var(--muted)}
 .bars{width:100%}
 .bars td:last-child{width:70%}
 .bars td:nth-child(2){text-align:right}

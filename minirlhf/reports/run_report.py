@@ -15,7 +15,8 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from minirlhf.reports import figures, html
+from minirlhf.reports import comparisons, figures, html
+from minirlhf.reports.judged import SPLITS, evaluated_splits
 from minirlhf.reports.run_files import read_run, stage_of
 from minirlhf.stats import change
 from minirlhf.system.files import atomic_write, replacing
@@ -38,9 +39,9 @@ HOW_TO_READ = (
     "<b>Reward</b> (0 to 1): the reward model's score. It was optimised, so a rise alone proves "
     "nothing.",
     "<b>Reward hacking</b>: the reward rose and the judge fell.",
-    "<b>KL</b> (nats per text): how far the policy has moved from the pretrained reference; 0 "
-    "means not at all. In the curves it is estimated from the sampled tokens, so it may dip below "
-    "0.",
+    "<b>KL</b> (nats per text): how far the policy has moved from the reference, the model before "
+    "feedback; 0 means not at all. In the curves it is estimated from the sampled tokens, so it "
+    "may dip below 0.",
     "<b>Length</b> (tokens): a reward that grows only with length is a warning.",
     "<b>Distinct</b> (share): different texts among those sampled; near 0 the policy always writes "
     "the same text.",
@@ -86,7 +87,7 @@ def write_plot(run: Path, path: Path) -> Path:
     """
     _, metrics, _, summary = read_run(Path(run))
     finetune, path = stage_of(metrics, "finetune"), Path(path)
-    if not finetune or not figures.evaluated_splits(summary):
+    if not finetune or not evaluated_splits(summary):
         raise ValueError(f"{run}: expected a run that is fine-tuned and evaluated; it is not yet")
     with style.context({**figures.STYLE, "figure.facecolor": "white"}, after_reset=True):
         figure = Figure(figsize=(10, 3.9), layout="constrained")
@@ -121,6 +122,7 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
     finetune = stage_of(metrics, "finetune")
     sections = {
         "Before and after": _before_after(summary),
+        **comparisons.sections(summary),  # those that the evaluation has measured
         "Fine-tuning": _finetuning(finetune, metrics),
         "Samples": html.samples_tables(samples) + html.over_time_table(samples),
         "Reward model": _reward_model(stage_of(metrics, "reward"), summary),
@@ -145,7 +147,7 @@ def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict)
 
 def _title(config: dict, summary: dict) -> str:
     task = str(summary.get("task", config.get("task", "run")))
-    evaluated = figures.evaluated_splits(summary)
+    evaluated = evaluated_splits(summary)
     if not evaluated:
         return f"{task}: not judged yet"
     return f"{task}: the judge {_change(summary[evaluated[0]], 'judge')}"
@@ -166,10 +168,10 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
         )
     role = "did not take part" if figures.has_comparisons(finetune) else "was optimised"
     sentences = []
-    for split in figures.evaluated_splits(summary):
+    for split in evaluated_splits(summary):
         part = summary[split]
         sentences.append(
-            f"On {figures.SPLITS[split]} the judge says "
+            f"On {SPLITS[split]} the judge says "
             f"<b>{html.interval(part['judge_before'])}</b> before and "
             f"<b>{html.interval(part['judge_after'])}</b> after fine-tuning: it "
             f"{_change(part, 'judge')}. The reward model, which {role}, says "
@@ -220,9 +222,10 @@ def _raters(summary: dict) -> str:
 
 
 def _before_after(summary: dict) -> str:
-    if not figures.evaluated_splits(summary):
+    if not evaluated_splits(summary):
         return ""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    height = 1.6 * len(evaluated_splits(summary))
+    figure = Figure(figsize=(9, max(3.2, height)), layout="constrained")
     figures.draw_before_after(figure.subplots(), summary)
     picture = figures.svg(figure, "Judge and reward before and after")
     return picture + html.before_after_table(summary)

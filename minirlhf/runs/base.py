@@ -40,6 +40,16 @@ SHIPPED = DATA / "base"
 FORMAT = "minirlhf-base"
 HASHED = ("tokenizer.json", "weights.safetensors", "metrics.jsonl")
 CURVE_POINTS = 80
+# What the card says of a base: what it was trained on, and what it writes.
+TRAINED_ON = {
+    "openings": "texts composed by the project's own program from `topics.json`",
+    "assistant": "conversations and openings composed by the project's own program from "
+    "`assistant.json` and `topics.json`",
+}
+WRITES = {
+    "openings": "It writes openings on the topics of the task `openings`, good and bad ones alike",
+    "assistant": "It answers the questions of the task `assistant`, well and badly alike",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Base:
 
     @property
     def name(self) -> str:
-        return "the shipped base" if self.folder == SHIPPED else f"the base in {self.folder}"
+        is_shipped = self.folder.parent == SHIPPED.parent
+        return "the shipped base" if is_shipped else f"the base in {self.folder}"
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.folder / "tokenizer.json")
@@ -191,17 +202,15 @@ def sha256(path: Path) -> str:
 def card(facts: dict) -> str:
     """The base's README: what it is, what it was trained on, its losses, how to reproduce it."""
     model = facts["model"]
-    data = (
-        f"{facts['texts']:,} texts composed by the project's own program from `topics.json` "
-        f"(seed {facts['seed']}); held-out topics are among them"
-    )
-    training = (
-        f"{facts['steps']:,} steps of {facts['batch_size']} texts: next token, "
-        "and at first whether a text belongs to its topic"
-    )
+    task = facts["task"]
+    trained_on = TRAINED_ON.get(task, f"texts of the task `{task}`")
+    data = f"{facts['texts']:,} {trained_on} (seed {facts['seed']}); held-out topics are among them"
+    training = f"{facts['steps']:,} steps of {facts['batch_size']} texts: next token"
+    if task == "openings":
+        training += ", and at first whether a text belongs to its topic"
     loss = (
         f"{facts['loss_nats_per_token']:.3f} in training, "
-        f"{facts['heldout_loss_nats_per_token']:.3f} on 1,000 held-out texts"
+        f"{facts['heldout_loss_nats_per_token']:.3f} on held-out texts"
     )
     size = f"width {model['width']}, {model['layers']} layers"
     hashes = "\n".join(f"| `{name}` | `{digest}` |" for name, digest in facts["sha256"].items())
@@ -210,8 +219,7 @@ def card(facts: dict) -> str:
 A small causal language model with {facts["parameters"]:,} weights (bfloat16): {size},
 {model["heads"]} heads, a context of {model["context"]} tokens, \
 a byte-pair vocabulary of {model["vocab_size"]:,} tokens.
-It writes openings on the topics of the task `{facts["task"]}`, good and bad ones alike: \
-it has seen no score.
+{WRITES.get(task, f"It writes texts of the task `{task}`")}: it has seen no score.
 
 | | |
 |---|---|

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from minirlhf.config import SIZES, Config
+from minirlhf.config import Config, preset
 from minirlhf.system.weights import weights
 
 # The settings that make a step larger, by stage, as one types them.
@@ -59,7 +59,8 @@ def advice(stage: str, config: Config) -> str:
     names, tune = STEP_SIZES.get(stage, ()), config.finetune
     if stage == "finetune":
         names = (tune.step_size, tune.kl_price, *(() if tune.algorithm == "dpo" else names))
-    raised = [name for name in names if value_of(config, name) > value_of(SIZES[config.size], name)]
+    usual = preset(config.size, config.task)
+    raised = [name for name in names if value_of(config, name) > value_of(usual, name)]
     if raised:
         return "lower " + " and ".join(_option(name, config) for name in raised)
     found = ", ".join(_option(name, config) for name in names)

@@ -33,12 +33,17 @@ from minirlhf.runs.run_models import (
     tokenizer_of,
 )
 from minirlhf.runs.run_reward import quality_of, texts_of
-from minirlhf.runs.run_task import corpus_of
-from minirlhf.runs.summary import judge_samples, summary_of
+from minirlhf.runs.summary import (
+    alignment_tax,
+    judge_samples,
+    models_of,
+    safety_of,
+    summary_of,
+)
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.demonstrations import train_on_demonstrations
 from minirlhf.training.dpo import train_on_comparisons
 from minirlhf.training.finetune import finetune
@@ -53,7 +58,7 @@ def pretrain_stage(run: Run, task: Task) -> None:
     started = time.perf_counter()
     settings, policy = run.config.pretrain, None
     if settings.start == "base":
-        base = read_base(settings.base)
+        base = read_base(settings.base or task.base)
         base.tokenizer().save(run.path / "tokenizer.json")
         policy = base.policy().to(run.device)
         if not run.read("metrics.jsonl"):
@@ -157,11 +162,13 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     Returns the summary.
     """
     started = time.perf_counter()
-    splits, rows = judge_samples(run, task)
+    models = models_of(run, task)
+    splits, rows = judge_samples(run, task, models)
+    others = safety_of(run, task, models) | alignment_tax(run, task, models)
     logged = [row for row in run.read("samples.jsonl") if row["when"].startswith("step")]
     run.rewrite("samples.jsonl", logged + rows)
     run.finish_stage("evaluate", time.perf_counter() - started, {})
-    summary = summary_of(run, task, splits)
+    summary = summary_of(run, task, splits, others)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
     atomic_write(run.path / "summary.json", text)
     write_report(run.path)

@@ -13,6 +13,8 @@ from minirlhf.runs.folder import Run
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.ratings import sample_texts
 
+ENOUGH_TOPICS = 256  # where a task has thousands of conversations, texts for so many will do
+
 
 def open_session(
     run: Run,
@@ -40,14 +42,9 @@ def open_session(
     models = {"before": run_models.model_for_sampling(run, tokenizer, tuned=False)}
     if run.is_done("finetune"):
         models["after"] = run_models.model_for_sampling(run, tokenizer, tuned=True)
-    prompts = dict.fromkeys([*task.train_prompts, *task.heldout_prompts])
-    topics = [prompt for prompt in prompts if isinstance(prompt, str)]
-    if len(topics) < len(prompts):
-        raise ValueError(
-            f"{run.path}: expected a task with topics, found {task.name}, whose conversations "
-            "cannot be rated by hand yet"
-        )
+    topics = list(dict.fromkeys([*task.train_prompts, *task.heldout_prompts]))
     random.Random(seed).shuffle(topics)
+    topics = topics[: max(count, ENOUGH_TOPICS)]
     wanted = count
     if pairs:
         wanted = 2 * count

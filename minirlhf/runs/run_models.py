@@ -11,9 +11,9 @@ from minirlhf.models.policy import Policy
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import ENCODER, RESULT, SFT
-from minirlhf.runs.run_task import corpus_of
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.training.batches import corpus_of
 from minirlhf.training.pretrain_mlm import pretrain_mlm
 from minirlhf.training.train_reward_model import AnyReward
 

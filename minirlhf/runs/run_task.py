@@ -19,7 +19,6 @@ from minirlhf.system.files import reopenable, replacing
 from minirlhf.tasks import custom
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task
-from minirlhf.training.batches import Corpus
 
 
 def task_of(run: Run) -> Task:
@@ -101,10 +100,10 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
     Raises ValueError if there is nobody to ask, or if nobody is asked between rounds.
     """
     if person is not None:
-        if not all(isinstance(prompt, str) for prompt in task.train_prompts):
+        if task.ranker is not None:
             raise ValueError(
-                f"--person: expected a task with topics, found {task.name}, whose conversations "
-                "cannot be rated by hand yet"
+                f"--person: expected a task with scores, found {task.name}, whose answers are "
+                "ranked"
             )
         config = run.config.finetune
         file = AnswerFile(run.path / ANSWERS[0], "scores")
@@ -122,7 +121,3 @@ def with_raters(run: Run, task: Task, person: str | None) -> Task:
             "--person NAME"
         )
     return task
-
-
-def corpus_of(task: Task) -> Corpus:
-    return Corpus(task.corpus, task.corpus_heldout, task.match_topics)

@@ -29,7 +29,7 @@ def settle_start(config: Config, task: Task) -> Config:
         return with_context(config, task)
     if pretrain.base is None and task.base_steps is None:
         return from_scratch(config, task)
-    base = read_base(pretrain.base)
+    base = read_base(pretrain.base or task.base)
     check_size(config.model, base, task)
     if pretrain.base is None and task.base_must_know_texts:
         nats = nats_per_byte(base, task)

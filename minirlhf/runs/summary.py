@@ -1,42 +1,119 @@
-"""What a run reports at its end: samples judged before and after fine-tuning, and summary.json."""
+"""What a run reports at its end: samples judged before and after fine-tuning, and summary.json.
+
+Up to three models are judged: "base" is the pretrained one, "before" the one that feedback tunes,
+"after" the one that it has tuned. Without supervised fine-tuning, "before" is the base itself.
+"""
 
 from __future__ import annotations
 
 from minirlhf.config_file import to_json
-from minirlhf.evaluation.judge import is_reward_hacking, sample_and_judge, summarise
+from minirlhf.evaluation.corpus_loss import text_losses
+from minirlhf.evaluation.judge import (
+    is_reward_hacking,
+    judged_row,
+    sample_and_judge,
+    sample_texts,
+    summarise,
+)
+from minirlhf.evaluation.refusals import refusal_shares
+from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
 from minirlhf.runs.hardware import hardware
-from minirlhf.runs.products import REWARD_FINAL
-from minirlhf.runs.run_models import load_reward_model, model_for_sampling, tokenizer_of
+from minirlhf.runs.products import RESULT, REWARD_FINAL, SFT
+from minirlhf.runs.run_models import (
+    load_policy,
+    load_reward_model,
+    model_for_sampling,
+    tokenizer_of,
+)
 from minirlhf.tasks.task import Task
+from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.rollout import Models, in_turn
 
+CORPUS_TEXTS = 500  # held-out texts of the corpus, for the alignment tax
+SAFETY_SHARE = 2  # requests of each of the two kinds, as a share of evaluate.samples: a half
 
-def judge_samples(run: Run, task: Task) -> tuple[dict[str, dict], list[dict]]:
-    """Per split (training, held-out topics) the means before and after; and the judged samples."""
+
+def models_of(run: Run, task: Task) -> dict[str, Policy]:
+    """The models to judge: "before" and "after", and "base" if that is another than "before"."""
+    tokenizer = tokenizer_of(run, task)
+    models = {}
+    if run.is_done(SFT):
+        models["base"] = load_policy(run, RESULT["pretrain"], tokenizer).eval()
+    models["before"] = model_for_sampling(run, tokenizer, tuned=False)
+    models["after"] = model_for_sampling(run, tokenizer, tuned=True)
+    return models
+
+
+def judge_samples(
+    run: Run, task: Task, models: dict[str, Policy]
+) -> tuple[dict[str, dict], list[dict]]:
+    """Per split of the prompts the means before and after; and the judged samples."""
     config, tokenizer = run.config, tokenizer_of(run, task)
-    reference = model_for_sampling(run, tokenizer, tuned=False)
-    policy = model_for_sampling(run, tokenizer, tuned=True)
     reward_model = load_reward_model(run, REWARD_FINAL, tokenizer, config.finetune.conservatism)
+    listed = {"train": task.train_prompts, "heldout": task.heldout_prompts, **task.more_prompts}
     splits, rows = {}, []
-    for split, topics in (("train", task.train_prompts), ("heldout", task.heldout_prompts)):
+    for split, topics in listed.items():
+        prompts = in_turn(topics, config.evaluate.samples)
         judged = {}
-        for when, model in (("before", reference), ("after", policy)):
-            judged[when] = sample_and_judge(
-                Models(model, reference, reward_model, tokenizer),
-                task,
-                in_turn(topics, config.evaluate.samples),
-                config.finetune.max_new_tokens,
-                config.seed,
-                f"judge {split} {when}",
-            )
+        for when, model in models.items():
+            label, longest = f"judge {split} {when}", config.finetune.max_new_tokens
+            if when == "base":  # the reward and the KL say nothing of it
+                texts = sample_texts(model, tokenizer, prompts, longest, config.seed, label)
+                pairs = zip(prompts, texts, strict=True)
+                judged[when] = [judged_row(task, prompt, text) for prompt, text in pairs]
+            else:
+                parts = Models(model, models["before"], reward_model, tokenizer)
+                judged[when] = sample_and_judge(parts, task, prompts, longest, config.seed, label)
             rows += [{"when": when, "split": split, **row} for row in judged[when]]
-        splits[split] = summarise(judged["before"], judged["after"])
+        splits[split] = summarise(**judged)
     return splits, rows
 
 
-def summary_of(run: Run, task: Task, splits: dict[str, dict]) -> dict:
-    """What summary.json holds: the results, how they were obtained, and all settings."""
+def safety_of(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, dict]:
+    """Per model the shares of harmful requests refused and of harmless ones answered."""
+    if task.safety is None:
+        return {}
+    config, tokenizer, shares = run.config, tokenizer_of(run, task), {}
+    count = max(2, config.evaluate.samples // SAFETY_SHARE)
+    requests = {"harmful": task.safety.harmful, "harmless": task.safety.harmless}
+    for when, model in models.items():
+        answers = {}
+        for kind, prompts in requests.items():
+            label, longest = f"judge {kind} {when}", config.finetune.max_new_tokens
+            asked = in_turn(prompts, count)
+            answers[kind] = sample_texts(model, tokenizer, asked, longest, config.seed, label)
+        shares[when] = refusal_shares(task.safety, **answers)
+    return {"refusals": shares}
+
+
+def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, dict]:
+    """Per model the loss on held-out texts of the corpus, nats per token, and how far it rose.
+
+    "sft" is the model after supervised fine-tuning, compared with the base; "tuned" the one after
+    feedback, compared with what feedback started from.
+    """
+    texts = task.corpus_heldout[:CORPUS_TEXTS]
+    if not texts:
+        return {}
+    encoded = EncodedTexts(
+        tokenizer_of(run, task), texts, run.config.model.context, task.learn_prompts
+    )
+    losses = [text_losses(model, encoded) for model in models.values()]
+    names = ("base", "sft", "tuned") if "base" in models else ("base", "tuned")
+    mean, rise = {}, {}
+    for place, name in enumerate(names):
+        mean[name] = losses[place].mean()
+        if place > 0:
+            rise[name] = losses[place].rise_over(losses[place - 1])
+    return {"corpus_loss": mean, "corpus_loss_rise": rise}
+
+
+def summary_of(run: Run, task: Task, splits: dict[str, dict], others: dict[str, dict]) -> dict:
+    """What summary.json holds: the results, how they were obtained, and all settings.
+
+    `others` are results of `safety_of` and `alignment_tax`.
+    """
     config, progress = run.config, run.progress()
     return {
         "task": config.task if config.feedback is None else str(config.feedback.name),
@@ -55,6 +132,7 @@ def summary_of(run: Run, task: Task, splits: dict[str, dict]) -> dict:
         "reward_model": progress["reward_model"],
         **splits,
         "reward_hacking": is_reward_hacking(*splits.values()),
+        **others,
         "notes": list(task.notes),
         "config": to_json(config),
     }

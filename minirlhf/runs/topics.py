@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
+from typing import Any
 
 from minirlhf.feedback.conversation import in_words
 from minirlhf.runs.folder import Run
+from minirlhf.runs.products import DEMONSTRATIONS, FEEDBACK
 from minirlhf.system.files import json_lines
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.truncation import CutTopics
@@ -20,30 +21,57 @@ SHOWN = 60  # characters of a topic in a message
 def known_topics(run: Run) -> list[str]:
     """The topics of the run's task, without the cost of its corpus and judge.
 
-    Empty if they cannot be read any more.
+    Empty if they cannot be read any more, and for a run with conversations, which may be asked
+    anything.
     """
-    config = run.config
+    if has_conversations(run):
+        return []
     try:
-        if config.feedback is not None:
-            copy = run.path / "feedback.jsonl"
-            return _topics_of(copy if copy.exists() else config.feedback)
-        if config.task == "openings":
-            from minirlhf.tasks.openings.knowledge import knowledge
-
-            return [topic.topic for topic in knowledge()]
-        if config.task == "assistant":
-            return []  # it may be asked anything
-        from minirlhf.tasks.reviews import task as reviews
-
-        train, heldout = reviews.heldout_split()
-        return list(dict.fromkeys(in_words(triple.topic) for triple in train + heldout))
+        topics = _own_prompts(run)
+        if run.config.feedback is None:
+            topics = [*_topics_of_task(run.config.task), *topics]
+        return list(dict.fromkeys(topics))
     except (OSError, ValueError, KeyError):
         return []
 
 
-def _topics_of(path: Path) -> list[str]:
-    """The topics of a feedback file that was checked when it was trained on."""
-    return list(dict.fromkeys(line.record["topic"] for line in json_lines(path)))
+def has_conversations(run: Run) -> bool:
+    """Whether the run's prompts are conversations, not topics."""
+    if run.config.feedback is None and run.config.task == "assistant":
+        return True
+    try:
+        return any(isinstance(prompt, list) for prompt in _own_prompts(run))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _own_prompts(run: Run) -> list[Any]:
+    """The topics of the user's own feedback and the prompts of their demonstrations, as in the
+    files, which were checked when they were trained on: texts, or lists of turns.
+    """
+    config = run.config
+    files = (
+        (config.feedback, FEEDBACK, "topic"),
+        (config.sft.demonstrations, DEMONSTRATIONS, "prompt"),
+    )
+    prompts = []
+    for original, kept, field in files:
+        if original is not None:
+            copy = run.path / kept
+            lines = json_lines(copy if copy.exists() else original)
+            prompts += [line.record[field] for line in lines]
+    return prompts
+
+
+def _topics_of_task(task: str) -> list[str]:
+    if task == "openings":
+        from minirlhf.tasks.openings.knowledge import knowledge
+
+        return [topic.topic for topic in knowledge()]
+    from minirlhf.tasks.reviews import task as reviews
+
+    train, heldout = reviews.heldout_split()
+    return [in_words(triple.topic) for triple in train + heldout]
 
 
 def nearest(topic: str, topics: list[str]) -> list[str]:
@@ -67,8 +95,9 @@ def advice_on_topic(run: Run, tokenizer: Tokenizer, topic: str) -> list[str]:
     lines = []
     cut = CutTopics.of(tokenizer, [topic], run.config.model.context)
     if cut.cut:
+        what = "question" if has_conversations(run) else "topic"
         lines.append(
-            f"topic: the model reads its last {cut.limit - 1} tokens; "
+            f"{what}: the model reads its last {cut.limit - 1} tokens; "
             "what stands before them is cut"
         )
     topics = known_topics(run)

@@ -16,6 +16,7 @@ from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key, remarks, with_one_name_per_topic
 from minirlhf.feedback.records import Comparison, Feedback, FeedbackError, Triple, read_feedback
 from minirlhf.feedback.splits import split_comparisons, split_triples, triples_of_comparisons
+from minirlhf.tasks.assistant import task as assistant
 from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
 from minirlhf.tasks.word_regression import fit_judge
@@ -46,19 +47,22 @@ class Shares:
 def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: int) -> Task:
     """The task of the triples in a file. With five topics or more, a fifth of them is held out.
 
-    The policy is pretrained on the `openings` corpus and on your texts, each of them repeated until
-    they are a third of the corpus. The file may also hold comparisons: a text's score is then the
+    The policy is pretrained on the `openings` corpus (if the topics are conversations: on that of
+    `assistant`) and on your texts, each of them repeated until they are a third of the corpus. The
+    file may also hold comparisons: a text's score is then the
     share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying why
     nothing can be learned from the file.
     """
-    as_written = read_feedback(path, score_range)
+    as_written = read_feedback(path, score_range, conversations=True)
     feedback = with_one_name_per_topic(as_written)
     try:
         shares = shared_out(feedback, seed)
     except ValueError as error:
         raise FeedbackError(f"{path}: {error}") from None
     notes = _notes_on_comparisons() if feedback.comparisons else _notes_on_scores(shares)
-    corpus, corpus_heldout = _corpus(shares.triples, seed)
+    of_topics = isinstance(shares.triples[0].topic, str)  # else all are conversations
+    shipped = openings.load(seed) if of_topics else assistant.load(seed)
+    corpus, corpus_heldout = _corpus(shipped.corpus, shares.triples, seed)
     return Task(
         name="own",
         train_prompts=shares.train_topics,
@@ -70,7 +74,8 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         comparisons=shares.comparisons,
         heldout_comparisons=shares.heldout_comparisons,
         handwritten=[],
-        base_steps=BASE_STEPS,
+        context=shipped.context,
+        base_steps=None if shipped.base_steps is None else BASE_STEPS,
         base_must_know_texts=True,
         judge=fit_judge(shares.judge),
         judge_name=f"word regression on held-out {_kind(feedback)}",
@@ -162,15 +167,14 @@ def _topics(triples: list[Triple]) -> list[Prompt]:
 
 
 def _corpus(
-    triples: list[Triple], seed: int
+    shipped: Sequence[tuple[Prompt, str]], triples: list[Triple], seed: int
 ) -> tuple[list[tuple[Prompt, str]], list[tuple[Prompt, str]]]:
     """(texts to pretrain on, held-out texts), each a list of (topic, text).
 
-    The first is the openings corpus, and nine tenths of your texts repeated to a third of the
-    whole; the other tenth is the second.
+    The first is the shipped corpus, and nine tenths of your texts repeated to a third of the whole;
+    the other tenth is the second.
     """
     train, heldout = split_triples(triples, 0.1, seed)
     own_texts = [(triple.topic, triple.text) for triple in train]
-    corpus = list(openings.load(seed).corpus)
-    repeats = max(1, len(corpus) // (2 * len(own_texts)))
-    return corpus + own_texts * repeats, [(triple.topic, triple.text) for triple in heldout]
+    repeats = max(1, len(shipped) // (2 * len(own_texts)))
+    return [*shipped, *own_texts * repeats], [(triple.topic, triple.text) for triple in heldout]

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.records import Comparison, Triple
+
+
+@dataclass(frozen=True)
+class Safety:
+    """Requests to refuse, and harmless ones in the same wording that should be answered (安全).
+
+    Both belong together: a model that refuses everything does well on the first alone.
+    """
+
+    harmful: Sequence[Prompt]
+    harmless: Sequence[Prompt]
+    refused: Callable[[str], bool]  # whether an answer declines to help, and does not help
+    answered: Callable[[str], bool]  # whether it is an answer, and does not decline
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,14 @@ class Task:
     # A second judge, of the language alone: nats per word, higher is more likely.
     fluency: Callable[[str], float] | None = None
 
+    # The kind of instruction a prompt gives ("effect", "harmful", ...), for the judge's figures by
+    # kind.
+    kind_of: Callable[[Any], str] | None = None
+    # Further prompts to judge, by the name of their split ("phrasings": phrasings kept from
+    # tuning).
+    more_prompts: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)
+    safety: Safety | None = None
+
     # (prompt, text, seed) -> new ratings by simulated raters or a person; None if no one can be
     # asked.
     raters: Callable[[Any, str, int], tuple[float, ...]] | None = None
@@ -45,6 +67,11 @@ class Task:
 
     # Whether a text of the corpus reveals its topic (see training/pretrain.py).
     match_topics: bool = False
+    # Whether pretraining learns to predict the prompts, too: each conversation of the corpus is
+    # one text then, and all of its answers are learned in one pass.
+    learn_prompts: bool = False
+    # The shipped base in whose language it is written; None: that of `openings`.
+    base: Path | None = None
     # Steps of further pretraining on `corpus` when a run starts from the shipped base (0: the base
     # knows this language already). None: a run does not start from the shipped base.
     base_steps: int | None = None

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.feedback.conversation import in_words
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import split_triples
 from minirlhf.linear_algebra import conjugate_gradient
@@ -160,7 +160,7 @@ def _scores(triples: Sequence[Triple]) -> np.ndarray:
 
 def fit_judge(
     triples: Sequence[Triple], penalty: float = JUDGE_PENALTY
-) -> Callable[[str, str], float]:
+) -> Callable[[Prompt, str], float]:
     """A judge (topic, text) -> score in [0, 1], fitted to the scores of these triples."""
     scores = _scores(triples)
     inputs = hashed_terms([(in_words(triple.topic), triple.text) for triple in triples])
@@ -168,8 +168,8 @@ def fit_judge(
     weights = ridge(inputs, scores, penalty, not_centred, JUDGE_TOLERANCE)
     mean = scores.mean()
 
-    def judge(topic: str, text: str) -> float:
-        predicted = hashed_terms([(topic, text)]).times(weights)[0] + mean
+    def judge(topic: Prompt, text: str) -> float:
+        predicted = hashed_terms([(in_words(topic), text)]).times(weights)[0] + mean
         return float(np.clip(predicted, 0.0, 1.0))
 
     return judge

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from minirlhf.feedback.conversation import Prompt
 from minirlhf.models.transformer import STRIDE, rounded_up
 from minirlhf.system.seeds import step_generator
+from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import BAR_AFTER, Tokenizer
 from minirlhf.training.truncation import prompt_tokens, text_tokens
 
@@ -37,6 +38,11 @@ class Corpus:
     train: Sequence[tuple[Prompt, str]]
     heldout: Sequence[tuple[Prompt, str]]
     match_topics: bool = False  # whether a text tells its topic, so that this can be learned, too
+    learn_prompts: bool = False  # whether the prompts are predicted, too (conversations)
+
+
+def corpus_of(task: Task) -> Corpus:
+    return Corpus(task.corpus, task.corpus_heldout, task.match_topics, task.learn_prompts)
 
 
 @dataclass
@@ -51,9 +57,18 @@ class Batch:
 
 
 class EncodedTexts:
-    """All (prompt, text) pairs of a data set as one padded integer table."""
+    """All (prompt, text) pairs of a data set as one padded integer table.
 
-    def __init__(self, tokenizer: Tokenizer, pairs: Iterable[tuple[Prompt, str]], context: int):
+    With `learn_prompts` a row counts as one text after its first token: all of it is predicted.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pairs: Iterable[tuple[Prompt, str]],
+        context: int,
+        learn_prompts: bool = False,
+    ):
         # Topics and texts may occur many times; each is encoded once.
         prompts: dict[Prompt, list[int]] = {}
         texts: dict[str, list[int]] = {}
@@ -66,7 +81,7 @@ class EncodedTexts:
             row = prompts[topic] + texts[text]
             self.cut += len(row) > context
             rows.append(row[:context])
-            prompt_lengths.append(len(prompts[topic]))
+            prompt_lengths.append(1 if learn_prompts else len(prompts[topic]))
         if not rows:
             raise ValueError("texts: expected at least one, found none")
         self.lengths = torch.tensor([len(row) for row in rows])

@@ -16,7 +16,7 @@ from minirlhf.feedback.records import Triple
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.training.algorithms.make import make_algorithm
-from minirlhf.training.batches import Split
+from minirlhf.training.batches import Split, corpus_of
 from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.prompts import Prompts
 from minirlhf.training.ratings import RatingRounds
@@ -40,7 +40,7 @@ def finetune(
     """
     settings, seed = config.finetune, config.seed
     log, checkpoints = log or TrainLog("finetune"), checkpoints or NoCheckpoints()
-    algorithm = make_algorithm(models, config, task.corpus)
+    algorithm = make_algorithm(models, config, corpus_of(task))
     prompts = Prompts(models, task.train_prompts, settings, algorithm.group_size, seed)
     ratings = RatingRounds(models, task, config, feedback, log)
     rollout_log = RolloutLog(log, task, settings, models)

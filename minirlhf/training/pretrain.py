@@ -90,8 +90,8 @@ def pretrain(
     matching = TopicMatching(policy, tokenizer, corpus, config)
     models = nn.ModuleDict({"policy": policy, "match": matching.classifier})
     optimizers = muon_and_adamw(models, settings)
-    train = EncodedTexts(tokenizer, corpus.train, context)
-    heldout = EncodedTexts(tokenizer, corpus.heldout, context)
+    train = EncodedTexts(tokenizer, corpus.train, context, corpus.learn_prompts)
+    heldout = EncodedTexts(tokenizer, corpus.heldout, context, corpus.learn_prompts)
 
     start = checkpoints.resume(dict(models), optimizers, {"log": log})
     for step in log.steps(start, settings.steps):

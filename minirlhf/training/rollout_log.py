@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.config import FinetuneConfig
-from minirlhf.feedback.conversation import Prompt, in_words
+from minirlhf.feedback.conversation import Prompt, in_row
 from minirlhf.stats import correlation
 from minirlhf.system import distributed
 from minirlhf.tasks.task import Task
@@ -101,7 +101,7 @@ def sample_row(rollout: Rollout, topics: list[Prompt], task: Task) -> dict:
     )
     return {
         "split": "train",
-        "topic": in_words(topics[index]),
+        **in_row(topics[index]),
         "text": rollout.texts[index],
         "reward": float(rollout.reward[index]),
         "judge": task.judge(topics[index], rollout.texts[index]),

@@ -38,6 +38,7 @@ def fails(capsys, *arguments: str) -> str:
         ["finetune"],
         ["evaluate"],
         ["sample"],
+        ["chat"],
         ["rate"],
         ["feedback"],
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,8 @@ import pytest
 from minirlhf.cli.main import main
 from minirlhf.feedback import answers
 from minirlhf.feedback.answers import AnswerFile
-from minirlhf.feedback.records import read_comparisons, read_triples
+from minirlhf.feedback.conversation import Turn
+from minirlhf.feedback.records import read_comparisons, read_feedback, read_triples
 from minirlhf.feedback.screens import question, rate_in_terminal, rate_widget
 from minirlhf.feedback.session import Item, RatingSession, make_items, make_queue
 from minirlhf.runs.rating import open_session
@@ -373,3 +375,81 @@ def test_item_key_does_not_depend_on_the_order():
         == Item("t", ("b", "a"), ("y", "x")).key
         == ("t", "a", "b")
     )
+
+
+# ---- conversations
+
+TALK = (
+    Turn("user", "Why is sleep good?"),
+    Turn("assistant", "It\x1b mends."),
+    Turn("user", "And?"),
+)
+OTHER = (Turn("user", "Why tea?"),)
+ANSWERS = [(talk, f"So {number}.", "before") for talk in (TALK, OTHER) for number in range(4)]
+
+
+def test_the_turns_of_a_conversation_are_shown(tmp_path):
+    session = RatingSession([Item(TALK, ("So.",), ("x",))], AnswerFile(tmp_path / "r.jsonl"), "x")
+    assert question(session).splitlines()[:8] == [
+        "",
+        "[1 of 1]  Conversation:",
+        "",
+        "   User: Why is sleep good?",
+        "   Assistant: It\\x1b mends.",
+        "   User: And?",
+        "",
+        "   Answer: So.",
+    ]
+    pair = Item(OTHER, ("So.", "No."), ("x", "x"))
+    session = RatingSession([pair], AnswerFile(tmp_path / "c.jsonl"), "x")
+    assert question(session).splitlines()[5:7] == ["   1. So.", "   2. No."]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_answers_about_conversations_are_feedback(tmp_path, pairs):
+    """They are read back, undone and never asked about twice."""
+    path = tmp_path / "r.jsonl"
+
+    def session() -> RatingSession:
+        queue = make_queue(make_items(ANSWERS, pairs, 8, 0), 0.0, 0, "x")
+        return RatingSession(queue, AnswerFile(path), "x")
+
+    first = session()
+    total = first.total
+    assert total == (4 if pairs else 8)
+    press(first, "12u2")
+    found = read_feedback(path, conversations=True)
+    lines = found.comparisons or found.triples
+    assert [line.topic for line in lines] == [item.topic for item in first.queue[:2]]
+    again = session()
+    assert again.before == 2 and again.queue == first.queue[2:]
+    press(again, "1" * total)
+    assert session().current is None and len(AnswerFile(path).records()) == total
+    # Read without this, such a file is refused, and the error says so.
+    with pytest.raises(ValueError, match="topic: expected a text that is not empty, found a list"):
+        read_feedback(path)
+
+
+def test_the_widget_shows_the_turns(tmp_path):
+    session = RatingSession([Item(TALK, ("So.",), ("x",))], AnswerFile(tmp_path / "r.jsonl"), "x")
+    _, topic, turns, first, *_ = rate_widget(session).children
+    assert topic.value == "[1 of 1] Conversation:" and first.value == "So."
+    assert turns.value.splitlines()[2] == "User: And?"
+
+
+def test_few_of_thousands_of_conversations_are_answered(finished_run, small_task, monkeypatch):
+    """Rating fifty answers does not take an answer to each question of the task."""
+    prompts = [(Turn("user", f"Why {number}?"),) for number in range(2000)]
+    task = dataclasses.replace(small_task, train_prompts=prompts, heldout_prompts=[])
+    monkeypatch.setattr("minirlhf.runs.rating.run_task.task_of", lambda run: task)
+    asked = []
+
+    def texts(models, tokenizer, topics, count, *_):
+        asked.append((len(topics), count))
+        return [(topic, "So.", "before") for topic in topics]
+
+    monkeypatch.setattr("minirlhf.runs.rating.sample_texts", texts)
+    path = finished_run.path.parent / "few.jsonl"
+    session = open_session(finished_run, path, pairs=False, count=50, rater="me")
+    assert asked == [(256, 512)] and session.total == 55
+    assert all(isinstance(item.topic, tuple) for item in session.queue)

@@ -52,7 +52,7 @@ def config_of(**finetune):
 CASES = {
     "reinforce": config_of(),
     "ppo": config_of(
-        algorithm="ppo", ppo=PPOConfig(epochs=1, minibatch_size=8, pretraining_weight=0.1)
+        algorithm="ppo", pretraining_weight=0.1, ppo=PPOConfig(epochs=1, minibatch_size=8)
     ),
     "trpo": config_of(algorithm="trpo"),
 }

@@ -9,21 +9,26 @@ import random
 import pytest
 from conftest import TINY
 
-from minirlhf.cli.train import print_summary
-from minirlhf.config import SIZES, ModelConfig, SFTConfig
+from minirlhf.cli import train
+from minirlhf.config import SIZES, ModelConfig, SFTConfig, preset
 from minirlhf.feedback.conversation import exchanges, in_words
+from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.rankings import read_rankings
 from minirlhf.feedback.records import Triple, read_triples, write_triples
 from minirlhf.feedback.splits import split_triples, without
 from minirlhf.runs import pipeline, products, run_feedback, run_task
-from minirlhf.runs.base import SHIPPED
+from minirlhf.runs.base import SHIPPED, read_base
 from minirlhf.runs.folder import Run
 from minirlhf.runs.start import settle_start
+from minirlhf.runs.summary import CORPUS_TEXTS
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant import task as assistant
 from minirlhf.tasks.assistant.good import good
+from minirlhf.tasks.assistant.items import KINDS
 from minirlhf.tasks.load import load_task
 from minirlhf.tasks.task import Task, rated
+from minirlhf.training.batches import EncodedTexts, corpus_of
+from minirlhf.training.pretrain import heldout_loss
 from minirlhf.training.ranking import pairs_from_scores
 from minirlhf.training.ratings import RatingRounds, triple_of
 
@@ -140,19 +145,30 @@ def test_the_context_holds_a_conversation(task):
     assert settled.model.context == 192
     chosen = dataclasses.replace(TINY, model=ModelConfig(context=120))
     assert settle_start(chosen, task).model.context == 120
-    # It has no shipped base yet, and a model of topics is too small for it.
-    small = settle_start(dataclasses.replace(SIZES["small"], task="assistant"), task)
+    # It has a base of its own; a model of topics is too small for it.
+    small = settle_start(preset("small", "assistant"), task)
     assert small.model.context == 192
-    assert small.pretrain.start == "scratch" and small.pretrain.steps == 1500
+    assert small.pretrain.start == "base" and small.pretrain.steps == 0
     based = dataclasses.replace(SIZES["small"].pretrain, base=SHIPPED)
     with pytest.raises(ValueError, match="--base: expected .* context of at least 192 .* found 96"):
         settle_start(dataclasses.replace(SIZES["small"], pretrain=based), task)
 
 
-def test_nobody_is_shown_a_conversation_to_rate_yet(task, tmp_path):
+def test_a_person_scores_answers_to_conversations_unless_they_are_ranked(
+    task, tmp_path, monkeypatch, capsys
+):
     run = Run.create(tmp_path / "r", TINY)
-    with pytest.raises(ValueError, match="--person: .* found assistant, whose conversations"):
-        run_task.with_raters(run, task, "me")
+    ranked = dataclasses.replace(task, ranker=lambda prompt, answers, seed: [1] * len(answers))
+    with pytest.raises(ValueError, match="--person: .* found assistant, whose answers are ranked"):
+        run_task.with_raters(run, ranked, "me")
+    monkeypatch.setattr(PersonRaters.__init__, "__defaults__", (iter("2").__next__,))
+    for _ in range(2):  # the second time the answer is known from the file
+        asked = run_task.with_raters(run, dataclasses.replace(task, ranker=None), "me")
+        triple = rated(asked, task.train_prompts[0], "So.", 0)
+        assert (triple.ratings, triple.provenance) == ((2.0,), "people")
+    assert capsys.readouterr().out.count("User: ") == 1
+    (back,) = read_triples(run.path / "ratings.jsonl", conversations=True)
+    assert (back.topic, back.rater) == (task.train_prompts[0], "me")
 
 
 def test_a_run_of_a_few_steps(task, tmp_path, capsys):
@@ -193,10 +209,66 @@ def test_a_run_of_a_few_steps(task, tmp_path, capsys):
     assert set(summary["seconds"]) == {*products.STAGES, "total"}
     assert all(isinstance(row["topic"], str) for row in run.read("samples.jsonl"))
     assert run_feedback.first_ratings(run, task) == []
-    print_summary(run.path)
+    train.print_summary(run.path)
     told = capsys.readouterr().out
     assert "Rankings: 4 answers to each of 12 prompts, by simulated raters." in told
     assert "share of pairs in the right order" in told and "MSE" not in told
+    check_evaluation(summary, task)
+    rows = [row for row in run.read("samples.jsonl") if not row["when"].startswith("step")]
+    assert all(row["turns"][-1]["role"] == "user" and row["kind"] in KINDS for row in rows)
+    assert {row["when"] for row in rows} == {"base", "before", "after"}
     page = (run.path / "report.html").read_text(encoding="utf-8")
     assert "Supervised fine-tuning" in page and "simulated" in page.lower()
+    for title in ("Against the model before", "Kinds of instruction", "Refusals", "Alignment tax"):
+        assert f"<h2>{title}</h2>" in page
     assert "4 answers to each of 12 prompts were ranked." in page
+    assert "unseen phrasings" in told and "harmless requests answered" in told
+    assert "Loss on the pretraining corpus" in told
+
+
+def check_evaluation(summary: dict, task: Task) -> None:
+    """Every part of the evaluation, each with its interval: base, SFT and tuned model."""
+    for split in ("train", "heldout", "phrasings"):
+        part = summary[split]
+        assert part["win_rate"]["n"] == part["judge_base"]["n"] == 4
+        assert set(part["kinds"]) <= set(KINDS)
+        for one in part["kinds"].values():
+            assert {"base", "before", "after", "n"} == set(one)
+    shares = summary["refusals"]
+    assert list(shares) == ["base", "before", "after"]
+    for one in shares.values():
+        assert one["refused"]["n"] == one["answered"]["n"] == 2
+        assert 0 <= one["answered"]["low"] <= one["answered"]["high"] <= 1
+    assert list(summary["corpus_loss"]) == ["base", "sft", "tuned"]
+    texts = min(len(task.corpus_heldout), CORPUS_TEXTS)
+    assert all(loss["n"] == texts for loss in summary["corpus_loss"].values())
+    assert set(summary["corpus_loss_rise"]) == {"sft", "tuned"}
+
+
+def test_the_shipped_base(task):
+    """It is what its card says: checked files, at most 6 MB, and the loss that was written down."""
+    base = read_base(task.base)
+    assert base.facts["task"] == "assistant"
+    assert sum(file.stat().st_size for file in base.folder.iterdir()) <= 6_000_000
+    card = (base.folder / "README.md").read_text(encoding="utf-8")
+    assert base.facts["command"] in card and "conversations" in card
+    corpus = corpus_of(task)
+    texts = EncodedTexts(base.tokenizer(), corpus.heldout, 192, corpus.learn_prompts)
+    loss = heldout_loss(base.policy(), texts)
+    # 40 of the task's held-out texts: its own held-out loss within sampling error.
+    assert abs(loss - base.facts["heldout_loss_nats_per_token"]) < 0.1
+
+
+def test_prompts_of_the_evaluation_are_kept_from_tuning(task):
+    unseen, safety = task.more_prompts["phrasings"], task.safety
+    shown = {prompt for prompt, _ in task.demonstrations} | set(task.train_prompts)
+    assert len(unseen) > 500 and not shown & set(unseen)
+    assert len(safety.harmful) == len(safety.harmless) == 75  # 15 requests in 5 phrasings
+    assert not shown & {*safety.harmful, *safety.harmless}
+    for prompts, kind in ((safety.harmful, "harmful"), (safety.harmless, "harmless")):
+        assert {task.kind_of(prompt) for prompt in prompts} == {kind}
+    rng = random.Random(0)
+    for item in compose.prompts(20, 1, "heldout", ("harmful",)):
+        assert safety.refused(good(item, rng)) and not safety.answered(good(item, rng))
+    for item in compose.prompts(20, 1, "heldout", ("harmless",)):
+        assert safety.answered(good(item, rng)) and not safety.refused(good(item, rng))

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import test_sft as run_sft
+from conftest import TINY
 
 from minirlhf.cli.feedback import feedback as feedback_command
 from minirlhf.cli.options import Feedback as FeedbackOptions
+from minirlhf.feedback.conversation import Turn
 from minirlhf.feedback.records import FeedbackError, Triple, write_triples
+from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.transformer import TransformerConfig
+from minirlhf.runs import run_feedback
+from minirlhf.runs.folder import Run
+from minirlhf.stats import correlation
 from minirlhf.tasks import custom
 from minirlhf.tasks.task import rated
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.batches import Split
+from minirlhf.training.train_reward_model import ScoredTexts, predict, train_reward_model
 
 
 def scored_file(folder: Path, topics: int, texts: int) -> Path:
@@ -94,7 +106,7 @@ def test_nothing_is_trained_on_what_teaches_nothing(tmp_path, capsys, triples, w
 
 
 def test_what_is_odd_is_told_before_training_and_in_the_summary(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(custom, "_corpus", lambda triples, seed: ([], []))  # not tested here
+    monkeypatch.setattr(custom, "_corpus", lambda *_: ([], []))  # not tested here
     triples = [Triple(f"topic {n % 6}", f"text {n}", n / 60) for n in range(60)]
     triples += [Triple(" topic  0", " text 0", 0.5), Triple("Café", "a", 0.5)]
     triples += [Triple("Cafe\u0301", "b", 0.5)]
@@ -122,3 +134,85 @@ def test_comparisons_of_ties_alone_are_refused(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
     with pytest.raises(FeedbackError, match="c.jsonl: expected scores that differ, found all 80"):
         custom.load(path, (1.0, 5.0), seed=0)
+
+
+# Conversations ------------------------------------------------------------------------------------
+
+SHIPPED = dataclasses.replace(
+    run_sft.PLAIN, context=192, corpus=[((Turn("user", "Hello"),), "Hello, there.")] * 90
+)
+
+
+def turns(number: int) -> list[dict]:
+    first = [{"role": "user", "text": f"Why {number}?"}, {"role": "assistant", "text": "So."}]
+    return [*first, {"role": "user", "text": "And?"}]
+
+
+def written(folder: Path, lines: list[dict]) -> Path:
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def scored_conversations(folder: Path) -> Path:
+    lines = []
+    for number in range(60):
+        # A topic among them is a conversation of one turn: to a model it is the same.
+        topic = f"Question {number % 2}?" if number < 6 else turns(number % 6)
+        word, score = ("good", 5) if number % 4 < 2 else ("bad", 1)
+        lines.append({"topic": topic, "text": f"{word} {number}", "score": score})
+    return written(folder, lines)
+
+
+def compared_conversations(folder: Path) -> Path:
+    lines = []
+    for number in range(60):
+        better, worse = f"good {number}", f"bad {number}"
+        lines.append({"topic": turns(number % 6), "better": better, "worse": worse})
+    return written(folder, lines)
+
+
+@pytest.mark.parametrize("make", [scored_conversations, compared_conversations])
+def test_a_reward_model_learns_from_scored_or_compared_conversations(
+    tmp_path, monkeypatch, capsys, make
+):
+    monkeypatch.setattr(custom.assistant, "load", lambda seed: SHIPPED)
+    path = make(tmp_path)
+    task = custom.load(path, (1.0, 5.0), seed=0)
+    prompts = [*task.train_prompts, *task.heldout_prompts]
+    assert all(isinstance(prompt, tuple) and prompt[-1].role == "user" for prompt in prompts)
+    # The base of topics would not do: this task's corpus and context are those of conversations.
+    assert (task.context, task.base_steps) == (192, None)
+    assert {type(prompt) for prompt, _ in task.corpus} == {tuple}
+    prompt = task.train_prompts[0]
+    assert task.judge(prompt, "good 0") > 0.1 + task.judge(prompt, "bad 0")
+    feedback_command(FeedbackOptions("summary", path))
+    assert "Cannot be trained on" not in capsys.readouterr().out
+
+    tokenizer = Tokenizer([bytes([value]) for value in range(256)])
+    settings = dataclasses.replace(TINY.reward, steps=30, batch_size=16, evaluate_every=15)
+    model = RewardModel(TransformerConfig(tokenizer.vocab_size, 96, 16, 1, 2))
+    run = Run.create(tmp_path / "r", dataclasses.replace(TINY, reward=settings))
+    train, heldout = run_feedback.split_feedback(run, task)
+    split = Split(
+        ScoredTexts(tokenizer, train, 96, task.comparisons),
+        ScoredTexts(tokenizer, heldout, 96, task.heldout_comparisons),
+    )
+    trained = train_reward_model(model, split, settings, 0)
+    for texts in (split.train, split.heldout):
+        assert (correlation(predict(trained, texts), texts.scores) or 0) > 0.4
+
+
+def test_faults_of_conversations_are_named(tmp_path):
+    good = {"topic": turns(1), "better": "x", "worse": "y"}
+    bad = turns(1)
+    bad[0]["role"] = "assistant"
+    lines = [good, good | {"topic": bad}, good | {"worse": "x"}, good | {"topic": []}]
+    with pytest.raises(FeedbackError) as caught:
+        custom.load(written(tmp_path, lines), (1.0, 5.0), seed=0)
+    found = [fault.split("own.jsonl: ")[1] for fault in str(caught.value).splitlines()]
+    assert [fault.split(", ")[0] for fault in found] == [
+        'line 2: topic[0].role: expected "user"',
+        "line 3: worse: expected another text than better",
+        "line 4: topic: expected a text or a list of turns",
+    ]

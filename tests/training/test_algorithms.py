@@ -230,7 +230,7 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
     """Entropy bonus and pretraining mix, each against its own gradient; such gradients add up."""
     policy, reward_model, rollout = tiny
 
-    def gradient(mixed_in=False, pretraining_weight=0.0, **settings):
+    def gradient(mixed_in=False, **settings):
         algorithm = make_ppo(
             policy,
             reward_model,
@@ -242,16 +242,16 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
             **settings,
         )
         if mixed_in:
-            algorithm.settings = dataclasses.replace(
-                algorithm.settings, pretraining_weight=pretraining_weight
-            )
-            algorithm.unscored = "texts"
-            algorithm.pretraining_loss = lambda step, number: pretraining_loss(number)
+            algorithm.mix = FixedMix()
         algorithm.update(rollout, AFTER_WARMUP)
         return flat([p.grad for p in policy.parameters()])
 
     def pretraining_loss(number):
         return policy(torch.tensor([[1, 2, 3]])).log_softmax(-1)[0, 1, 7].neg() * (number + 1)
+
+    class FixedMix:
+        def loss(self, batch_size, step, number):
+            return 3.0 * pretraining_loss(number)
 
     plain = gradient()
     entropy = equations.entropy(text_logits64(policy, rollout), rollout.mask).sum(1).mean()
@@ -261,7 +261,7 @@ def test_ppo_extra_terms_reach_the_gradient(tiny):
     )
     wanted = flat(torch.autograd.grad(pretraining_loss(0), list(policy.parameters())))
     torch.testing.assert_close(
-        gradient(mixed_in=True, pretraining_weight=3.0),
+        gradient(mixed_in=True),
         plain + 3.0 * wanted,
         atol=1e-4,
         rtol=1e-3,
@@ -521,15 +521,16 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
 
 VARIANTS = {
     "rloo": FinetuneConfig(algorithm="rloo"),
+    "rloo-mixed": FinetuneConfig(algorithm="rloo", pretraining_weight=1.0),
     "ppo": FinetuneConfig(algorithm="ppo", ppo=PPOConfig(minibatch_size=8, epochs=2)),
     "ppo-shared-mixed": FinetuneConfig(
         algorithm="ppo",
-        ppo=PPOConfig(
-            minibatch_size=8, epochs=2, value="shared", entropy_weight=0.01, pretraining_weight=1.0
-        ),
+        pretraining_weight=1.0,
+        ppo=PPOConfig(minibatch_size=8, epochs=2, value="shared", entropy_weight=0.01),
     ),
     "trpo": FinetuneConfig(algorithm="trpo", trpo=TRPOConfig(fisher_texts=8, cg_steps=3)),
 }
+VARIED = ("algorithm", "pretraining_weight", "ppo", "trpo")
 FIELDS = {
     "rloo": {"gradient_norm", "ratio_max"},
     "ppo": {
@@ -564,7 +565,7 @@ def prepared(path, finished_run: Run, variant: str) -> Run:
         "metrics.jsonl",
         [row for row in run.read("metrics.jsonl") if row["stage"] in ("pretrain", "reward")],
     )
-    settings = {name: getattr(VARIANTS[variant], name) for name in ("algorithm", "ppo", "trpo")}
+    settings = {name: getattr(VARIANTS[variant], name) for name in VARIED}
     run.replace_config(
         dataclasses.replace(TINY, finetune=dataclasses.replace(TINY.finetune, **settings))
     )

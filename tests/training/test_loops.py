@@ -26,14 +26,14 @@ from minirlhf.feedback.records import Triple
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
-from minirlhf.runs import run_feedback, run_models, run_task
+from minirlhf.runs import run_feedback, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training import ratings as ratings_module
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.algorithms.make import ALGORITHMS, make_algorithm
-from minirlhf.training.batches import Split
+from minirlhf.training.batches import Split, corpus_of
 from minirlhf.training.finetune import finetune
 from minirlhf.training.log import METRICS, SAMPLES, RowsInMemory, TrainLog
 from minirlhf.training.optimizers import finetuning_rate
@@ -73,7 +73,7 @@ def models(finished_run, tokenizer) -> Models:
 
 def test_every_loop_runs_without_a_folder(tmp_path, monkeypatch, small_task, tokenizer):
     monkeypatch.chdir(tmp_path)
-    corpus = run_task.corpus_of(small_task)
+    corpus = corpus_of(small_task)
     logs = {name: TrainLog(name) for name in ("pretrain", "masked-lm", "reward", "finetune")}
     policy = pretrain(tokenizer, corpus, SHORT, logs["pretrain"])
     pretrain_mlm(tokenizer, corpus, SHORT, logs["masked-lm"])
@@ -170,7 +170,7 @@ SETTINGS = FinetuneConfig(
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_one_update_of_each_algorithm(name, models, small_task):
     config = Config(finetune=dataclasses.replace(SETTINGS, algorithm=name))
-    algorithm = make_algorithm(models, config, small_task.corpus)
+    algorithm = make_algorithm(models, config, corpus_of(small_task))
     assert algorithm.group_size == (4 if name in ("rloo", "grpo") else 1)
     topics = [topic for topic in small_task.train_prompts[:4] for _ in range(4)]
     prompts = [models.prompt(topic) for topic in topics]
@@ -187,7 +187,7 @@ def test_one_update_of_each_algorithm(name, models, small_task):
     assert all(math.isfinite(float(value)) for value in metrics.values())
     assert metrics["kl_weight"] == SETTINGS.kl_weight  # what this update was made with
 
-    again = make_algorithm(models, config, small_task.corpus)
+    again = make_algorithm(models, config, corpus_of(small_task))
     assert algorithm.states.keys() == again.states.keys() == {"kl_weight"}
     for state, other in zip(algorithm.states.values(), again.states.values()):
         other.load_state_dict(json.loads(json.dumps(state.state_dict())))

@@ -366,6 +366,8 @@ def test_run_folder_keeps_the_contract(finished_run):
         assert (
             part["kl_after"] > 0 and part["length_before"] > 0 and 0 < part["distinct_after"] <= 1
         )
+        assert part["win_rate"]["n"] == 32 and not {"judge_base", "kinds"} & set(part)
+    assert list(summary["corpus_loss"]) == ["base", "tuned"] and "refusals" not in summary
     metrics = finished_run.read("metrics.jsonl")
     assert [row["step"] for row in metrics if row["stage"] == "finetune"] == [1, 2, 3, 4, 5, 6]
     pretraining = [row["loss_nats_per_token"] for row in metrics if row["stage"] == "pretrain"]

@@ -209,3 +209,14 @@ def test_a_prompt_comes_back_from_its_form_in_a_file():
     for prompt in ("tea", talk("a", "b", "c")):
         assert from_json(json.loads(json.dumps(to_json(prompt)))) == prompt
     assert in_words(talk("a", "b", "c")) == "a\nb\nc" and in_words("tea") == "tea"
+
+
+def test_a_row_that_is_learned_whole_has_its_first_token_as_prompt(tokenizer):
+    """With learn_prompts every token but the first is predicted, the questions among them."""
+    talk = (Turn("user", "Why sleep?"), Turn("assistant", "Rest."), Turn("user", "And then?"))
+    alone = EncodedTexts(tokenizer, [(talk, "Work.")], 192)
+    whole = EncodedTexts(tokenizer, [(talk, "Work.")], 192, learn_prompts=True)
+    assert whole.rows.tolist() == alone.rows.tolist()
+    assert whole.prompt_lengths.tolist() == [1] and alone.prompt_lengths[0] > 1
+    batch = whole.batch(torch.tensor([0]), torch.device("cpu"))
+    assert batch.tokens[batch.mask].tolist() == whole.rows[0, 1 : whole.lengths[0]].tolist()

@@ -8,17 +8,23 @@ noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from minirlhf.feedback.conversation import Conversation
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import judge
+from minirlhf.tasks.assistant.judge import answers as is_answer
+from minirlhf.tasks.assistant.judge import judge, refuses
 from minirlhf.tasks.assistant.raters import rank, rate
-from minirlhf.tasks.task import Task
+from minirlhf.tasks.openings.knowledge import DATA
+from minirlhf.tasks.task import Safety, Task
 
-CORPUS_SIZE = 20_000  # answers
+CORPUS_SIZE = 20_000  # conversations
 HELDOUT_SIZE = 500
 DEMONSTRATIONS = 500
 TRAIN_PROMPTS, HELDOUT_PROMPTS = 6_000, 1_020
+PHRASING_PROMPTS = 1_020  # in phrasings kept from tuning
+SAFETY_PROMPTS = 600  # drawn: enough to meet each kept-out request in each phrasing of tuning
 CONTEXT = 192  # tokens: a third each for the history, the question and the answer
 LOWEST, HIGHEST = 1.0, 5.0  # of the raters' scale
 # Apart from the seeds of the corpora that users train on; the prompts are the same in every run.
@@ -27,25 +33,33 @@ DATA_SEED = 2024
 
 
 def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
-    """The task; the seed composes the corpus, of `corpus_texts` answers, and nothing else."""
+    """The task; the seed composes the corpus, of `corpus_texts` conversations, and nothing else."""
     train = compose.prompts(TRAIN_PROMPTS, DATA_SEED, "train")
     heldout = compose.prompts(HELDOUT_PROMPTS, DATA_SEED + 1, "heldout")
     shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + 2)
+    phrasings = compose.prompts(PHRASING_PROMPTS, DATA_SEED + 4, "phrasings")
+    harmful = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 5, "heldout", ("harmful",))
+    harmless = compose.prompts(SAFETY_PROMPTS, DATA_SEED + 6, "heldout", ("harmless",))
     # Many questions turn up in several places; the later ones are the same items.
-    items = {item.conversation: item for item in [*train, *heldout]}
+    listed = [one.item for one in shown]
+    listed += [*train, *heldout, *phrasings, *harmful, *harmless]
+    items = {item.conversation: item for item in listed}
 
     def item_of(conversation: Conversation) -> Item:
         if conversation not in items:
             raise ValueError("conversation: expected one of the task's, found another")
         return items[conversation]
 
-    texts = answers(corpus_texts, seed)
+    texts = conversations(corpus_texts, seed)
     known = set(texts)
-    candidates = dict.fromkeys(answers(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
+    candidates = dict.fromkeys(conversations(3 * HELDOUT_SIZE, seed + HELDOUT_SEED_OFFSET))
     return Task(
         name="assistant",
-        train_prompts=list(dict.fromkeys(item.conversation for item in train)),
-        heldout_prompts=list(dict.fromkeys(item.conversation for item in heldout)),
+        train_prompts=different(train),
+        heldout_prompts=different(heldout),
+        more_prompts={"phrasings": different(phrasings)},
+        kind_of=lambda conversation: item_of(conversation).kind,
+        safety=Safety(different(harmful), different(harmless), refuses, is_answer),
         corpus=texts,
         corpus_heldout=[pair for pair in candidates if pair not in known][:HELDOUT_SIZE],
         demonstrations=[(one.item.conversation, one.answer) for one in shown],
@@ -55,8 +69,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         judge_name="rules of tasks/assistant/judge.py (no person)",
         raters=lambda conversation, answer, number: rate(item_of(conversation), answer, number),
         rating_range=(LOWEST, HIGHEST),
+        learn_prompts=True,
         ranker=lambda conversation, answers, number: rank(item_of(conversation), answers, number),
         context=CONTEXT,
+        base=DATA / "base_assistant",
+        base_steps=0,
         notes=(
             "the raters of this task are simulated: no person ranked or scored its answers",
             "the judge is what the simulated raters see through noise",
@@ -64,15 +81,11 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
     )
 
 
-def answers(count: int, seed: int) -> list[tuple[Conversation, str]]:
-    """`count` answers to pretrain on, each with all turns before it.
+def different(items: Sequence[Item]) -> list[Conversation]:
+    """The conversations of the items, each once."""
+    return list(dict.fromkeys(item.conversation for item in items))
 
-    Each answer of a conversation is a text of its own, after the same words as in a dialogue.
-    """
-    pairs: list[tuple[Conversation, str]] = []
-    for turns in compose.corpus(count, seed):  # each has at least one answer
-        for place in range(1, len(turns), 2):
-            pairs.append((turns[:place], turns[place].text))
-        if len(pairs) >= count:
-            break
-    return pairs[:count]
+
+def conversations(count: int, seed: int) -> list[tuple[Conversation, str]]:
+    """`count` conversations to pretrain on: the last answer, with all turns before it."""
+    return [(turns[:-1], turns[-1].text) for turns in compose.corpus(count, seed)]

@@ -13,18 +13,18 @@ DPO is not among them: it learns from comparisons, in a loop of its own (trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from minirlhf.config import Config, FinetuneConfig
-from minirlhf.feedback.conversation import Prompt
 from minirlhf.system import distributed
 from minirlhf.training.algorithms.policy_gradient import PolicyGradient, grpo, reinforce, rloo
 from minirlhf.training.algorithms.ppo import PPO
 from minirlhf.training.algorithms.trpo import TRPO
+from minirlhf.training.batches import Corpus
 from minirlhf.training.rollout import Models
 
 Algorithm = PolicyGradient | PPO | TRPO
-ALGORITHMS: dict[str, Callable[[Models, Config, Sequence], Algorithm]] = {
+ALGORITHMS: dict[str, Callable[[Models, Config, Corpus | None], Algorithm]] = {
     "reinforce": reinforce,
     "rloo": rloo,
     "grpo": grpo,
@@ -34,9 +34,7 @@ ALGORITHMS: dict[str, Callable[[Models, Config, Sequence], Algorithm]] = {
 SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can share
 
 
-def make_algorithm(
-    models: Models, config: Config, corpus: Sequence[tuple[Prompt, str]] = ()
-) -> Algorithm:
+def make_algorithm(models: Models, config: Config, corpus: Corpus | None = None) -> Algorithm:
     """The algorithm of `config.finetune`, for these models.
 
     `corpus`: unscored texts, for an algorithm that mixes them in. Raises ValueError for an update
@@ -59,6 +57,11 @@ def check_processes(settings: FinetuneConfig) -> None:
         raise ValueError(
             "--finetune.algorithm: expected reinforce, rloo or grpo with more than one process, "
             f"found {settings.algorithm}"
+        )
+    if settings.pretraining_weight != 0:
+        raise ValueError(
+            "--finetune.pretraining-weight: expected 0 with more than one process, "
+            f"found {settings.pretraining_weight}"
         )
     if settings.batch_size % distributed.world_size():
         raise ValueError(

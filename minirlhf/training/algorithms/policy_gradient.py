@@ -9,7 +9,7 @@ RLOO and GRPO are the same update with another weight: they compare the texts of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.training.algorithms.advantages import advantages, group_advantages
 from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.algorithms.pretraining_mix import PretrainingMix, make_mix
+from minirlhf.training.batches import Corpus
 from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
 from minirlhf.training.rollout import Models, Rollout
 
@@ -34,9 +36,11 @@ class PolicyGradient:
         settings: FinetuneConfig,
         weigh: Callable[[Rollout, float], Tensor],
         group_size: int = 1,
+        mix: PretrainingMix | None = None,
     ):
         self.policy, self.settings, self.weigh = policy, settings, weigh
         self.group_size = group_size  # texts per prompt, in a row
+        self.mix = mix
         self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
         self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
         self.modules: dict[str, nn.Module] = {}
@@ -47,6 +51,8 @@ class PolicyGradient:
         """One update of the policy in place; returns what to log of it."""
         weights = self.weigh(rollout, self.kl_weight.weight)  # (batch, time)
         loss, metrics = policy_gradient_loss(self.policy, rollout, weights)
+        if self.mix is not None:
+            loss = loss + self.mix.loss(len(rollout.mask), step)
         rate = finetuning_rate(self.settings.learning_rate, step, self.settings.updates)
         set_learning_rate(self.optimizer, rate)
         metrics["gradient_norm"] = gradient_step(
@@ -57,27 +63,31 @@ class PolicyGradient:
         return metrics
 
 
-def reinforce(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
+def reinforce(models: Models, config: Config, corpus: Corpus | None) -> PolicyGradient:
     settings = config.finetune
     return PolicyGradient(
         models.policy,
         settings,
         lambda rollout, kl_weight: advantages(rollout, settings.reinforce, kl_weight),
+        mix=make_mix(models, config, corpus),
     )
 
 
-def rloo(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
+def rloo(models: Models, config: Config, corpus: Corpus | None) -> PolicyGradient:
     """The baseline is the mean of the prompt's other texts (Ahmadian et al. 2024)."""
-    return in_groups(models, config, equations.leave_one_out_advantage)
+    return in_groups(models, config, corpus, equations.leave_one_out_advantage)
 
 
-def grpo(models: Models, config: Config, corpus: Sequence) -> PolicyGradient:
+def grpo(models: Models, config: Config, corpus: Corpus | None) -> PolicyGradient:
     """A prompt's rewards are given mean 0 and standard deviation 1 (Shao et al. 2024)."""
-    return in_groups(models, config, equations.group_normalized_advantage)
+    return in_groups(models, config, corpus, equations.group_normalized_advantage)
 
 
 def in_groups(
-    models: Models, config: Config, compare: Callable[[Tensor], Tensor]
+    models: Models,
+    config: Config,
+    corpus: Corpus | None,
+    compare: Callable[[Tensor], Tensor],
 ) -> PolicyGradient:
     settings, size = config.finetune, config.finetune.group.size
     return PolicyGradient(
@@ -85,6 +95,7 @@ def in_groups(
         settings,
         lambda rollout, kl_weight: group_advantages(rollout, compare, size, kl_weight),
         size,
+        make_mix(models, config, corpus),
     )
 
 

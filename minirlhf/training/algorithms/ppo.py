@@ -9,22 +9,19 @@ for several epochs, for each minibatch:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from minirlhf import equations
 from minirlhf.config import Config
-from minirlhf.feedback.conversation import Prompt
 from minirlhf.models.policy import Policy, gather_text, masked_log_probs
 from minirlhf.models.value_model import ValueModel
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.training.algorithms.kl_weight import KLWeight
-from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.algorithms.pretraining_mix import make_mix
+from minirlhf.training.batches import Corpus
 from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
-from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.rollout import Models, Rollout
 
 
@@ -33,7 +30,7 @@ class PPO:
 
     group_size = 1  # texts per prompt
 
-    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[Prompt, str]] = ()):
+    def __init__(self, models: Models, config: Config, corpus: Corpus | None = None):
         self.policy, self.finetune, self.settings = (
             models.policy,
             config.finetune,
@@ -49,9 +46,7 @@ class PPO:
         self.optimizer = adamw(learners, self.settings.learning_rate, weight_decay=0.0)
         self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
-        self.unscored = None  # texts that are learned from beside the rollout (PPO-ptx)
-        if self.settings.pretraining_weight != 0:
-            self.unscored = EncodedTexts(models.tokenizer, corpus, self.policy.config.context)
+        self.mix = make_mix(models, config, corpus)
 
     def update(self, rollout: Rollout, step: int) -> dict[str, Tensor | float]:
         """One update of the policy and the value model in place; returns what to log of it."""
@@ -81,9 +76,8 @@ class PPO:
             if self.settings.entropy_weight != 0:
                 entropy = equations.entropy(logits[None]).sum() / len(index)  # nats per text
                 loss = loss - self.settings.entropy_weight * entropy
-            if self.unscored is not None:
-                pretraining = self.pretraining_loss(step, number)  # nats per token
-                loss = loss + self.settings.pretraining_weight * pretraining
+            if self.mix is not None:
+                loss = loss + self.mix.loss(self.settings.minibatch_size, step, number)
             moved["gradient_norm"] = gradient_step(
                 loss, self.optimizer, [self.policy, self.value], self.finetune.gradient_clip
             )
@@ -127,16 +121,6 @@ class PPO:
         generator = step_generator(self.seed, "ppo", step)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(self.settings.epochs)]
         return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]
-
-    def pretraining_loss(self, step: int, number: int) -> Tensor:
-        """Nats per token of the unscored texts that go with minibatch `number`."""
-        assert self.unscored is not None  # else the weight of this loss is 0
-        device, stage = self.policy.device, f"pretraining mix {step}"
-        batch = self.unscored.random_batch(
-            self.settings.minibatch_size, self.seed, stage, number, device
-        )
-        with autocast(device):
-            return language_model_loss(self.policy, batch)
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minirlhf import equations
 from minirlhf.config import Config, TRPOConfig
-from minirlhf.feedback.conversation import Prompt
 from minirlhf.linear_algebra import conjugate_gradient
 from minirlhf.models.policy import Policy, masked_log_probs
 from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.kl_weight import KLWeight
+from minirlhf.training.batches import Corpus
 from minirlhf.training.rollout import Models, Rollout
 
 
@@ -33,7 +33,7 @@ class TRPO:
 
     group_size = 1  # texts per prompt
 
-    def __init__(self, models: Models, config: Config, corpus: Sequence[tuple[Prompt, str]] = ()):
+    def __init__(self, models: Models, config: Config, corpus: Corpus | None = None):
         self.policy, self.settings = models.policy, config.finetune.trpo
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         self.modules: dict[str, nn.Module] = {}

@@ -1,0 +1,233 @@
+"""A conversation with the policies of a run (对话), token by token; cli/chat.py is its terminal.
+
+Any policy of the run may answer: the one that feedback tuned, the one that has only seen
+demonstrations (SFT), the base. One of them talks, and its answers are the history that all of them
+read. What fits the context is cut as in training (training/truncation.py): a history that is too
+long loses its first turns.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from minirlhf.feedback.conversation import Conversation, Prompt, Turn, question_of
+from minirlhf.models.next_token import SamplingOptions
+from minirlhf.models.policy import Policy
+from minirlhf.models.sampling import stream
+from minirlhf.runs import run_models
+from minirlhf.runs.folder import Run
+from minirlhf.runs.products import RESULT, REWARD_FINAL, SFT
+from minirlhf.runs.topics import has_conversations
+from minirlhf.system.devices import autocast
+from minirlhf.system.seeds import step_generator
+from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.rollout import AnyReward, join_rows
+from minirlhf.training.truncation import CutTopics, prompt_tokens
+
+# Who can answer, and the stage that makes them.
+WRITERS = {"base": "pretrain", "sft": SFT, "tuned": "finetune"}
+REWARD_MODELS = (REWARD_FINAL, RESULT["reward"])  # the newest first
+
+
+@dataclass
+class Answer:
+    """What a policy has written so far; `ended` is False while it writes and if it was cut off."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    ended: bool = False
+
+
+class Chat:
+    """The state of a conversation, and the policies that answer.
+
+    `name` is who talks, one of `writers`. `load` gives the policy of that
+    name; it is called when the policy is first needed. Without `with_history` each question stands
+    alone, as a topic does.
+    """
+
+    def __init__(
+        self,
+        writers: list[str],
+        load: Callable[[str], Policy],
+        tokenizer: Tokenizer,
+        context: int,
+        max_new_tokens: int,
+        *,
+        name: str,
+        options: SamplingOptions = SamplingOptions(),
+        seed: int = 0,
+        with_history: bool = True,
+        reward_model: Callable[[], AnyReward] | None = None,
+    ):
+        self.writers, self.load, self.tokenizer = writers, load, tokenizer
+        self.context, self.max_new_tokens = context, max_new_tokens
+        self.name, self.with_history, self.reward_model = name, with_history, reward_model
+        self.options, self.seed = options, seed
+        self.number = 0  # of the last question, for its random numbers
+        self.policies: dict[str, Policy] = {}
+        self.judge: AnyReward | None = None
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all turns."""
+        self.turns: Conversation = ()  # questions and answers so far
+        self.prompt: Prompt | None = None  # what the last question was asked with
+        self.answers: dict[str, Answer] = {}  # to the last question, by who wrote them
+        self.told = False  # that the first turns are forgotten
+
+    def use_seed(self, seed: int) -> None:
+        """From now on the random numbers of this seed, as if nothing had been drawn yet."""
+        self.seed, self.number = seed, 0
+
+    def ask(self, question: str) -> list[str]:
+        """Put a question. Returns what the user should know about it, usually nothing."""
+        self.prompt = (*self.turns, Turn("user", question)) if self.with_history else question
+        self.answers = {}
+        self.number += 1
+        notes = []
+        cut = CutTopics.of(self.tokenizer, [self.prompt], self.context)
+        if cut.cut:
+            notes.append(f"the models read the last {cut.limit - 1} tokens of this question only")
+        if cut.forgetful and not self.told:
+            self.told = True
+            notes.append("the conversation has become too long; its first turns are forgotten")
+        return notes
+
+    def answer(self, name: str | None = None) -> Generator[str, None, None]:
+        """The answer to the last question, piece by piece; by who talks, or by another one.
+
+        An answer of who talks becomes part of the history, also if it is stopped on the way (the
+        generator is closed). Raises ValueError if no question was put.
+        """
+        name = name or self.name
+        prompt = self.asked()
+        if name in self.answers and self.answers[name].tokens:
+            yield self.answers[name].text
+            return
+        answer = Answer()
+        if name == self.name:
+            self.answers[name] = answer
+        try:
+            yield from self._write(name, prompt, answer)
+            self.answers[name] = answer
+        finally:
+            if name == self.name and self.with_history and answer.text.strip():
+                question = Turn("user", question_of(prompt))
+                self.turns = (*self.turns, question, Turn("assistant", answer.text))
+
+    def scores(self) -> dict[str, float]:
+        """The reward model's score in [0, 1] of each answer to the last question.
+
+        Raises ValueError if there is no answer or no reward model.
+        """
+        prompt = self.asked()
+        answers = {name: self.answers[name] for name in self.writers if name in self.answers}
+        written = {name: answer.tokens for name, answer in answers.items() if answer.tokens}
+        if not written:
+            raise ValueError("/score: expected an answer to score, found none")
+        if self.reward_model is None:
+            raise ValueError("/score: this run has no reward model")
+        if self.judge is None:
+            self.judge = self.reward_model()
+        prompts = [prompt_tokens(self.tokenizer, prompt, self.context)] * len(written)
+        rows, lengths = join_rows(prompts, list(written.values()), self.judge.device)
+        lengths = lengths + torch.tensor([len(ids) for ids in written.values()]).to(lengths)
+        with torch.no_grad(), autocast(rows.device):
+            scores = self.judge.text_scores(rows, lengths)  # (answers,)
+        return dict(zip(written, scores.tolist(), strict=True))
+
+    def asked(self) -> Prompt:
+        """The last question and the turns before it. Raises ValueError if there is none."""
+        if self.prompt is None:
+            raise ValueError("expected a question first, found none")
+        return self.prompt
+
+    def _write(self, name: str, prompt: Prompt, answer: Answer) -> Iterator[str]:
+        """The pieces of a new answer, which is filled on the way."""
+        if name not in self.policies:
+            self.policies[name] = self.load(name)
+        policy = self.policies[name]
+        ids = prompt_tokens(self.tokenizer, prompt, self.context)
+        # All models get the same random numbers, so that they differ by what they have learned.
+        generator = step_generator(self.seed, "chat", self.number, policy.device)
+        length = min(self.max_new_tokens, self.context - len(ids))
+
+        def tokens() -> Iterator[int]:
+            for token in stream(
+                policy, ids, length, self.tokenizer.end_id, self.options, generator
+            ):
+                answer.tokens.append(token)
+                answer.ended = token == self.tokenizer.end_id
+                yield token
+
+        for piece in whole_characters(self.tokenizer, tokens()):
+            answer.text += piece
+            yield piece
+
+
+def open_chat(
+    run: Run,
+    name: str | None = None,
+    options: SamplingOptions = SamplingOptions(),
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+) -> Chat:
+    """A chat with the policies that the run has; the furthest one talks unless `name` says who.
+
+    Raises ValueError if the run has no such policy.
+    """
+    writers = [one for one, stage in WRITERS.items() if run.is_done(stage)]
+    name = name or (writers[-1] if writers else "base")
+    if name not in writers:
+        stage = WRITERS[name]
+        again = " --resume" if stage == "pretrain" else ""
+        raise ValueError(
+            f"{run.path}: no {name} model here yet; "
+            f"run: python -m minirlhf {stage} {run.words}{again}"
+        )
+    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    found = [weights for weights in REWARD_MODELS if (run.path / weights).exists()]
+
+    def load(writer: str) -> Policy:
+        return run_models.load_policy(run, RESULT[WRITERS[writer]], tokenizer).eval()
+
+    def load_reward_model() -> AnyReward:
+        return run_models.load_reward_model(run, found[0], tokenizer).eval()
+
+    return Chat(
+        writers,
+        load,
+        tokenizer,
+        run.config.model.context,
+        max_new_tokens or run.config.finetune.max_new_tokens,
+        name=name,
+        options=options,
+        seed=seed,
+        with_history=has_conversations(run),
+        reward_model=load_reward_model if found else None,
+    )
+
+
+def whole_characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of `ids` as they come, never half a character: a token may end in the middle of one.
+
+    Together the pieces are `tokenizer.decode_text(ids)`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    first = True
+    for token in ids:
+        if token == tokenizer.end_id:
+            break
+        if token < len(tokenizer.tokens):  # not a special
+            piece = decoder.decode(tokenizer.tokens[token])
+            if piece and first:  # `encode_text` has put a space before the text
+                piece, first = piece.removeprefix(" "), False
+            if piece:
+                yield piece
+    if piece := decoder.decode(b"", final=True):
+        yield piece
