@@ -152,7 +152,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
     ]),
     ("training/dpo.py", [["training/test_dpo.py"]], [
         ("train_on_comparisons", "texts.train, pairs, train_reference", "texts.train, train, train_reference"),
-        ("train_on_comparisons", "models.reference, texts.train", "policy, texts.heldout"),
+        ("train_on_comparisons", "models.reference, texts.train", "policy, texts.train"),
         ("train_on_comparisons", "settings.learning_rate, step, settings.steps", "0.0, step, settings.steps"),
         ("train_on_comparisons", "train, settings.batch_size, step", "train, settings.batch_size, 0"),
         ("train_on_comparisons", "(margins > 0)", "(margins < 0)"),
