@@ -108,10 +108,10 @@ def work(
     loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
 
     texts = judged * config.evaluate.samples
-    judged = training(config, 128, texts // 128, head=True, passes=2)
-    judged += sampling(config, texts, 128)
+    judge = training(config, 128, texts // 128, head=True, passes=2)
+    judge += sampling(config, texts, 128)
     second = {"sft": imitate} if demonstrations else {}
-    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judged}
+    return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judge}
 
 
 def from_rollouts(config: Config, rounds: int) -> Work:
