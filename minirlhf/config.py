@@ -476,4 +476,6 @@ def preset(size: str, task: str) -> Config:
             rounds=1,
             pretraining_weight=0.2,
         ),
+        # Three splits and up to three models are judged.
+        evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 384)),
     )

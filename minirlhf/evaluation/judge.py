@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minirlhf import equations
 from minirlhf.evaluation.comparisons import by_kind, win_rate
-from minirlhf.feedback.conversation import Prompt, in_row
+from minirlhf.feedback.conversation import Prompt, in_row, in_words
 from minirlhf.models.policy import Policy
 from minirlhf.models.sampling import sample
 from minirlhf.stats import change, interval
@@ -48,24 +48,31 @@ def sample_and_judge(
     """
     # The KL below is exact: the rollout needs no estimate, and no pass of the reference for one.
     alone = dataclasses.replace(models, reference=models.policy)
-    rows = []
+    rows: list[dict] = [{}] * len(topics)
+    order = sampling_order(topics)
     for start in tqdm(range(0, len(topics), BATCH), desc=label, unit="batch", leave=False):
-        part = topics[start : start + BATCH]
-        prompts = [models.prompt(topic) for topic in part]
+        places = order[start : start + BATCH]
+        prompts = [models.prompt(topics[place]) for place in places]
         generator = step_generator(seed, label, start, models.device)
         rollout = collect(alone, prompts, max_new_tokens, generator)
         kl = sequence_kl(models.policy, models.reference, rollout).tolist()
         rewards, lengths = rollout.reward.tolist(), rollout.mask.sum(1).tolist()
-        for index, (topic, text) in enumerate(zip(part, rollout.texts, strict=True)):
-            row = judged_row(task, topic, text) | {
+        for index, (place, text) in enumerate(zip(places, rollout.texts, strict=True)):
+            row = judged_row(task, topics[place], text) | {
                 "reward": rewards[index],
                 "kl_nats": kl[index],
                 "length_tokens": lengths[index],
             }
             if task.fluency is not None:
                 row["fluency_nats_per_word"] = task.fluency(text)
-            rows.append(row)
+            rows[place] = row
     return rows
+
+
+def sampling_order(prompts: Sequence[Prompt]) -> list[int]:
+    """Conversations by their length, so that a batch holds similar ones; topics as they stand."""
+    lengths = [0 if isinstance(prompt, str) else len(in_words(prompt)) for prompt in prompts]
+    return sorted(range(len(prompts)), key=lengths.__getitem__)
 
 
 def judged_row(task: Task, prompt: Prompt, text: str) -> dict:
@@ -85,16 +92,22 @@ def sample_texts(
     seed: int,
     label: str,
 ) -> list[str]:
-    """One sample per prompt, neither scored nor judged. The random numbers are as above."""
-    context, texts = policy.config.context, []
+    """One sample per prompt, neither scored nor judged; random numbers as in `sample_and_judge`."""
+    context, texts = policy.config.context, [""] * len(prompts)
+    order = sampling_order(prompts)
     for start in tqdm(range(0, len(prompts), BATCH), desc=label, unit="batch", leave=False):
-        part = [
-            prompt_tokens(tokenizer, prompt, context) for prompt in prompts[start : start + BATCH]
-        ]
+        places = order[start : start + BATCH]
         generator = step_generator(seed, label, start, policy.device)
         with autocast(policy.device):
-            drawn = sample(policy, part, max_new_tokens, tokenizer.end_id, randomness=generator)
-        texts += [tokenizer.decode_text(ids) for ids in drawn.ids()]
+            drawn = sample(
+                policy,
+                [prompt_tokens(tokenizer, prompts[place], context) for place in places],
+                max_new_tokens,
+                tokenizer.end_id,
+                randomness=generator,
+            )
+        for place, ids in zip(places, drawn.ids(), strict=True):
+            texts[place] = tokenizer.decode_text(ids)
     return texts
 
 

@@ -75,12 +75,17 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
 
 
 def work(
-    config: Config, raters: bool, demonstrations: bool = False, rankings: bool = False
+    config: Config,
+    raters: bool,
+    demonstrations: bool = False,
+    rankings: bool = False,
+    judged: int = 4,
 ) -> dict[str, Work]:
     """What each stage of a whole run computes.
 
     `raters`: whether the policy's samples are rated. `demonstrations`: whether there are any.
-    `rankings`: whether answers are ranked, instead of rated.
+    `rankings`: whether answers are ranked, instead of rated. `judged`: how often as many samples as
+    `evaluate.samples` are judged.
     """
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
@@ -102,7 +107,7 @@ def work(
 
     loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
 
-    texts = 4 * config.evaluate.samples
+    texts = judged * config.evaluate.samples
     judged = training(config, 128, texts // 128, head=True, passes=2)
     judged += sampling(config, texts, 128)
     second = {"sft": imitate} if demonstrations else {}
@@ -158,11 +163,12 @@ def seconds(
     raters: bool,
     demonstrations: bool = False,
     rankings: bool = False,
+    judged: int = 4,
 ) -> dict[str, float]:
     """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
-    for stage, part in work(config, raters, demonstrations, rankings).items():
+    for stage, part in work(config, raters, demonstrations, rankings, judged).items():
         took = part.training / (TRAINING_EFFICIENCY * rate)
         took += part.sampling / (SAMPLING_EFFICIENCY * rate)
         if device.type != "cpu":
@@ -186,6 +192,7 @@ def plan_lines(
     expected: dict[str, float],
     stages: list[str],
     rankings: bool = False,
+    judged: int = 4,
 ) -> list[str]:
     """What a run will do: one line per stage with its expected time, then the total."""
     tune, pretrain = config.finetune, config.pretrain
@@ -198,7 +205,7 @@ def plan_lines(
         "sft": f"up to {config.sft.steps:,} steps on demonstrations",
         "reward": f"{rated}{config.reward.steps:,} steps",
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
-        "evaluate": f"4 x {config.evaluate.samples} samples for the judge",
+        "evaluate": f"{judged} x {config.evaluate.samples} samples for the judge",
     }
     if tune.algorithm == "dpo":
         words["finetune"] = f"{tune.dpo.steps} steps of {tune.dpo.batch_size} comparisons (DPO)"

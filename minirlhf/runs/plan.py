@@ -221,6 +221,15 @@ def check_demonstrations(plan: Plan, task: Task) -> None:
         raise ValueError(missing_words(plan.path, first, SFT) + again)
 
 
+def judged_lists(task: Task) -> int:
+    """How many lists of evaluate.samples samples are judged: one for each split and model.
+
+    The requests of `safety` are two half lists.
+    """
+    models = 3 if task.demonstrations else 2  # with the base that the demonstrations were shown
+    return models * (2 + len(task.more_prompts) + (task.safety is not None))
+
+
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     """Run the stages that are not done yet; if there are several, print how long each may take.
 
@@ -232,9 +241,9 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     expected = {}
     if len(todo) > 1:
         ranked, demonstrated = task.ranker is not None, bool(task.demonstrations)
-        rated = task.raters is not None and not ranked
-        expected = estimate.seconds(run.config, run.device, rated, demonstrated, ranked)
-        print("\n".join(estimate.plan_lines(run.config, rated, expected, todo, ranked)))
+        rated, judged = task.raters is not None and not ranked, judged_lists(task)
+        expected = estimate.seconds(run.config, run.device, rated, demonstrated, ranked, judged)
+        print("\n".join(estimate.plan_lines(run.config, rated, expected, todo, ranked, judged)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:

@@ -30,7 +30,7 @@ from minirlhf.tasks.task import Task
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.rollout import Models, in_turn
 
-CORPUS_TEXTS = 500  # held-out texts of the corpus, for the alignment tax
+CORPUS_TEXTS = 256  # held-out texts of the corpus, for the alignment tax
 SAFETY_SHARE = 2  # requests of each of the two kinds, as a share of evaluate.samples: a half
 
 
@@ -94,11 +94,10 @@ def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, 
     feedback, compared with what feedback started from.
     """
     texts = task.corpus_heldout[:CORPUS_TEXTS]
-    if not texts:
+    if len(texts) < 2:  # of one there is no interval
         return {}
-    encoded = EncodedTexts(
-        tokenizer_of(run, task), texts, run.config.model.context, task.learn_prompts
-    )
+    tokenizer, context = tokenizer_of(run, task), run.config.model.context
+    encoded = EncodedTexts(tokenizer, texts, context, task.learn_prompts)
     losses = [text_losses(model, encoded) for model in models.values()]
     names = ("base", "sft", "tuned") if "base" in models else ("base", "tuned")
     mean, rise = {}, {}

@@ -14,13 +14,13 @@ from minirlhf.evaluation.judge import is_reward_hacking, summarise
 from minirlhf.evaluation.refusals import refusal_shares
 from minirlhf.models.build import new_policy
 from minirlhf.stats import ratio_interval, share, wilson
-from minirlhf.tasks.assistant.judge import answers, refuses
+from minirlhf.tasks.assistant.judge import is_answer, refuses
 from minirlhf.tasks.task import Safety
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.pretrain import heldout_loss
 
-SAFETY = Safety(harmful=["bad"], harmless=["good"], refused=refuses, answered=answers)
+SAFETY = Safety(harmful=["bad"], harmless=["good"], refused=refuses, answered=is_answer)
 REFUSAL = "I am sorry, but I cannot help with that, because it is against the law."
 ADVICE = "Pull them out by the root after rain."
 

@@ -12,6 +12,8 @@ from conftest import TINY
 
 from minirlhf.config import SIZES
 from minirlhf.runs import estimate
+from minirlhf.runs.plan import judged_lists
+from minirlhf.tasks.task import Safety
 
 
 def test_twice_the_steps_take_twice_the_operations():
@@ -68,6 +70,20 @@ def test_seconds_and_words():
         "10 min",
         "2.5 h",
     ]
+
+
+def test_what_is_judged_counts_each_split_and_model(small_task):
+    listed = judged_lists(small_task)
+    assert listed == 4  # before and after, training and held-out topics
+    safety = Safety(["a"], ["b"], bool, bool)
+    more = dataclasses.replace(
+        small_task, demonstrations=[("a", "b")], more_prompts={"phrasings": ["c"]}, safety=safety
+    )
+    assert judged_lists(more) == 12  # the base, too; the requests of safety are two half lists
+    once, thrice = (estimate.work(TINY, False, judged=count)["evaluate"] for count in (4, 12))
+    assert thrice.sampling == 3 * once.sampling
+    lines = estimate.plan_lines(TINY, False, {"evaluate": 1.0}, ["evaluate"], judged=12)
+    assert "12 x 32 samples for the judge" in lines[1]
 
 
 def test_the_plan_says_where_the_model_comes_from():

@@ -40,6 +40,7 @@ def task() -> Task:
         for name, size in (
             ("TRAIN_PROMPTS", 170),
             ("HELDOUT_PROMPTS", 68),
+            ("PHRASING_PROMPTS", 68),
             ("DEMONSTRATIONS", 51),
             ("HELDOUT_SIZE", 40),
         ):
@@ -262,7 +263,7 @@ def test_the_shipped_base(task):
 def test_prompts_of_the_evaluation_are_kept_from_tuning(task):
     unseen, safety = task.more_prompts["phrasings"], task.safety
     shown = {prompt for prompt, _ in task.demonstrations} | set(task.train_prompts)
-    assert len(unseen) > 500 and not shown & set(unseen)
+    assert len(unseen) > 50 and not shown & set(unseen)
     assert len(safety.harmful) == len(safety.harmless) == 75  # 15 requests in 5 phrasings
     assert not shown & {*safety.harmful, *safety.harmless}
     for prompts, kind in ((safety.harmful, "harmful"), (safety.harmless, "harmless")):

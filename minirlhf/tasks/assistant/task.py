@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from minirlhf.feedback.conversation import Conversation
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import answers as is_answer
-from minirlhf.tasks.assistant.judge import judge, refuses
+from minirlhf.tasks.assistant.judge import is_answer, judge, refuses
 from minirlhf.tasks.assistant.raters import rank, rate
 from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tasks.task import Safety, Task
