@@ -272,11 +272,11 @@ class DPOConfig(Settings):
     beta: Positive = 0.1
     """Penalty, in units of the implicit reward, per nat of KL to the reference.
     Replaces --finetune.kl-weight."""
-    steps: Count = 120
+    steps: Count = 60
     """Replaces --finetune.updates."""
     batch_size: Count = 32
     """Comparisons per step."""
-    learning_rate: NotNegative = 3e-4
+    learning_rate: NotNegative = 1e-3
     """Learning rate of AdamW. Replaces --finetune.learning-rate."""
 
 
@@ -316,7 +316,7 @@ class FinetuneConfig(Settings):
     kl_target: Positive | None = None
     """If given, the KL weight is adapted to keep the KL near this many nats per text."""
     pretraining_weight: NotNegative = 0.0
-    """PPO-ptx, and the same for REINFORCE, RLOO and GRPO (E11):
+    """PPO-ptx, and the same for REINFORCE, RLOO, GRPO and DPO (E11):
     weight of the pretraining loss (nats per token) on equally many unscored texts."""
     conservatism: NotNegative = 0.0
     """With an ensemble: the reward is the mean score minus this many standard deviations."""
@@ -452,7 +452,12 @@ SIZES = {
         reward=RewardConfig(
             own_texts=2000, steps=500, batch_size=64, learning_rate=1e-3, evaluate_every=100
         ),
-        finetune=FinetuneConfig(updates=80, learning_rate=3e-4, rounds=4),
+        finetune=FinetuneConfig(
+            updates=80,
+            learning_rate=3e-4,
+            rounds=4,
+            dpo=DPOConfig(steps=200, learning_rate=2e-4),
+        ),
     ),
 }
 """The presets of `--size`; each setting can still be given on its own."""

@@ -156,6 +156,8 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("train_on_comparisons", "settings.learning_rate, step, settings.steps", "0.0, step, settings.steps"),
         ("train_on_comparisons", "train, settings.batch_size, step", "train, settings.batch_size, 0"),
         ("train_on_comparisons", "(margins > 0)", "(margins < 0)"),
+        ("train_on_comparisons", "loss + mix.loss(", "loss - mix.loss("),
+        ("train_on_comparisons", "mix.loss(2 * settings", "mix.loss(settings"),
         ("train_on_comparisons", 'resume({"policy": policy}', 'resume({"policy": models.reference}'),
         ("train_on_comparisons", "[optimizer], {", "[], {"),
         ("train_on_comparisons", "log.steps(start,", "log.steps(0,"),

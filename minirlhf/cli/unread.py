@@ -17,6 +17,7 @@ READ_BY_DPO = (
     "batch_size",
     "max_new_tokens",
     "gradient_clip",
+    "pretraining_weight",
     "conservatism",
     "warn.",
 )

@@ -104,7 +104,7 @@ def _write_at(axis: Axes, words: str, point: tuple[float, float], offset: int) -
 
 def draw_scores(axis: Axes, finetune: list[dict]) -> None:
     """Reward and judge, both 0 to 1, against minutes; the upper axis counts updates."""
-    role = "takes no part" if has_comparisons(finetune) else "optimised"
+    role = "takes no part" if is_dpo(finetune) else "optimised"
     for key, label, colour in (
         ("reward", f"reward model ({role})", REWARD),
         ("judge", "judge (never optimised)", JUDGE),
@@ -169,12 +169,12 @@ def pretrain_figure(pretrain: list[dict]) -> Figure:
     return figure
 
 
-def has_comparisons(finetune: list[dict]) -> bool:
+def is_dpo(finetune: list[dict]) -> bool:
     """Whether fine-tuning learned from comparisons (DPO) instead of the reward model."""
     return any("loss_nats_per_comparison" in row for row in finetune)
 
 
-def comparisons_figure(finetune: list[dict]) -> Figure:
+def dpo_figure(finetune: list[dict]) -> Figure:
     """DPO on its comparisons, against steps: the loss, and the share in the right order."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)

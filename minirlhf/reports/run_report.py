@@ -166,7 +166,7 @@ def _verdict(summary: dict, finetune: list[dict]) -> str:
             "and "
             "the judge's score fell: the policy found texts that the reward model overrates.</p>"
         )
-    role = "did not take part" if figures.has_comparisons(finetune) else "was optimised"
+    role = "did not take part" if figures.is_dpo(finetune) else "was optimised"
     sentences = []
     for split in evaluated_splits(summary):
         part = summary[split]
@@ -238,8 +238,8 @@ def _finetuning(finetune: list[dict], metrics: list[dict]) -> str:
         "Reward, judge, KL, length, distinct share and entropy against minutes of fine-tuning"
     )
     picture = figures.svg(figures.finetune_figure(finetune), description)
-    if figures.has_comparisons(finetune):
-        figure = figures.comparisons_figure(finetune)
+    if figures.is_dpo(finetune):
+        figure = figures.dpo_figure(finetune)
         picture += figures.svg(figure, "Loss and accuracy on comparisons against steps")
     return picture + html.rounds_table(rounds_of(metrics))
 

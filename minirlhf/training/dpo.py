@@ -26,7 +26,8 @@ from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.training.algorithms.make import check_processes
-from minirlhf.training.batches import EncodedTexts, Split
+from minirlhf.training.algorithms.pretraining_mix import make_mix
+from minirlhf.training.batches import EncodedTexts, Split, corpus_of
 from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
 from minirlhf.training.prompts import Prompts
@@ -51,7 +52,8 @@ def train_on_comparisons(
 
     Everything random is a function of the seed and the step. Without `log` the rows stay in memory,
     without `checkpoints` an interruption loses the work. Raises ValueError if no two training texts
-    can be compared, or with more than one process.
+    can be compared, with more than one process, or if unscored texts are to be mixed in and the
+    task has none.
     """
     check_processes(config.finetune)
     settings, policy = config.finetune.dpo, models.policy
@@ -60,21 +62,24 @@ def train_on_comparisons(
     train, heldout = comparisons_to_use(texts, config)
     train_reference = text_log_probs(models.reference, texts.train, train)
     heldout_reference = text_log_probs(models.reference, texts.heldout, heldout)
+    mix = make_mix(models, config, corpus_of(task))
     samples = SamplesForTheJudge(models, task, config, log)
     start = checkpoints.resume({"policy": policy}, [optimizer], {"log": log})
 
     for step in log.steps(start, settings.steps):
         pairs = comparisons_of_step(train, settings.batch_size, step)
         loss, margins = preference_loss(policy, texts.train, pairs, train_reference, settings.beta)
-        rate = finetuning_rate(settings.learning_rate, step, settings.steps)
-        set_learning_rate(optimizer, rate)
-        norm = gradient_step(loss, optimizer, [policy], config.finetune.gradient_clip)
         log.add(
             loss_nats_per_comparison=loss,
             pair_accuracy=(margins > 0).float().mean(),
             margin=margins.mean(),
-            gradient_norm=norm,
         )
+        if mix is not None:  # pretraining goes on, as in PPO-ptx
+            loss = loss + mix.loss(2 * settings.batch_size, step)
+        rate = finetuning_rate(settings.learning_rate, step, settings.steps)
+        set_learning_rate(optimizer, rate)
+        norm = gradient_step(loss, optimizer, [policy], config.finetune.gradient_clip)
+        log.add(gradient_norm=norm)
 
         if samples.are_due(step):
             measured = heldout_numbers(

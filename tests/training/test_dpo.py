@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,6 +197,23 @@ def test_what_is_logged_and_how_often_the_judge_is_asked(monkeypatch):
         assert row["entropy_nats_per_token"] > 0
         assert row["samples"] == 2 * 3 * row["step"]  # answers learned from so far
     assert len(log.tables.read("samples.jsonl")) == 8
+
+
+def test_pretraining_goes_on_beside_it(monkeypatch):
+    """As many unscored texts as there are answers in a step; their loss is not DPO's own."""
+    models, asked = new_models(), []
+    before = models.policy.head.weight.mean().item()
+
+    def loss(batch_size: int, step: int) -> Tensor:
+        asked.append((batch_size, step))
+        return 1e6 * models.policy.head.weight.sum()  # only this is followed
+
+    monkeypatch.setattr(dpo, "make_mix", lambda *_: SimpleNamespace(loss=loss))
+    log = TrainLog("finetune")
+    train_on_comparisons(models, TASK, CONFIG, TEXTS, log)
+    assert asked == [(6, step) for step in range(9)]
+    assert models.policy.head.weight.mean().item() < before - 0.01
+    assert max(row["loss_nats_per_comparison"] for row in log.rows) < 1e3
 
 
 def test_an_interruption_changes_nothing(tmp_path, monkeypatch):
