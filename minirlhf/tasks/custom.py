@@ -49,9 +49,8 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
 
     The policy is pretrained on the `openings` corpus (if the topics are conversations: on that of
     `assistant`) and on your texts, each of them repeated until they are a third of the corpus. The
-    file may also hold comparisons: a text's score is then the
-    share of its comparisons that it won. Raises FeedbackError naming every bad line, or saying why
-    nothing can be learned from the file.
+    file may also hold comparisons: a text's score is then the share of its comparisons that it won.
+    Raises FeedbackError naming every bad line, or saying why nothing can be learned from the file.
     """
     as_written = read_feedback(path, score_range, conversations=True)
     feedback = with_one_name_per_topic(as_written)
@@ -74,8 +73,10 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         comparisons=shares.comparisons,
         heldout_comparisons=shares.heldout_comparisons,
         handwritten=[],
+        learn_prompts=shipped.learn_prompts,
         context=shipped.context,
-        base_steps=None if shipped.base_steps is None else BASE_STEPS,
+        base=shipped.base,
+        base_steps=BASE_STEPS,
         base_must_know_texts=True,
         judge=fit_judge(shares.judge),
         judge_name=f"word regression on held-out {_kind(feedback)}",

@@ -104,7 +104,7 @@ def test_scored_answers_survive_files(feedback, tmp_path):
     write_triples(path, feedback)
     back = read_triples(path, conversations=True)
     assert [(one.topic, one.text) for one in back] == [(one.topic, one.text) for one in feedback]
-    # Files of one's own must have topics, so far: the error says so.
+    # Where topics are expected, such a file is refused: the error says so.
     with pytest.raises(ValueError, match="topic: expected a text that is not empty, found a list"):
         read_triples(path)
     line = json.loads(path.read_text(encoding="utf-8").splitlines()[0])

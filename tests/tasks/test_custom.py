@@ -139,7 +139,11 @@ def test_comparisons_of_ties_alone_are_refused(tmp_path):
 # Conversations ------------------------------------------------------------------------------------
 
 SHIPPED = dataclasses.replace(
-    run_sft.PLAIN, context=192, corpus=[((Turn("user", "Hello"),), "Hello, there.")] * 90
+    run_sft.PLAIN,
+    context=192,
+    base=Path("base_of_conversations"),
+    learn_prompts=True,
+    corpus=[((Turn("user", "Hello"),), "Hello, there.")] * 90,
 )
 
 
@@ -181,8 +185,8 @@ def test_a_reward_model_learns_from_scored_or_compared_conversations(
     task = custom.load(path, (1.0, 5.0), seed=0)
     prompts = [*task.train_prompts, *task.heldout_prompts]
     assert all(isinstance(prompt, tuple) and prompt[-1].role == "user" for prompt in prompts)
-    # The base of topics would not do: this task's corpus and context are those of conversations.
-    assert (task.context, task.base_steps) == (192, None)
+    # The base of topics would not do: corpus, base and context are those of conversations.
+    assert (task.context, task.base, task.learn_prompts) == (192, SHIPPED.base, True)
     assert {type(prompt) for prompt, _ in task.corpus} == {tuple}
     prompt = task.train_prompts[0]
     assert task.judge(prompt, "good 0") > 0.1 + task.judge(prompt, "bad 0")
