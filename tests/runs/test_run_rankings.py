@@ -21,6 +21,7 @@ from minirlhf.runs import (
     products,
     reward_card,
     run_feedback,
+    run_models,
     run_rankings,
     run_task,
 )
@@ -119,7 +120,8 @@ def test_four_samples_of_the_sft_model(tmp_path, monkeypatch):
     run = new_run(tmp_path / "r", ranked_answers="sft", ranked_prompts=100)
     labelled(run, monkeypatch)
     rankings = run_rankings.rankings_of(run, TASK)
-    assert {one.prompt for one in rankings} == set(TASK.train_prompts)  # there are no more
+    # There are no more prompts, and none is asked twice.
+    assert sorted(one.prompt for one in rankings) == sorted(TASK.train_prompts)
     for one in rankings:
         assert one.answers == tuple(f"sft {number} to {one.prompt}" for number in (1, 2, 3, 4))
 
@@ -145,6 +147,13 @@ def test_samples_are_a_function_of_the_seed_and_are_kept(run, tmp_path):
         run_rankings.rankings_of(again, nobody)
     assert not (again.path / "rankings.jsonl").exists()
     assert run_rankings.rankings_of(again, TASK) != first
+    tokenizer = run_models.tokenizer_of(run, TASK)
+    policy = run_models.load_policy(run, "sft.safetensors", tokenizer).eval()
+    samples = [
+        run_rankings.sample_answers(one, policy, tokenizer, TASK.train_prompts, name)
+        for one, name in ((run, "a"), (run, "a"), (run, "b"), (again, "a"))
+    ]
+    assert samples[0] == samples[1] and samples[0] != samples[2] and samples[0] != samples[3]
 
 
 def test_whole_prompts_are_held_out(run):
