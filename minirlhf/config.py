@@ -109,17 +109,21 @@ class SFTConfig(OptimizerConfig):
     place = "sft."
     demonstrations: Path | None = None
     """Your own demonstrations (JSONL: prompt, answer) instead of the task's."""
-    steps: Count = 200
+    steps: Count = 120
     batch_size: Count = 32
     """Demonstrations per step."""
-    learning_rate: NotNegative = 3e-3
-    muon_learning_rate: NotNegative = 0.01
+    learning_rate: NotNegative = 1e-3
+    muon_learning_rate: NotNegative = 0.006
+    weight_decay: NotNegative = 0.05
     warmup: CountOrZero = 20
     heldout_share: Annotated[float, Range(above=0, below=1)] = 0.1
-    """Fraction of the prompts kept out of training. Their loss decides when to stop."""
-    evaluate_every: Count = 25
+    """Fraction of the prompts kept out of training, to measure the loss on."""
+    evaluate_every: Count = 30
+    keep: Literal["last", "best"] = "last"
+    """last: the weights after all steps. best: those with the least held-out loss.
+    That loss soon rises again, while samples still get better; so `best` stops too early."""
     patience: Count = 3
-    """Stop after this many evaluations without an improvement of the held-out loss."""
+    """With --sft.keep best: stop after this many evaluations without an improvement."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ for each step:
     draw a batch of demonstrations           (prompt and answer back to back in one row)
     minus the log-probability of each answer (the prompt is read, not learned)
     one step of Muon and AdamW
-    now and then: the loss of held-out prompts, remember the best weights, stop if they stay the
-    best for long
+    now and then: the loss of held-out prompts
+
+That loss soon rises again, as the policy becomes too sure of the wordings that it was shown. Its
+samples get better all the same (Ouyang et al. 2022 saw this, too), so training goes on to the last
+step, unless the settings say that the weights with the least loss are to be kept.
 
 This is the first stage of InstructGPT: it turns a model that continues texts into one that answers.
 """
@@ -50,7 +53,7 @@ def train_on_demonstrations(
     log: TrainLog | None = None,
     checkpoints=None,
 ) -> Policy:
-    """Train `policy` in place; keep the weights that were best on held-out prompts.
+    """Train `policy` in place; keep its last weights, or the best on held-out prompts.
 
     The batches are a function of `seed` and of the log's stage. Without `log` the rows stay in
     memory, without `checkpoints` an interruption loses the work. Raises ValueError if the held-out
@@ -65,7 +68,7 @@ def train_on_demonstrations(
         {"policy": policy, "best": best.model}, optimizers, {"log": log, "best": best}
     )
     for step in log.steps(start, settings.steps):
-        if best.out_of_patience:
+        if settings.keep == "best" and best.out_of_patience:
             break
         batch = texts.train.random_batch(settings.batch_size, seed, log.stage, step, policy.device)
         scale_learning_rates(optimizers, linear_schedule(step, settings.steps, settings.warmup))
@@ -89,5 +92,6 @@ def train_on_demonstrations(
             f"{log.stage}: the held-out loss was never a finite number; lower "
             "--sft.learning-rate or --sft.muon-learning-rate"
         )
-    load_weights(policy, weights(best.model), "best")
+    if settings.keep == "best":
+        load_weights(policy, weights(best.model), "best")
     return policy

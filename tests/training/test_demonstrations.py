@@ -149,7 +149,7 @@ def test_the_weights_of_the_lowest_heldout_loss_stay(monkeypatch):
         return next(losses)
 
     monkeypatch.setattr(demonstrations, "heldout_loss", heldout_loss)
-    settings = dataclasses.replace(SETTINGS, steps=20, evaluate_every=2, patience=2)
+    settings = dataclasses.replace(SETTINGS, steps=20, evaluate_every=2, patience=2, keep="best")
     policy = train_on_demonstrations(new_policy(), TEXTS, settings, 0)
     assert len(seen) == 4
     for name, tensor in policy.state_dict().items():
