@@ -321,7 +321,7 @@ class FinetuneConfig(Settings):
     """If given, the KL weight is adapted to keep the KL near this many nats per text."""
     pretraining_weight: NotNegative = 0.0
     """PPO-ptx, and the same for REINFORCE, RLOO, GRPO and DPO (E11):
-    weight of the pretraining loss (nats per token) on equally many unscored texts."""
+    weight of the pretraining loss (nats per token), on a quarter as many unscored texts."""
     conservatism: NotNegative = 0.0
     """With an ensemble: the reward is the mean score minus this many standard deviations."""
     max_new_tokens: Count = 64

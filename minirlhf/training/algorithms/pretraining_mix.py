@@ -15,6 +15,9 @@ from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.rollout import Models
 
 
+SHARE = 4  # one unscored text for so many samples: it is predicted whole, which takes time
+
+
 class PretrainingMix:
     """Batches of unscored texts, and their loss times `finetune.pretraining_weight`."""
 
@@ -24,10 +27,14 @@ class PretrainingMix:
         context = self.policy.config.context
         self.texts = EncodedTexts(models.tokenizer, corpus.train, context, corpus.learn_prompts)
 
-    def loss(self, batch_size: int, step: int, number: int = 0) -> Tensor:
-        """Weighted nats per token of the texts that go with minibatch `number` of an update."""
+    def loss(self, samples: int, step: int, number: int = 0) -> Tensor:
+        """Weighted nats per token of the texts beside the `samples` of one step.
+
+        `number` is that of the minibatch, where an update has several.
+        """
         device, stage = self.policy.device, f"pretraining mix {step}"
-        batch = self.texts.random_batch(batch_size, self.seed, stage, number, device)
+        count = max(1, samples // SHARE)
+        batch = self.texts.random_batch(count, self.seed, stage, number, device)
         with autocast(device):
             return self.weight * language_model_loss(self.policy, batch)
 
