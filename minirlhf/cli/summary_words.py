@@ -11,16 +11,18 @@ def judged_lines(summary: dict) -> list[str]:
     for split in evaluated_splits(summary):
         part = summary[split]
         before, after = _show(part["judge_before"]), _show(part["judge_after"])
-        judge = f"{before} -> {after}"
-        if "judge_base" in part:
-            judge = f"base {_show(part['judge_base'])} -> SFT {before} -> tuned {after}"
-        lines.append(
-            f"  {SPLITS[split]:16s} judge  {judge}    "
-            f"KL {part['kl_after']:.1f} nats, "
+        rewards = f"{_show(part['reward_before'])} -> {_show(part['reward_after'])}"
+        facts = (
+            f"    KL {part['kl_after']:.1f} nats, "
             f"length {part['length_before']:.0f} -> {part['length_after']:.0f} tokens, "
             f"distinct {part['distinct_after']:.0%}"
         )
-        rewards = f"{_show(part['reward_before'])} -> {_show(part['reward_after'])}"
+        if "judge_base" in part:  # three scores fill the line
+            base = _show(part["judge_base"])
+            judge, rewards = f"base {base} -> SFT {before} -> tuned {after}", rewards + facts
+        else:
+            judge = f"{before} -> {after}{facts}"
+        lines.append(f"  {SPLITS[split]:16s} judge  {judge}")
         lines.append(f"  {'':16s} reward {rewards}")
         if "fluency_after" in part:
             before, after = _show(part["fluency_before"]), _show(part["fluency_after"])
@@ -55,7 +57,8 @@ def _kind_lines(summary: dict) -> list[str]:
         return []
     kinds = dict.fromkeys(kind for split in splits for kind in summary[split]["kinds"])
     heads = "".join(f"  {SPLITS[split]:22s}" for split in splits)
-    lines = ["Judge by kind of instruction, SFT -> tuned:", f"  {'':12s}{heads}".rstrip()]
+    lines = ["Judge by kind of instruction, SFT -> tuned, ± half of the 95% interval:"]
+    lines.append(f"  {'':12s}{heads}".rstrip())
     for kind in kinds:
         cells = ""
         for split in splits:

@@ -134,6 +134,11 @@ def test_the_terminal_shows_every_part():
 def test_without_supervised_fine_tuning_the_words_stay_short(tmp_path):
     old = synthetic_summary()
     assert comparison_lines(old) == [] and sections(old) == {}
+    assert judged_lines(old)[:2] == [
+        "  training topics  judge  0.391 [0.373, 0.409] -> 0.883 [0.865, 0.901]    "
+        "KL 5.3 nats, length 22 -> 28 tokens, distinct 87%",
+        "                   reward 0.402 [0.384, 0.420] -> 0.902 [0.884, 0.920]",
+    ]
     assert len(judged_lines(old)) == 4
     new = copy.deepcopy(old)
     for split in ("train", "heldout"):
