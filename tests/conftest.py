@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from tiny_command import small_openings
 
 from minirlhf.config import (
     Config,
@@ -22,10 +23,9 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.runs import pipeline, products
+from minirlhf.runs import pipeline, products, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.system import devices
-from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
 
 
@@ -62,15 +62,13 @@ TINY = Config(
 @pytest.fixture(scope="session")
 def small_task() -> Task:
     """The openings task with a tenth of its texts."""
-    import dataclasses
+    return small_openings()
 
-    task = openings.load(0)
-    return dataclasses.replace(
-        task,
-        corpus=task.corpus[:1500],
-        corpus_heldout=task.corpus_heldout[:50],
-        feedback=task.feedback[:400],
-    )
+
+@pytest.fixture
+def small_openings_only(monkeypatch, small_task) -> None:
+    """Commands on the task `openings` take the small one, too."""
+    monkeypatch.setattr(run_task, "load_task", lambda *_: small_task)
 
 
 def run_all(path: Path, task: Task, config: Config = TINY) -> Run:
