@@ -29,7 +29,24 @@ from minirlhf.system import devices
 from minirlhf.tasks.task import Task
 
 
+# Begun first, so that the workers of pytest-xdist end together.
+SLOW_FILES = (
+    "test_notebooks.py",
+    "test_distributed.py",
+    "test_package.py",
+    "test_robustness.py",
+    "test_cli.py",
+    "test_iterate.py",
+    "test_precision.py",
+    "test_algorithms.py",
+    "test_training.py",
+    "test_report.py",
+)
+
+
 def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

@@ -24,6 +24,7 @@ from tiny_command import tiny_options
 from warm_process import Command, done
 
 from minirlhf.cli.main import main
+from minirlhf.runs import run_task
 from minirlhf.system.files import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
@@ -342,7 +343,7 @@ BAD_CHECKPOINTS = {
 
 
 @pytest.fixture(scope="module")
-def half_done(tmp_path_factory, finished_run) -> Path:
+def half_done(tmp_path_factory, finished_run, small_task) -> Path:
     """A run that was stopped in the middle of fine-tuning."""
     from minirlhf.runs.checkpoints import Checkpoints
 
@@ -358,12 +359,14 @@ def half_done(tmp_path_factory, finished_run) -> Path:
                 raise KeyboardInterrupt
 
         patch.setattr(Checkpoints, "maybe_save", stop)
+        patch.setattr(run_task, "load_task", lambda *_: small_task)
         with pytest.raises(SystemExit):
             main(["finetune", "--run", "half", "--runs", str(folder.parent), "--resume"])
     assert (folder / "checkpoint.safetensors").exists()
     return folder
 
 
+@pytest.mark.usefixtures("small_openings_only")
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
 def test_bad_checkpoint(tmp_path, monkeypatch, capsys, half_done, name):
     monkeypatch.chdir(tmp_path)
