@@ -26,8 +26,8 @@ from minirlhf.config import (
 from minirlhf.runs import pipeline, products, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.system import devices
+from minirlhf.tasks import custom
 from minirlhf.tasks.task import Task
-
 
 # Begun first, so that the workers of pytest-xdist end together.
 SLOW_FILES = (
@@ -84,8 +84,9 @@ def small_task() -> Task:
 
 @pytest.fixture
 def small_openings_only(monkeypatch, small_task) -> None:
-    """Commands on the task `openings` take the small one, too."""
+    """Commands on the task `openings` take the small one, too; own texts join a small corpus."""
     monkeypatch.setattr(run_task, "load_task", lambda *_: small_task)
+    monkeypatch.setattr(custom.openings, "CORPUS_SIZE", 1500)
 
 
 def run_all(path: Path, task: Task, config: Config = TINY) -> Run:

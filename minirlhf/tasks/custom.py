@@ -16,6 +16,7 @@ from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.duplicates import normal_key, remarks, with_one_name_per_topic
 from minirlhf.feedback.records import Comparison, Feedback, FeedbackError, Triple, read_feedback
 from minirlhf.feedback.splits import split_comparisons, split_triples, triples_of_comparisons
+from minirlhf.tasks.openings import compose
 from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
 from minirlhf.tasks.word_regression import fit_judge
@@ -171,6 +172,6 @@ def _corpus(
     """
     train, heldout = split_triples(triples, 0.1, seed)
     own_texts = [(triple.topic, triple.text) for triple in train]
-    corpus = list(openings.load(seed).corpus)
+    corpus = list(compose.corpus(openings.CORPUS_SIZE, seed))
     repeats = max(1, len(corpus) // (2 * len(own_texts)))
     return corpus + own_texts * repeats, [(triple.topic, triple.text) for triple in heldout]

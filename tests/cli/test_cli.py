@@ -193,6 +193,7 @@ def test_bad_feedback_names_every_line_and_trains_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("small_openings_only")
 def test_own_feedback_runs_and_its_judge_is_named(tmp_path, capsys):
     file, rows = tmp_path / "mine.jsonl", []
     for topic in ("tea", "rain", "maps", "chess", "bread"):
