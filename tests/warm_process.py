@@ -1,4 +1,4 @@
-"""Commands of minirlhf in processes of their own that need not import torch first.
+"""Commands of minirlhf, and kernels, in processes of their own that need not import torch first.
 
 The server of multiprocessing imports it once (warm_imports.py), before any thread starts, and each
 command is a fork of that server with an environment, an output and signals of its own. Where a
@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -20,6 +22,22 @@ can_fork = "forkserver" in multiprocessing.get_all_start_methods()
 context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
 if can_fork:
     context.set_forkserver_preload(["warm_imports"])
+
+
+def _start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that calls work(*arguments)."""
+    process: BaseProcess = context.Process(target=work, args=arguments)
+    path = os.environ.get("PYTHONPATH")
+    # The first process starts the server, which finds warm_imports.py here.
+    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, FOLDERS), *filter(None, [path])])
+    try:
+        process.start()
+    finally:
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return process
 
 
 class Command:
@@ -39,18 +57,7 @@ class Command:
         output.mkdir(parents=True)
         self.output = output
         whole = {**os.environ, "TQDM_DISABLE": "1", **(environment or {})}
-        given = (arguments, output, whole, save_every_step, file_limit)
-        self.process: BaseProcess = context.Process(target=_work, args=given)
-        path = os.environ.get("PYTHONPATH")
-        # The first command starts the server, which finds warm_imports.py here.
-        os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, FOLDERS), *filter(None, [path])])
-        try:
-            self.process.start()
-        finally:
-            if path is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = path
+        self.process = _start(_work, arguments, output, whole, save_every_step, file_limit)
 
     def running(self) -> bool:
         return self.process.is_alive()
@@ -112,3 +119,47 @@ def _work(
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     main(arguments)
+
+
+class Kernel:
+    """A kernel for notebooks, with what jupyter_client asks of a subprocess.Popen."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: str, **_: object):
+        words = command[command.index("ipykernel_launcher") + 1 :]
+        self.process = _start(_kernel, words, env, cwd)
+        self.pid = self.process.pid
+        while self.poll() is None and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.001)  # signals to its group shall not reach this process
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """The kernel, in its own process and process group."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+
+    import matplotlib
+    from ipykernel.kernelapp import launch_new_instance
+
+    # A kernel asks for it by a variable, which matplotlib read when it was imported.
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
+    launch_new_instance(argv=arguments)
