@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -106,11 +107,14 @@ def _work(
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     from tiny_command import small_openings
+    from tqdm import tqdm
 
     from minirlhf.cli.main import main
     from minirlhf.runs import run_task
     from minirlhf.runs.checkpoints import Checkpoints
 
+    # tqdm's own lock is a semaphore of the system, which a killed process would leave behind.
+    tqdm.set_lock(threading.RLock())
     run_task.load_task = lambda *_: small_openings()
     if save_every_step:
         Checkpoints.every_seconds = 0.0
