@@ -89,6 +89,16 @@ def done(arguments: list[str], output: Path, **options) -> Command:
     return command
 
 
+def _end_with_parent() -> None:
+    """A process whose tests were killed ends, too."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _work(
     arguments: list[str],
     output: Path,
@@ -97,6 +107,7 @@ def _work(
     file_limit: int | None,
 ) -> None:
     """The command, in its own process."""
+    _end_with_parent()
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1 if name == "out" else 2)
@@ -157,8 +168,9 @@ class Kernel:
 def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """The kernel, in its own process and process group."""
     os.setsid()
+    _end_with_parent()
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
     os.chdir(folder)
 
     import matplotlib
