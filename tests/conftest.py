@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from tiny_command import small_openings
 
 from minirlhf.config import (
     Config,
@@ -22,14 +23,30 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.runs import pipeline, products
+from minirlhf.runs import pipeline, products, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.system import devices
-from minirlhf.tasks.openings import task as openings
+from minirlhf.tasks import custom
 from minirlhf.tasks.task import Task
+
+# Begun first, so that the workers of pytest-xdist end together.
+SLOW_FILES = (
+    "test_notebooks.py",
+    "test_distributed.py",
+    "test_package.py",
+    "test_robustness.py",
+    "test_cli.py",
+    "test_iterate.py",
+    "test_precision.py",
+    "test_algorithms.py",
+    "test_training.py",
+    "test_report.py",
+)
 
 
 def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
@@ -62,15 +79,14 @@ TINY = Config(
 @pytest.fixture(scope="session")
 def small_task() -> Task:
     """The openings task with a tenth of its texts."""
-    import dataclasses
+    return small_openings()
 
-    task = openings.load(0)
-    return dataclasses.replace(
-        task,
-        corpus=task.corpus[:1500],
-        corpus_heldout=task.corpus_heldout[:50],
-        feedback=task.feedback[:400],
-    )
+
+@pytest.fixture
+def small_openings_only(monkeypatch, small_task) -> None:
+    """Commands on the task `openings` take the small one, too; own texts join a small corpus."""
+    monkeypatch.setattr(run_task, "load_task", lambda *_: small_task)
+    monkeypatch.setattr(custom.openings, "CORPUS_SIZE", 1500)
 
 
 def run_all(path: Path, task: Task, config: Config = TINY) -> Run:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.provisioning import local_provisioner
+from warm_process import Kernel, can_fork
 
 import minirlhf
 from minirlhf import equations
@@ -311,6 +313,14 @@ def test_exercises_have_answers_and_checks_and_solutions(path):
         assert f"**Exercise {number}.**" in prose(path)
 
 
+@pytest.fixture
+def warm_kernels(monkeypatch):
+    """Kernels that need not import torch first, if the system and jupyter_client let us."""
+    if can_fork:
+        monkeypatch.setattr(local_provisioner, "launch_kernel", Kernel, raising=False)
+
+
+@pytest.mark.usefixtures("warm_kernels")
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook_runs_and_its_checks_fail_unanswered_and_pass_on_the_solution(path):
     notebook = run_all.with_solutions(read(path), path)

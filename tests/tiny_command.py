@@ -1,6 +1,12 @@
-"""The command line of a run of seconds, for tests that go through `minirlhf demo`."""
+"""The command line and the task of a run of seconds, for tests that go through `minirlhf demo`."""
 
 from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+from minirlhf.tasks.openings import task as openings
+from minirlhf.tasks.task import Task
 
 DEFAULTS = {
     "--model.vocab-size": 300,
@@ -8,6 +14,7 @@ DEFAULTS = {
     "--model.layers": 1,
     "--model.heads": 2,
     "--device": "cpu",
+    "--pretrain.corpus-texts": 1500,
     "--pretrain.steps": 20,
     "--pretrain.batch-size": 8,
     "--reward.steps": 10,
@@ -30,3 +37,15 @@ def tiny_options(**changes: int) -> list[str]:
         stage, setting = name.split("_", maxsplit=1)
         options[f"--{stage}.{setting.replace('_', '-')}"] = value
     return ["--from-scratch", *(str(word) for pair in options.items() for word in pair)]
+
+
+@cache
+def small_openings() -> Task:
+    """The openings task with a tenth of its texts."""
+    task = openings.load(0)
+    return dataclasses.replace(
+        task,
+        corpus=task.corpus[:1500],
+        corpus_heldout=task.corpus_heldout[:50],
+        feedback=task.feedback[:400],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from minirlhf.feedback.conversation import ROLES
@@ -10,6 +11,7 @@ from minirlhf.system.files import shown
 TEXT = "a text that is not empty"
 MISSING = "found no such field"
 NAMES = ("provenance", "rater")  # fields that a record may lack
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair: no character by itself
 
 # The two kinds of feedback, and the fields that each must have.
 SCORES, COMPARISONS = "scores", "comparisons"
@@ -257,7 +259,7 @@ def _surrogate_faults(record: dict, fields: tuple[str, ...]) -> list[str]:
     faults = []
     for field in fields:
         value = record.get(field)
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        if isinstance(value, str) and SURROGATE.search(value):
             found = f"half a surrogate pair in {shown(value)}"
             faults.append(f"{field}: expected whole characters, found {found}")
     return faults

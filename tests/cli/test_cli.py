@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from tiny_command import tiny_options
+from warm_process import Command
 
 from minirlhf.cli.main import main, spelled_out
 
@@ -58,6 +57,7 @@ def test_help(command, capsys):
         assert "--precision {auto,float32,bfloat16}" in printed
 
 
+@pytest.mark.usefixtures("small_openings_only")
 def test_stages_one_by_one_and_sample(tmp_path, capsys):
     runs = ["--run", "steps", "--runs", str(tmp_path)]
     main(
@@ -194,6 +194,7 @@ def test_bad_feedback_names_every_line_and_trains_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("small_openings_only")
 def test_own_feedback_runs_and_its_judge_is_named(tmp_path, capsys):
     file, rows = tmp_path / "mine.jsonl", []
     for topic in ("tea", "rain", "maps", "chess", "bread"):
@@ -250,29 +251,9 @@ def test_no_such_run(tmp_path, capsys):
     assert "no run here" in fails(capsys, "sample", "tea", "--run", "none", "--runs", str(tmp_path))
 
 
-def start(tmp_path: Path, *extra: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "minirlhf",
-        "demo",
-        "--run",
-        "r",
-        "--runs",
-        str(tmp_path),
-        *tiny_options(pretrain_steps=2000),
-        *extra,
-    ]
-    # What a shell starts in the background ignores Ctrl-C, and so would its children.
-    heed = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-        preexec_fn=heed,
-    )
+def start(tmp_path: Path) -> Command:
+    arguments = ["demo", "--run", "r", "--runs", str(tmp_path)]
+    return Command([*arguments, *tiny_options(pretrain_steps=2000)], tmp_path / "output")
 
 
 def wait_for_metrics(tmp_path: Path) -> None:
@@ -288,9 +269,9 @@ def wait_for_metrics(tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = start(tmp_path)
     wait_for_metrics(tmp_path)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    errors = process.errors()
     assert (
         "Go on with: python -m minirlhf demo --run r" in errors
         and "--resume" in errors
@@ -299,11 +280,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.usefixtures("small_openings_only")
 def test_kill_9_leaves_a_run_that_resumes(tmp_path):
     process = start(tmp_path)
     wait_for_metrics(tmp_path)
-    process.kill()
-    process.communicate()
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     config["pretrain"]["steps"] = 60  # no need to wait for the rest
     (tmp_path / "r" / "config.json").write_text(json.dumps(config))

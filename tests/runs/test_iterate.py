@@ -167,6 +167,7 @@ def test_a_person_quits_and_goes_on_bit_for_bit(
     assert {row["provenance"] for row in other.read("collected.jsonl")} == {"people"}
 
 
+@pytest.mark.usefixtures("small_openings_only")
 def test_iterate_command(pretrained, small_task, capsys, monkeypatch):
     monkeypatch.setattr(run_task, "task_of", lambda run: small_task)
     runs = ["--run", "r", "--runs", str(pretrained.path.parent)]

@@ -12,8 +12,7 @@ import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_command import tiny_options
+from warm_process import Command, done
 
 from minirlhf.cli.main import main
+from minirlhf.runs import run_task
 from minirlhf.system.files import load_tensors, save_tensors
 
 GOOD = {"topic": "tea", "text": "Tea wakes people up.", "score": 3}
@@ -342,7 +343,7 @@ BAD_CHECKPOINTS = {
 
 
 @pytest.fixture(scope="module")
-def half_done(tmp_path_factory, finished_run) -> Path:
+def half_done(tmp_path_factory, finished_run, small_task) -> Path:
     """A run that was stopped in the middle of fine-tuning."""
     from minirlhf.runs.checkpoints import Checkpoints
 
@@ -358,12 +359,14 @@ def half_done(tmp_path_factory, finished_run) -> Path:
                 raise KeyboardInterrupt
 
         patch.setattr(Checkpoints, "maybe_save", stop)
+        patch.setattr(run_task, "load_task", lambda *_: small_task)
         with pytest.raises(SystemExit):
             main(["finetune", "--run", "half", "--runs", str(folder.parent), "--resume"])
     assert (folder / "checkpoint.safetensors").exists()
     return folder
 
 
+@pytest.mark.usefixtures("small_openings_only")
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
 def test_bad_checkpoint(tmp_path, monkeypatch, capsys, half_done, name):
     monkeypatch.chdir(tmp_path)
@@ -407,24 +410,6 @@ def test_a_read_only_folder(tmp_path, capsys):
     )
 
 
-# A checkpoint after every step, and no file longer than that many bytes: the system then refuses as
-# a full disk does.
-SCRIPT = """
-import sys
-from minirlhf.cli.main import main
-from minirlhf.runs.checkpoints import Checkpoints
-Checkpoints.every_seconds = 0.0
-if sys.argv[1] != "0":
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-main(sys.argv[2:])
-"""
-
-
-def command(limit: int, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", SCRIPT, str(limit), *arguments]
-
-
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {
         f"{file}/{name}": tensor
@@ -443,18 +428,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, half_done):
         name: ["finetune", "--run", "half", "--runs", str(folder.parent), "--resume"]
         for name, folder in runs.items()
     }
-    failed = subprocess.run(
-        command(len(before) // 2, *arguments["full"]), capture_output=True, text=True
+    # A checkpoint after every step, and no file longer than that many bytes: the system then
+    # refuses as a full disk does.
+    failed = Command(
+        arguments["full"], tmp_path / "output", save_every_step=True, file_limit=len(before) // 2
     )
-    told = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
-    assert failed.returncode == 2 and "Traceback" not in failed.stderr and len(told) == 1, (
-        failed.stderr
-    )
+    code, errors = failed.wait(), failed.errors()
+    told = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert code == 2 and "Traceback" not in errors and len(told) == 1, errors
     assert "checkpoint.safetensors" in told[0] and "too large" in told[0].lower()
     assert (runs["full"] / "checkpoint.safetensors").read_bytes() == before
     assert not [path for path in runs["full"].iterdir() if path.name.endswith(".tmp")]
     for name in runs:  # with room again, it ends where it would have ended
-        subprocess.run(command(0, *arguments[name]), check=True, capture_output=True)
+        done(arguments[name], tmp_path / f"output of {name}", save_every_step=True)
     ours, theirs = (load_tensors(folder / "policy.safetensors")[0] for folder in runs.values())
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -469,44 +455,29 @@ def test_kill_9_at_random_steps_changes_nothing(tmp_path):
     """
     kills, chance = int(os.environ.get("MINIRLHF_KILLS", "2")), random.Random(0)
     arguments = ["demo", "--run", "r", *TINY]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    subprocess.run(
-        command(0, *arguments, "--runs", str(tmp_path / "alone")),
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
+    alone = [*arguments, "--runs", str(tmp_path / "alone")]
+    killed = [*arguments, "--runs", str(tmp_path / "killed"), "--resume"]
+    done(alone, tmp_path / "output", save_every_step=True)
     metrics = tmp_path / "killed" / "r" / "metrics.jsonl"
     steps = (tmp_path / "alone" / "r" / "metrics.jsonl").read_text().count("\n")
-    done = 0
+    logged = 0
     for kill in range(kills):
-        process = subprocess.Popen(
-            command(0, *arguments, "--runs", str(tmp_path / "killed"), "--resume"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        process = Command(killed, tmp_path / f"output {kill}", save_every_step=True)
         wanted = min(
-            done + chance.randint(1, max(1, 2 * (steps - done) // (kills + 1 - kill) - 1)),
+            logged + chance.randint(1, max(1, 2 * (steps - logged) // (kills + 1 - kill) - 1)),
             steps - 2,
         )
         while (
-            process.poll() is None
+            process.running()
             and (metrics.read_text().count("\n") if metrics.exists() else 0) < wanted
         ):
             time.sleep(0.001)
         time.sleep(0.02 * chance.random())  # somewhere in the middle of a step or of a checkpoint
-        assert process.poll() is None, process.stderr.read()
-        process.kill()
-        process.communicate()
-        done = metrics.read_text().count("\n")
-    subprocess.run(
-        command(0, *arguments, "--runs", str(tmp_path / "killed"), "--resume"),
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
+        assert process.running(), process.errors()
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        logged = metrics.read_text().count("\n")
+    done(killed, tmp_path / "output of the last", save_every_step=True)
     ours, theirs = (final_weights(tmp_path / name / "r") for name in ("killed", "alone"))
     assert ours.keys() == theirs.keys() and all(
         torch.equal(ours[name], theirs[name]) for name in ours

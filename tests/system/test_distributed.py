@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from warm_process import Command, done
 
+from minirlhf.cli.main import main
 from minirlhf.runs import pipeline
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
@@ -50,7 +52,7 @@ def ready(tmp_path_factory, small_task) -> Path:
 
 
 def command(runs: Path, name: str, *extra: str) -> list[str]:
-    return ["-m", "minirlhf", "finetune", "--run", name, "--runs", str(runs), *FINETUNE, *extra]
+    return ["finetune", "--run", name, "--runs", str(runs), *FINETUNE, *extra]
 
 
 def copy_of(ready: Path, runs: Path, name: str) -> Path:
@@ -58,36 +60,22 @@ def copy_of(ready: Path, runs: Path, name: str) -> Path:
     return runs / name
 
 
+# The first case goes through torchrun itself, the others through processes that are told the same.
 @pytest.mark.parametrize(
     "extra", [[], ["--algorithm", "grpo", "--group-size", "3"], ["--credit", "reward-to-go"]]
 )
 def test_two_processes_train_as_one_does(ready, tmp_path, extra):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     folders = {name: copy_of(ready, tmp_path, name) for name in ("one", "two")}
-    subprocess.run(
-        [sys.executable, *command(tmp_path, "one", *extra)],
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "--",
-    ]
-    done = subprocess.run(
-        [*torchrun, *command(tmp_path, "two", *extra)[1:]],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.stdout.count("done: finetune") == 1  # one of them speaks
+    arguments = {name: command(tmp_path, name, *extra) for name in folders}
+    if extra:
+        done(arguments["one"], tmp_path / "output")
+        processes = start_two(tmp_path, "two", *extra)
+        assert [process.wait() for process in processes] == [0, 0], processes[0].errors()
+        printed = "".join(process.printed() for process in processes)
+    else:
+        main(arguments["one"])  # on the whole task, as torchrun's processes
+        printed = torchrun(arguments["two"])
+    assert printed.count("done: finetune") == 1  # one of them speaks
 
     rows = {name: Run.open(folder).read("metrics.jsonl") for name, folder in folders.items()}
     tuned = {
@@ -119,25 +107,35 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     shutil.rmtree(folders["two"])
 
 
-def start_two(runs: Path, name: str, *extra: str) -> list[subprocess.Popen]:
+def torchrun(arguments: list[str]) -> str:
+    """What two processes of torchrun print."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [sys.executable, *start, "-m", "--", "minirlhf", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ).stdout
+
+
+def start_two(runs: Path, name: str, *extra: str) -> list[Command]:
     """Two processes with what torchrun would tell them, so that nobody but themselves notices a
     death."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = os.environ | {
+    shared = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
     return [
-        subprocess.Popen(
-            [sys.executable, *command(runs, name, *extra)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        Command(
+            command(runs, name, *extra),
+            runs / f"output {rank}",
+            environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in (0, 1)
     ]
@@ -151,11 +149,12 @@ def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
     for _ in range(3000):  # until they work together; a hang guard, not a measurement
         if '"finetune"' in (folder / "metrics.jsonl").read_text():
             break
-        assert all(process.poll() is None for process in processes)
+        assert all(process.running() for process in processes)
         time.sleep(0.1)
-    processes[victim].send_signal(signal.SIGKILL)
-    _, errors = processes[1 - victim].communicate(timeout=120)
-    assert processes[1 - victim].returncode == 1
+    processes[victim].send(signal.SIGKILL)
+    survivor = processes[1 - victim]
+    assert survivor.wait(timeout=120) == 1
+    errors = survivor.errors()
     told = [line for line in errors.splitlines() if line.startswith("error:")]
     assert (
         len(told) == 1
@@ -163,7 +162,7 @@ def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
         and "--resume" in told[0]
         and "Traceback" not in errors
     )
-    processes[victim].communicate()
+    assert processes[victim].wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -179,14 +178,12 @@ def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
 def test_what_cannot_be_shared_is_refused(ready, tmp_path, change, message):
     folder = copy_of(ready, tmp_path, "run")
     for process in start_two(tmp_path, "run", *change):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 2 and message in errors and "Traceback" not in errors
+        code, errors = process.wait(), process.errors()
+        assert code == 2 and message in errors and "Traceback" not in errors
     assert not (folder / "policy.safetensors").exists()
 
 
 def test_only_finetune_runs_on_more_than_one_process(tmp_path, monkeypatch, capsys):
-    from minirlhf.cli.main import main
-
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "--runs", str(tmp_path / "runs")])

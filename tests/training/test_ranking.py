@@ -431,6 +431,7 @@ def test_own_comparisons_are_shared_out(tmp_path):
     assert task.judge("topic 1", better) > task.judge("topic 1", worse)
 
 
+@pytest.mark.usefixtures("small_openings_only")
 def test_demo_on_own_comparisons(tmp_path, capsys):
     path = comparisons_file(tmp_path / "c.jsonl")
     main(
