@@ -24,6 +24,7 @@ import torch
 from IPython.display import HTML, Markdown, display
 
 from minirlhf.runs import pipeline, products
+from minirlhf.runs.base import read_base
 from minirlhf.config import (
     Config,
     EncoderPretrainConfig,
@@ -33,19 +34,22 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.reports.figures import STYLE
+from minirlhf.reports.figures import INK, JUDGE, REWARD, STYLE
 from minirlhf.runs.folder import Run
 from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
 
 __all__ = [
+    "CATEGORIES",
     "FAST",
+    "LiveTraining",
     "coloured_text",
     "exercise",
     "fork",
     "new_run",
     "pick",
     "run_stages",
+    "scratch_config",
     "show_source",
     "small_config",
     "small_task",
@@ -67,6 +71,9 @@ plt.rcParams.update(
         "figure.dpi": 100,
     }
 )
+
+# Things to compare (settings, methods): none has the judge's blue or the reward's orange.
+CATEGORIES = ("#8a4fbf", "#2b8065", "#23272e", "#c2407a", "#9a7b1c")
 
 _folders: list[tempfile.TemporaryDirectory] = []  # kept until the kernel ends
 
@@ -127,6 +134,47 @@ def coloured_text(
     )
 
 
+class LiveTraining:
+    """Curves that grow while a loop runs, and the newest sample texts under them, in place."""
+
+    def __init__(self, title: str, updates: int):
+        self.title, self.updates, self.rows, self.samples = title, updates, [], []
+        self.figure, self.axes = plt.subplots(1, 3, figsize=(10, 2.7))
+        self.picture = display(self.figure, display_id=True)
+        self.texts = display(HTML(""), display_id=True)
+        plt.close(self.figure)  # else it would be shown once more at the end of the cell
+
+    def add(self, row: dict, sample: str) -> None:
+        """One more update. row: reward, judge, kl_nats, length_tokens. Drawn every four updates."""
+        self.rows.append(row)
+        if len(self.rows) == 1 or len(self.rows) % 4 == 0 or len(self.rows) == self.updates:
+            self.samples.append(f"<b>update {len(self.rows)}:</b> {escape(sample)}")
+            self.draw()
+
+    def draw(self) -> None:
+        draw_training(self.axes, self.rows, self.updates)
+        self.axes[0].set_title(self.title)
+        self.picture.update(self.figure)
+        self.texts.update(HTML("<br>".join(self.samples)))
+
+
+def draw_training(axes: Sequence[plt.Axes], rows: list[dict], updates: int) -> None:
+    """Reward and judge, KL, and length over the updates, in three panels."""
+    panels = (
+        ("mean score", {"reward": REWARD, "judge": JUDGE}),
+        ("KL (nats per text)", {"kl_nats": INK}),
+        ("length (tokens)", {"length_tokens": INK}),
+    )
+    for axis, (label, curves) in zip(axes, panels):
+        axis.clear()
+        for name, colour in curves.items():
+            values = [row[name] for row in rows]
+            axis.plot(range(1, len(rows) + 1), values, ".-", color=colour, label=name)
+        axis.set(xlabel="update", ylabel=label, xlim=(0, updates + 1), ylim=(0, None))
+    axes[0].set_ylim(0, 1)
+    axes[0].legend(loc="lower right")
+
+
 @contextlib.contextmanager
 def exercise(number: int, *answers) -> Iterator[None]:
     """Check an exercise: the body asserts. Says "right" or "not yet" and why; never stops the notebook."""
@@ -148,22 +196,18 @@ def exercise(number: int, *answers) -> Iterator[None]:
 
 
 def small_config(**finetune) -> Config:
-    """Settings for `small_task`: a smaller model than the demo's, fewer steps. `finetune`: its settings to change."""
+    """Settings for `small_task`, from the shipped base. `finetune`: its settings to change."""
     return Config(
         device="cpu",
         precision="float32",  # the numbers that are saved in the notebooks, on every machine
-        model=ModelConfig(
-            vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4
-        ),
-        pretrain=PretrainConfig(
-            steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(100, 5)
-        ),
+        model=read_base().model,
+        pretrain=PretrainConfig(start="base", steps=0),
         reward=RewardConfig(
-            steps=pick(300, 10),
-            batch_size=64,
+            steps=pick(120, 10),
+            batch_size=pick(64, 16),
             learning_rate=3e-3,
-            warmup=pick(30, 2),
-            evaluate_every=pick(50, 5),
+            warmup=pick(20, 2),
+            evaluate_every=pick(40, 5),
             own_texts=pick(400, 24),
             heldout_share=0.1,
             encoder=EncoderPretrainConfig(steps=pick(1500, 20)),
@@ -179,6 +223,27 @@ def small_config(**finetune) -> Config:
             }
         ),
         evaluate=EvaluateConfig(samples=pick(256, 8)),
+    )
+
+
+def scratch_config(**finetune) -> Config:
+    """As `small_config`, but with a smaller model that is pretrained here, from random weights."""
+    config = small_config(**finetune)
+    return dataclasses.replace(
+        config,
+        model=ModelConfig(
+            vocab_size=pick(2048, 512), width=pick(128, 32), layers=pick(2, 1), heads=4
+        ),
+        pretrain=PretrainConfig(
+            steps=pick(500, 10), warmup=pick(50, 2), evaluate_every=pick(100, 5)
+        ),
+        reward=dataclasses.replace(
+            config.reward,
+            steps=pick(300, 10),
+            batch_size=64,
+            warmup=pick(30, 2),
+            evaluate_every=pick(50, 5),
+        ),
     )
 
 
@@ -216,15 +281,16 @@ def new_run(config: Config) -> Run:
     return Run.create(Path(_folders[-1].name) / "run", config)
 
 
-def fork(run: Run, config: Config) -> Run:
-    """A new run with other settings that starts from the same tokenizer, pretrained policy and reward model."""
+def fork(run: Run, config: Config, without: str = "") -> Run:
+    """A new run with other settings, from the same tokenizer, pretrained policy and reward model.
+
+    without="reward": the reward model is trained anew.
+    """
     other = new_run(config)
-    for name in (
-        "tokenizer.json",
-        products.RESULT["pretrain"],
-        products.FIRST_RATINGS,
-        products.RESULT["reward"],
-    ):
+    kept = ["tokenizer.json", products.RESULT["pretrain"], products.FIRST_RATINGS]
+    if without != "reward":
+        kept.append(products.RESULT["reward"])
+    for name in kept:
         if (run.path / name).exists():
             shutil.copy(run.path / name, other.path / name)
     return other

@@ -26,6 +26,7 @@ from warm_process import Kernel, can_fork
 import minirlhf
 from minirlhf import equations
 from minirlhf.cli import main
+from minirlhf.runs.base import read_base
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -99,6 +100,39 @@ def test_page_begins_and_ends_as_all_do(path):
     everything = "\n".join(markdown)
     assert 0 < everything.count("> **Predict.**") == everything.count("<summary>Answer</summary>")
     assert everything.count("<details>") == everything.count("</details>")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_page_links_to_its_neighbours_and_to_its_solutions(path):
+    place = PATHS.index(path)
+    ends = cells(path, "markdown")[-1].source
+    for neighbour in PATHS[max(0, place - 1) : place] + PATHS[place + 1 : place + 2]:
+        assert f"]({neighbour.name})" in ends, f"no link to {neighbour.name} at the end"
+    assert f"](solutions/{path.stem}.py)" in prose(path)
+
+
+def test_notebooks_start_from_the_shipped_base_and_say_so_or_pretrain_their_own():
+    import helpers
+
+    assert helpers.small_config().pretrain.start == "base"
+    assert helpers.small_config().model == read_base().model
+    for path in PATHS:
+        code = "\n".join(cell.source for cell in cells(path, "code"))
+        pretrains = path.name[:2] in ("01", "08", "09")
+        assert ("scratch_config(" in code) == pretrains, path.name
+        if "small_config(" in code:
+            assert "the project ships" in prose(path), f"{path.name}: says not what it starts from"
+
+
+def test_the_training_loop_of_05_stands_in_its_cells():
+    """Fine-tuning there is written out, not called; its steps are compared with the package's."""
+    (path,) = [path for path in PATHS if path.name.startswith("05")]
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert '"finetune"' not in code
+    assert "optimizer.step()" in code
+    outputs = "\n".join(text_outputs(cell) for cell in cells(path, "code"))
+    for weigh in ("article", "with_baseline", "with_price"):
+        assert f"{weigh}: the same step" in outputs
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
