@@ -476,15 +476,29 @@ def preset(size: str, task: str) -> Config:
     return dataclasses.replace(
         config,
         task="assistant",
+        sft=dataclasses.replace(config.sft, steps=100, evaluate_every=25),
+        reward=dataclasses.replace(
+            config.reward,
+            ranked_prompts=min(config.reward.ranked_prompts, 2400),
+            heldout_share=0.1,
+            steps=200,
+            muon_learning_rate=0.02,
+            evaluate_every=50,
+            patience=3,
+        ),
         finetune=dataclasses.replace(
             config.finetune,
             algorithm="ppo",
-            updates=min(config.finetune.updates, 40),
+            updates=min(config.finetune.updates, 12),
+            ppo=dataclasses.replace(
+                config.finetune.ppo, epochs=1, minibatch_size=64, learning_rate=5e-4
+            ),
+            learning_rate=1e-3,
             batch_size=256,
             max_new_tokens=48,
             rounds=1,
             pretraining_weight=0.2,
         ),
         # Three splits and up to three models are judged.
-        evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 384)),
+        evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 256)),
     )
