@@ -9,6 +9,7 @@ from torch import nn
 
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
+from minirlhf.models.transformer import Transformer
 
 
 class ValueModel(nn.Module):
@@ -18,7 +19,7 @@ class ValueModel(nn.Module):
     (`body` None), or of a separate one. It starts at 0 everywhere.
     """
 
-    def __init__(self, width: int, body: nn.Module | None = None):
+    def __init__(self, width: int, body: Transformer | None = None):
         super().__init__()
         self.body = body
         self.head = nn.Linear(width, 1)

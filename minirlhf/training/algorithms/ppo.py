@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from minirlhf import equations
 from minirlhf.config import Config
 from minirlhf.models.policy import Policy, gather_text, masked_log_probs
+from minirlhf.models.transformer import Transformer
 from minirlhf.models.value_model import ValueModel
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
@@ -126,8 +127,10 @@ class PPO:
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
 
-    def hidden(body: nn.Module) -> Tensor:
-        states = body(rollout.rows[:, :-1])  # (batch, columns - 1, width)
+    lengths = rollout.prompt_lengths + rollout.mask.sum(1) - 1  # of what predicts the last token
+
+    def hidden(body: Transformer) -> Tensor:
+        states = body.by_length(rollout.rows[:, :-1], lengths)  # (batch, columns - 1, width)
         return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
 
     ours = hidden(policy.body)

@@ -14,7 +14,6 @@ from minirlhf.training.batches import Corpus, EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
 from minirlhf.training.rollout import Models
 
-
 SHARE = 4  # one unscored text for so many samples: it is predicted whole, which takes time
 
 
