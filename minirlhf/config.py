@@ -489,11 +489,12 @@ def preset(size: str, task: str) -> Config:
         finetune=dataclasses.replace(
             config.finetune,
             algorithm="ppo",
-            updates=min(config.finetune.updates, 12),
+            updates=min(config.finetune.updates, 14),
             ppo=dataclasses.replace(
-                config.finetune.ppo, epochs=1, minibatch_size=64, learning_rate=5e-4
+                config.finetune.ppo, epochs=1, minibatch_size=64, learning_rate=6e-4
             ),
             learning_rate=1e-3,
+            kl_weight=0.01,
             batch_size=256,
             max_new_tokens=48,
             rounds=1,
