@@ -36,16 +36,8 @@ VARIANTS: dict[str, tuple[list[str] | None, list[str]]] = {
 
 def call(stage: str, run: Path, options: list[str]) -> None:
     """Run a command on a run folder, quietly. Raises CalledProcessError if it fails."""
-    command = [
-        sys.executable,
-        "-m",
-        "minirlhf",
-        stage,
-        "--run",
-        run.name,
-        "--runs",
-        str(run.parent),
-    ]
+    command = [sys.executable, "-m", "minirlhf", stage]
+    command += ["--run", run.name, "--runs", str(run.parent), *options]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     done = subprocess.run(command, check=False, env=os.environ, **quiet)
     if done.returncode:
