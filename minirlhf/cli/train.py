@@ -278,9 +278,11 @@ def print_summary(path: Path) -> None:
     for line in judged_lines(summary) + comparison_lines(summary):
         print(line)
     if summary["reward_hacking"]:
+        by_dpo = summary["config"]["finetune"]["algorithm"] == "dpo"
+        price = "--finetune.dpo.beta" if by_dpo else "--finetune.kl-weight"
         print(
             "REWARD HACKING: the reward rose and the judge fell. "
-            "Raise --finetune.kl-weight or improve the reward model."
+            f"Raise {price} or improve the reward model."
         )
     for note in summary["notes"]:
         print(f"Note: {visible(note)}")
