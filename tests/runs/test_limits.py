@@ -22,7 +22,7 @@ LETTERS = Tokenizer([bytes([value]) for value in range(256)])  # a token is a by
 @pytest.fixture
 def no_corpus(monkeypatch):
     """Composing the corpus takes a second and is not what is tested here."""
-    monkeypatch.setattr(custom, "_corpus", lambda triples, seed: ([], []))
+    monkeypatch.setattr(custom, "_corpus", lambda shipped, triples, seed: ([], []))
 
 
 def pairs_of(*lengths: int) -> list[tuple[str, str]]:

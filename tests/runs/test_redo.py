@@ -62,6 +62,7 @@ def test_the_new_folder_has_what_the_stages_before_have_made(tmp_path):
     assert sorted(contents(work)) == sorted(
         ["tokenizer.json", "pretrained.safetensors", "first_ratings.jsonl", "encoder.safetensors"]
         + ["demonstrations.jsonl", "sft.safetensors"]
+        + ["rankings.jsonl", "rankings_heldout_topics.jsonl"]
         + ["reward.safetensors", "reward_card.json", "reward_card.html", "metrics.jsonl"]
         + ["samples.jsonl", "progress.json", "stages.json", "config.json"]
     )

@@ -787,7 +787,9 @@ def test_the_order_of_fine_tuning(models, monkeypatch):
         save=lambda step: events.append(("save", step)),
         maybe_save=lambda step: events.append(("maybe save", step)),
     )
-    task = SimpleNamespace(corpus=[], train_prompts=WORDS)
+    task = SimpleNamespace(
+        corpus=[], corpus_heldout=[], match_topics=False, learn_prompts=False, train_prompts=WORDS
+    )
     config = Config(seed=5, finetune=FinetuneConfig(updates=4, batch_size=4, max_new_tokens=7))
     log = TrainLog("finetune")
     assert finetune(models, task, config, "feedback", log, checkpoints) == "collected"
