@@ -493,12 +493,13 @@ def preset(size: str, task: str) -> Config:
             ppo=dataclasses.replace(
                 config.finetune.ppo, epochs=1, minibatch_size=64, learning_rate=6e-4
             ),
+            dpo=dataclasses.replace(config.finetune.dpo, learning_rate=2e-4),
             learning_rate=1e-3,
             kl_weight=0.01,
             batch_size=256,
             max_new_tokens=48,
             rounds=1,
-            pretraining_weight=0.2,
+            pretraining_weight=0.5,
         ),
         # Three splits and up to three models are judged.
         evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 256)),
