@@ -118,7 +118,7 @@ def test_notebooks_start_from_the_shipped_base_and_say_so_or_pretrain_their_own(
     assert helpers.small_config().model == read_base().model
     for path in PATHS:
         code = "\n".join(cell.source for cell in cells(path, "code"))
-        pretrains = path.name[:2] in ("01", "08", "09")
+        pretrains = path.name[:2] in ("01", "07", "08", "09")
         assert ("scratch_config(" in code) == pretrains, path.name
         if "small_config(" in code:
             assert "the project ships" in prose(path), f"{path.name}: says not what it starts from"
