@@ -45,6 +45,7 @@ from minirlhf.system.devices import (
     precision_of,
     use_precision,
 )
+from minirlhf.training import rollout as rollout_module
 from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.policy_gradient import policy_gradient_loss
 from minirlhf.training.batches import Batch
@@ -100,9 +101,6 @@ class Ours:
         self.optimizer = adamw(self.policy, 1e-4, weight_decay=0.0)
         self.prompts = torch.randint(shape.vocab, (shape.batch, shape.prompt)).tolist()
         self.times: dict[str, list[float]] = {"sample": [], "score": [], "update": [], "step": []}
-        self.policy.sample = self.watched(
-            self.policy.sample
-        )  # so that `collect` tells sampling from scoring
 
     def clock(self) -> float:
         if self.device.type == "cuda":
@@ -135,6 +133,7 @@ class Ours:
             raise RuntimeError("our sampling: expected full texts")
 
     def step(self) -> None:
+        rollout_module.sample = self.watched(sample)  # `collect` tells sampling from scoring
         started = self.clock()
         rollout = collect(
             Models(self.policy, self.reference, self.reward_model, NoEnd()),
