@@ -91,10 +91,14 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
     label: str,
+    order: Sequence[int] | None = None,
 ) -> list[str]:
-    """One sample per prompt, neither scored nor judged; random numbers as in `sample_and_judge`."""
+    """One sample per prompt, neither scored nor judged; random numbers as in `sample_and_judge`.
+
+    order: which prompts go together, as places in `prompts` (default: `sampling_order`).
+    """
     context, texts = policy.config.context, [""] * len(prompts)
-    order = sampling_order(prompts)
+    order = sampling_order(prompts) if order is None else order
     for start in tqdm(range(0, len(prompts), BATCH), desc=label, unit="batch", leave=False):
         places = order[start : start + BATCH]
         generator = step_generator(seed, label, start, policy.device)

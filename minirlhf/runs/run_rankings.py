@@ -15,26 +15,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from minirlhf.evaluation.judge import sample_texts
 from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.feedback.duplicates import normal
 from minirlhf.feedback.rankings import Ranked, read_rankings, write_rankings
 from minirlhf.feedback.splits import draw_heldout
 from minirlhf.models.policy import Policy
-from minirlhf.models.sampling import sample
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import HELDOUT_RANKINGS, RANKINGS, RESULT
 from minirlhf.runs.run_models import load_policy, model_for_sampling, tokenizer_of
-from minirlhf.system.devices import autocast, release_freed_memory
+from minirlhf.system.devices import release_freed_memory
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
-from minirlhf.tokenizer import BAR_AFTER, Tokenizer
+from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.prompts import draw_topics
 from minirlhf.training.truncation import prompt_tokens
 
 ANSWERS = 4  # per prompt
-SAMPLED_AT_ONCE = 128  # answers
 TRIED = 16  # answers to other prompts, to find one that a prompt has not got itself
 
 
@@ -147,20 +144,8 @@ def sample_answers(
 
     Prompts of similar length are sampled together, as padding takes time.
     """
-    tokens = [prompt_tokens(tokenizer, prompt, policy.config.context) for prompt in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
-    answers = [""] * len(prompts)
-    starts = range(0, len(prompts), SAMPLED_AT_ONCE)
-    for start in tqdm(starts, f"sampling {name}", delay=BAR_AFTER, leave=False):
-        part = by_length[start : start + SAMPLED_AT_ONCE]
-        with autocast(run.device):
-            samples = sample(
-                policy,
-                [tokens[place] for place in part],
-                run.config.finetune.max_new_tokens,
-                tokenizer.end_id,
-                randomness=step_generator(run.config.seed, name, start, run.device),
-            )
-        for place, ids in zip(part, samples.ids(), strict=True):
-            answers[place] = tokenizer.decode_text(ids)
-    return answers
+    context = policy.config.context
+    lengths = [len(prompt_tokens(tokenizer, prompt, context)) for prompt in prompts]
+    by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
+    longest = run.config.finetune.max_new_tokens
+    return sample_texts(policy, tokenizer, prompts, longest, run.config.seed, name, by_length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -233,3 +234,21 @@ def test_the_plan_tells_of_rankings():
     )
     assert with_it.sampling > without.sampling == 0
     assert json.dumps(with_it.columns) == "6"  # one batch of at most 128 answers
+
+
+def test_each_answer_belongs_to_its_prompt(monkeypatch):
+    """Prompts of similar length are sampled together, but the answers come as the prompts stand."""
+
+    def echo(policy, tokenizer, prompts, longest, seed, name, order):
+        assert sorted(order) == [0, 1, 2] and [len(prompts[place]) for place in order] == [1, 2, 3]
+        return [str(prompt) for prompt in prompts]
+
+    monkeypatch.setattr(run_rankings, "sample_texts", echo)
+    monkeypatch.setattr(run_rankings, "prompt_tokens", lambda _, prompt, context: [0] * len(prompt))
+    settings = SimpleNamespace(seed=3, finetune=SimpleNamespace(max_new_tokens=5))
+    run, policy = (
+        SimpleNamespace(config=settings),
+        SimpleNamespace(config=SimpleNamespace(context=9)),
+    )
+    asked = ["aaa", "a", "aa"]
+    assert run_rankings.sample_answers(run, policy, None, asked, "x") == asked
