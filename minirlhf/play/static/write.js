@@ -1,0 +1,147 @@
+// The view in which models write side by side.
+import { post, write } from "./api.js";
+import { Card } from "./card.js";
+import { complain, nextSeed, say, settings } from "./settings.js";
+import { element, visible } from "./visible.js";
+
+const part = (name) => document.getElementById(name);
+const cards = new Map(); // stage -> card
+let titles = {};
+let saved = null; // the saved prompt that was chosen, until it is edited
+let stopping = null;
+
+export function openWrite(run) {
+  titles = Object.fromEntries(run.stages.map(({ name, title }) => [name, title]));
+  for (const { name, title } of run.stages) {
+    const box = element("input", { type: "checkbox", value: name, checked: true });
+    part("stages").append(element("label", {}, box, ` ${title}`));
+  }
+  run.prompts.forEach((one, place) => {
+    const words = visible(one.words).replaceAll("\n", " / ");
+    part("prompts").append(element("option", { value: place }, one.split ? `${words} (${one.split})` : words));
+  });
+  part("prompts").addEventListener("change", ({ target }) => choose(run.prompts[target.value]));
+  part("prompt").addEventListener("input", () => (saved = null));
+  part("write-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    writeAll();
+  });
+  part("stop").addEventListener("click", () => stopping?.abort());
+  for (const button of document.querySelectorAll("#compare button")) {
+    button.addEventListener("click", () => compare(button.dataset.key));
+  }
+  if (run.prompts.length) {
+    part("prompts").value = "0";
+    choose(run.prompts[0]);
+  }
+}
+
+function choose(one) {
+  saved = one ?? null;
+  part("prompt").value = one?.words ?? "";
+}
+
+/** Let all chosen models write on the prompt. */
+export async function writeAll() {
+  const prompt = saved ? saved.prompt : part("prompt").value;
+  const stages = [...part("stages").querySelectorAll("input:checked")].map((box) => box.value);
+  const asked = settings();
+  if (!asked) return;
+  if (!stages.length) {
+    say("Choose at least one model.", true);
+    return;
+  }
+  if (part("next-seed").checked && cards.size) {
+    nextSeed();
+    asked.seed += 1;
+  }
+  for (const stage of [...cards.keys()]) {
+    if (!stages.includes(stage)) {
+      cards.get(stage).close();
+      cards.delete(stage);
+    }
+  }
+  for (const stage of stages) {
+    if (!cards.has(stage)) cards.set(stage, new Card(stage, titles[stage], whatIf));
+    part("cards").append(cards.get(stage).element);
+  }
+  await run({ ...asked, prompt, stages }, false);
+  offerComparison();
+}
+
+/** Write on from the token ids `start`, with the model of this card. */
+async function whatIf(card, start) {
+  const asked = settings();
+  if (!asked) return;
+  await run({ ...asked, best_of: 1, prompt: card.look.prompt, stages: [card.stage], start }, true);
+  offerComparison();
+}
+
+async function run(asked, edited) {
+  stopping?.abort();
+  const mine = (stopping = new AbortController());
+  part("stop").disabled = false;
+  say("");
+  try {
+    for await (const event of write(asked, mine.signal)) {
+      const card = cards.get(event.stage);
+      if (event.event === "waiting") say(`Another text is being written; waiting for ${event.ahead}.`);
+      else if (event.event === "begin") {
+        say("");
+        card?.begin(event.of > 1 ? `${event.number} of ${event.of}` : "");
+      } else if (event.event === "token") card?.view.add(event.token);
+      else if (event.event === "end") card?.show(event.look, edited);
+    }
+  } catch (error) {
+    complain(error);
+    for (const card of cards.values()) if (card.look) card.show(card.look, card.edited);
+  } finally {
+    if (stopping === mine) part("stop").disabled = true;
+  }
+}
+
+/** Show a text that nobody has written just now, such as a saved sample. */
+export async function examine(prompt, text, stage) {
+  for (const card of cards.values()) card.close();
+  cards.clear();
+  const card = new Card(stage, `a saved sample, seen by: ${titles[stage]}`, whatIf);
+  cards.set(stage, card);
+  part("cards").append(card.element);
+  part("compare").hidden = true;
+  try {
+    const { look } = await post("look", { prompt, stage, text });
+    card.show(look, true);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function offerComparison() {
+  const shown = [...cards.values()].filter((card) => card.look);
+  part("compare").hidden = shown.length < 2;
+  part("compared").textContent = "";
+  const kept = [part("first").value, part("second").value];
+  ["first", "second"].forEach((name, place) => {
+    const options = shown.map((card) => element("option", { value: card.stage }, card.title));
+    part(name).replaceChildren(...options);
+    const usual = shown.at(place ? -1 : 0)?.stage;
+    part(name).value = shown.some((card) => card.stage === kept[place]) ? kept[place] : usual;
+  });
+}
+
+async function compare(key) {
+  const pair = [cards.get(part("first").value), cards.get(part("second").value)];
+  if (pair[0] === pair[1]) {
+    say("Choose two different texts.", true);
+    return;
+  }
+  const texts = pair.map((card) => card.look.text);
+  const writers = pair.map((card) => (card.edited ? "edited" : card.stage));
+  try {
+    const { file, answers } = await post("rate", { prompt: pair[0].look.prompt, texts, writers, key });
+    part("compared").textContent = `in ${file} (${answers})`;
+    say("");
+  } catch (error) {
+    complain(error);
+  }
+}
