@@ -55,7 +55,9 @@ def prompt(body: dict) -> Prompt:
     if isinstance(value, str):
         return _known_text("prompt", value)
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_TURNS:
-        raise ValueError(f"prompt: expected a text or 1 to {MOST_TURNS} turns, found {shown(value)}")
+        raise ValueError(
+            f"prompt: expected a text or 1 to {MOST_TURNS} turns, found {shown(value)}"
+        )
     turns = []
     for place, turn in enumerate(value):
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
@@ -93,9 +95,7 @@ def _known_text(field: str, value: Any, blank: bool = False) -> str:
         kind = "a text" if blank else "a text that is not empty"
         raise ValueError(f"{field}: expected {kind}, found {shown(value)}")
     if len(value) > LONGEST_TEXT:
-        raise ValueError(
-            f"{field}: expected at most {LONGEST_TEXT} characters, found {len(value)}"
-        )
+        raise ValueError(f"{field}: expected at most {LONGEST_TEXT} characters, found {len(value)}")
     # Half of a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD; whole pairs are joined.
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -111,7 +111,9 @@ def number(body: dict, field: str, low: float, high: float, default: float) -> f
     value = body.get(field, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{field}: expected a number from {low:g} to {high:g}, found {shown(value)}")
+        raise ValueError(
+            f"{field}: expected a number from {low:g} to {high:g}, found {shown(value)}"
+        )
     return float(value)
 
 

@@ -30,7 +30,9 @@ class Ratings:
         path = self.folder / ANSWERS[1 if pair else 0]
         item = Item(prompt, tuple(texts), tuple(writers))
         # Opened for each answer: the file may have changed while the page was open.
-        session = RatingSession([item], AnswerFile(path, COMPARISONS if pair else SCORES), self.rater)
+        session = RatingSession(
+            [item], AnswerFile(path, COMPARISONS if pair else SCORES), self.rater
+        )
         if session.total == 0:
             expected = "two different texts that are" if pair else "a text that is"
             raise ValueError(f"rating: expected {expected} not empty")

@@ -45,7 +45,10 @@ def application(workshop: Workshop, port: int, token: str) -> Application:
         "curves": handlers.Curves,
         "rate": handlers.Rate,
     }
-    routes: list[tuple] = [(r"/([^/]+)/", handlers.Page), (r"/([^/]+)/static/(.*)", handlers.Static)]
+    routes: list[tuple] = [
+        (r"/([^/]+)/", handlers.Page),
+        (r"/([^/]+)/static/(.*)", handlers.Static),
+    ]
     routes += [(rf"/([^/]+)/api/{name}", handler) for name, handler in api.items()]
     return Application(
         routes,

@@ -89,6 +89,7 @@ class Workshop:
             "name": self.name,
             "words": "; ".join([f"task {run.config.task}", *map(str, notes)]),
             "stages": [{"name": name, "title": TITLES[name]} for name in models.writers],
+            "end_token": models.tokenizer.end_id,
             "has_reward": models.reward_model is not None,
             "chat": has_conversations(run),
             "prompts": prompts,
@@ -220,9 +221,7 @@ def _seen(models: LookModels, prompt: Prompt, text: str | list[int], stage: str)
     return looks.to_json(look(dataclasses.replace(models, judge=None), prompt, text, stage))
 
 
-def _judged(
-    models: LookModels, prompt: Prompt, text: str
-) -> tuple[float | None, tuple[str, ...]]:
+def _judged(models: LookModels, prompt: Prompt, text: str) -> tuple[float | None, tuple[str, ...]]:
     from minirlhf.look_inside.tokens import judged
 
     return judged(models.judge, prompt, text)

@@ -13,7 +13,7 @@ export class Card {
     this.heading = element("h2", {}, title);
     this.view = new TokenView(element("div"), (place, other) => this.instead(place, other));
     this.scores = element("div", { className: "scores" });
-    this.reasons = element("ul", { className: "reasons" });
+    this.reasons = element("p", { className: "reasons muted" });
     this.area = element("textarea", { rows: 4, dir: "auto", maxLength: 20000 });
     this.area.setAttribute("aria-label", `edit the text of: ${title}`);
     this.area.addEventListener("input", () => this.changed());
@@ -35,9 +35,10 @@ export class Card {
     );
   }
 
-  /** A new text begins; the last one can be taken back. */
-  begin(label = "") {
-    if (this.look) this.earlier.push([this.look, this.edited]);
+  /** A new text on this prompt begins; the last one can be taken back. */
+  begin(prompt, label = "") {
+    if (this.look && !this.writing) this.earlier.push([this.look, this.edited]);
+    Object.assign(this, { prompt, writing: true });
     this.heading.textContent = label ? `${this.title} (${label})` : this.title;
     this.view.clear();
     this.rated.textContent = "";
@@ -45,21 +46,46 @@ export class Card {
 
   /** The text is there. `edited`: it was changed by hand, or steered. */
   show(look, edited = false, keepArea = false) {
-    this.look = look;
-    this.edited = edited;
+    Object.assign(this, { look, edited, writing: false });
     if (!edited || !this.original) this.original = look;
     this.heading.textContent = edited ? `${this.title} (edited)` : this.title;
     this.view.set(look.tokens);
-    const rows = [
-      scoreOf("reward model", look.score, edited ? this.original.score : null),
-      scoreOf("judge", look.judge, edited ? this.original.judge : null),
-      element("span", {}, "KL ", element("b", {}, digits(look.kl)), " nats"),
-      element("span", {}, `${look.tokens.length} tokens${look.ended ? "" : ", cut off"}`),
-    ];
-    this.scores.replaceChildren(...rows);
-    this.reasons.replaceChildren(...look.reasons.map((words) => element("li", {}, visible(words))));
+    this.showScores();
     if (!keepArea) this.area.value = look.text;
     this.back.disabled = this.earlier.length === 0;
+    if (look.judge === null && !look.reasons.length) this.askJudge(look);
+  }
+
+  /** The scores; of an edited text also how they have changed. */
+  showScores() {
+    const { look, edited, original } = this;
+    this.scores.replaceChildren(
+      scoreOf("reward model", look.score, edited ? original.score : null),
+      scoreOf("judge", look.judge, edited ? original.judge : null),
+      element("span", {}, "KL ", element("b", {}, digits(look.kl)), " nats"),
+      element("span", {}, `${look.tokens.length} tokens${look.ended ? "" : ", cut off"}`),
+    );
+    const reasons = look.reasons.map(visible).join(", ");
+    this.reasons.textContent = reasons && `The judge: ${reasons}.`;
+  }
+
+  /** The judge's score comes a little later: its task has to be loaded first. */
+  async askJudge(look) {
+    try {
+      Object.assign(look, await post("judge", { prompt: look.prompt, text: look.text }));
+      if (look === this.look || look === this.original) this.showScores();
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  /** The writing was stopped: what is there is the text, or the one before. */
+  async stopped() {
+    const tokens = this.view.tokens.map((token) => token.token);
+    if (this.writing && tokens.length) {
+      const { look } = await post("look", { prompt: this.prompt, stage: this.stage, tokens });
+      this.show(look, this.edited);
+    }
   }
 
   undo() {

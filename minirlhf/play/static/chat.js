@@ -1,5 +1,5 @@
 // The view in which one talks with a model over several turns.
-import { write } from "./api.js";
+import { post, write } from "./api.js";
 import { complain, nextSeed, say, settings } from "./settings.js";
 import { TokenView } from "./tokens.js";
 import { digits, element, visible } from "./visible.js";
@@ -41,14 +41,14 @@ async function answer(stage, start) {
   const place = turns.length;
   const turn = add("assistant", "");
   const title = part("speaker").querySelector(`option[value="${stage}"]`).textContent;
-  const scores = element("div", { className: "muted" });
   turn.view = new TokenView(element("div"), (where, other) => {
     if (stopping) return;
     const ids = turn.view.tokens.slice(0, where).map((token) => token.token);
     keep(place);
     answer(stage, [...ids, other.token]);
   });
-  turn.element.append(element("h2", {}, title), turn.view.box, scores);
+  turn.scores = element("div", { className: "muted" });
+  turn.element.append(element("h2", {}, title), turn.view.box, turn.scores);
   stopping = new AbortController();
   part("chat-stop").disabled = false;
   part("send").disabled = true;
@@ -60,18 +60,17 @@ async function answer(stage, start) {
         turn.view.clear();
       } else if (event.event === "token") {
         turn.view.add(event.token);
-        turn.text = turn.view.tokens.map((token) => token.text).join("").trim();
       } else if (event.event === "end") {
-        const { look } = event;
-        turn.view.set(look.tokens);
-        turn.text = look.text;
-        scores.textContent =
-          `reward model ${digits(look.score)}, judge ${digits(look.judge)}, KL ${digits(look.kl)} nats` +
-          (look.reasons.length ? `; ${look.reasons.map(visible).join("; ")}` : "");
+        showAnswer(turn, event.look);
       }
     }
   } catch (error) {
     complain(error);
+    const tokens = turn.view.tokens.map((token) => token.token);
+    if (tokens.length) {
+      // It was stopped: what is there is the answer.
+      await post("look", { prompt, stage, tokens }).then(({ look }) => showAnswer(turn, look)).catch(complain);
+    }
   } finally {
     stopping = null;
     part("chat-stop").disabled = true;
@@ -80,6 +79,19 @@ async function answer(stage, start) {
     // A question without an answer is taken back, so that the turns still alternate.
     if (!turn.text.trim()) keep(place - 1);
   }
+}
+
+function showAnswer(turn, look) {
+  turn.view.set(look.tokens);
+  turn.text = look.text;
+  const numbers = `reward model ${digits(look.score)}, KL ${digits(look.kl)} nats`;
+  turn.scores.textContent = numbers;
+  post("judge", { prompt: look.prompt, text: look.text })
+    .then(({ judge, reasons }) => {
+      const parts = [numbers, `judge ${digits(judge)}`, ...reasons.map(visible)];
+      turn.scores.textContent = parts.join("; ");
+    })
+    .catch(complain);
 }
 
 function add(role, text) {

@@ -5,7 +5,7 @@ import { digits, element } from "./visible.js";
 // is an end of the range, the scale has one half only.
 export const METRICS = {
   prefix_score: {
-    name: "prefix score", unit: "0 to 1", low: 0, middle: 0.5, high: 1, reward: true,
+    name: "prefix score", unit: "score", low: 0, middle: 0.5, high: 1, reward: true,
     meaning: "What the reward model says of the text up to this token.",
   },
   advantage: {
@@ -57,9 +57,10 @@ export function drawLegend(box, metric) {
     swatches.append(swatch);
   }
   const places = Math.max(Math.abs(low), Math.abs(high)) < 1 ? 2 : 1;
-  const range = [digits(low, places), digits(high, places)];
+  const grey = low < middle && middle < high ? `; grey: ${digits(middle, places)}` : "";
   box.replaceChildren(
-    element("span", {}, range[0]), swatches, element("span", {}, `${range[1]} (${unit})`),
+    element("span", {}, digits(low, places)), swatches,
+    element("span", {}, `${digits(high, places)} (${unit}${grey})`),
     element("span", { className: "meaning" }, meaning),
   );
 }

@@ -4,7 +4,7 @@ import { openChat } from "./chat.js";
 import { METRICS } from "./colours.js";
 import { openCurves } from "./curves.js";
 import { complain } from "./settings.js";
-import { colourBy } from "./tokens.js";
+import { colourBy, endsWith } from "./tokens.js";
 import { element, visible } from "./visible.js";
 import { examine, openWrite, writeAll } from "./write.js";
 
@@ -17,6 +17,7 @@ function openView(name) {
     button.setAttribute("aria-pressed", isThis);
     part(`view-${button.dataset.view}`).hidden = !isThis;
   }
+  part("settings").hidden = part("panel").hidden = name === "curves"; // no tokens there
 }
 
 async function start() {
@@ -30,6 +31,7 @@ async function start() {
   const run = await get("run");
   part("run-name").textContent = visible(run.name);
   part("run-words").textContent = visible(run.words);
+  endsWith(run.end_token);
   document.title = `play: ${visible(run.name)}`;
   if (!run.has_reward) {
     for (const option of part("metric").options) option.disabled = Boolean(METRICS[option.value].reward);

@@ -1,5 +1,6 @@
 // The panel at the foot of the page: the numbers of one token, and what could stand in its place.
 import { METRICS } from "./colours.js";
+import { wordsOf } from "./tokens.js";
 import { digits, element } from "./visible.js";
 
 const panel = document.getElementById("panel");
@@ -32,21 +33,22 @@ export function show(view, place) {
   const token = view.tokens[place];
   const numbers = element("dl");
   for (const [key, { name, unit }] of Object.entries(METRICS)) {
-    const value = element("dd", {}, `${digits(token[key], 3)} ${token[key] === null ? "" : unit === "0 to 1" ? "" : unit}`);
+    const unitShown = unit === "nats" && Number.isFinite(token[key]) ? " nats" : "";
+    const value = element("dd", {}, digits(token[key], 3) + unitShown);
     numbers.append(element("div", {}, element("dt", {}, name), value));
   }
   const others = element("div", { className: "bar" }, element("span", {}, "What if?"));
   for (const other of token.likeliest ?? []) {
     const share = `${(100 * other.probability).toFixed(other.probability < 0.1 ? 1 : 0)}%`;
-    const button = element("button", { type: "button", dir: "auto" }, `${other.text || "end"} ${share}`);
-    button.setAttribute("aria-label", `write on with ${other.text.trim() || "the end"}, ${share}`);
+    const button = element("button", { type: "button", dir: "auto" }, `${wordsOf(other)} ${share}`);
+    button.setAttribute("aria-label", `write on with ${wordsOf(other).trim()}, ${share}`);
     button.addEventListener("click", () => {
       free();
       view.choose(place, other);
     });
     others.append(button);
   }
-  const title = element("h2", { dir: "auto" }, token.text ? `“${token.text}”` : "end of the text");
+  const title = element("h2", { dir: "auto" }, `“${wordsOf(token)}”`);
   panel.replaceChildren(title, numbers, others);
 }
 

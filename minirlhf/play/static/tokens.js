@@ -5,6 +5,16 @@ import { free, isPinned, pin, show } from "./panel.js";
 
 const views = new Set();
 let metric = "prefix_score";
+let endToken = null; // the id of the token that ends a text
+
+export function endsWith(token) {
+  endToken = token;
+}
+
+/** The words of a token; an end token has none of its own. */
+export function wordsOf(token) {
+  return token.token === endToken ? "end" : token.text;
+}
 
 /** Colour all texts by this quantity from now on. */
 export function colourBy(name) {
@@ -46,10 +56,8 @@ export class TokenView {
 
   add(token) {
     const place = this.tokens.push(token) - 1;
-    const isEnd = token.text === "" || token.is_end;
-    const span = element("span", { className: "token", tabIndex: place ? -1 : 0 });
-    span.textContent = isEnd ? "end" : token.text;
-    span.classList.toggle("end", Boolean(isEnd));
+    const span = element("span", { className: "token", tabIndex: place ? -1 : 0 }, wordsOf(token));
+    span.classList.toggle("end", token.token === endToken);
     span.setAttribute("role", "button");
     this.box.append(span);
     this.colour(span, token);

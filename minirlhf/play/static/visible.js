@@ -21,5 +21,7 @@ export function element(tag, fields = {}, ...children) {
 
 /** A number with two digits, or a dash. */
 export function digits(value, places = 2) {
-  return value === null || value === undefined ? "–" : value.toFixed(places).replace("-", "−");
+  if (!Number.isFinite(value)) return "–";
+  const written = value.toFixed(places);
+  return Number(written) === 0 ? written.replace("-", "") : written.replace("-", "−");
 }

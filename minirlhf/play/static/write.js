@@ -88,13 +88,13 @@ async function run(asked, edited) {
       if (event.event === "waiting") say(`Another text is being written; waiting for ${event.ahead}.`);
       else if (event.event === "begin") {
         say("");
-        card?.begin(event.of > 1 ? `${event.number} of ${event.of}` : "");
+        card?.begin(asked.prompt, event.of > 1 ? `${event.number} of ${event.of}` : "");
       } else if (event.event === "token") card?.view.add(event.token);
       else if (event.event === "end") card?.show(event.look, edited);
     }
   } catch (error) {
     complain(error);
-    for (const card of cards.values()) if (card.look) card.show(card.look, card.edited);
+    for (const card of cards.values()) await card.stopped().catch(complain);
   } finally {
     if (stopping === mine) part("stop").disabled = true;
   }
