@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 
 from tornado.iostream import StreamClosedError
 
-from minirlhf.play.curves import curves
 from minirlhf.play.guard import GuardedHandler, Refused, to_line
 from minirlhf.play.workshop import Workshop
 
@@ -46,7 +45,7 @@ class RunPage(WorkshopHandler):
 
 class Curves(WorkshopHandler):
     async def get(self, token: str) -> None:
-        self.send(curves(self.workshop.path))
+        self.send(await self.workshop.curves())
 
 
 class Look(WorkshopHandler):

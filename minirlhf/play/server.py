@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 import threading
@@ -18,6 +19,7 @@ from minirlhf.play.guard import Nothing
 from minirlhf.play.workshop import Workshop
 
 ADDRESS = "127.0.0.1"
+MAX_REQUEST = 2**22  # bytes held in memory; guard.py says in words that even less is too much
 STATIC = Path(__file__).parent / "static"
 
 
@@ -62,6 +64,16 @@ def application(workshop: Workshop, port: int, token: str) -> Application:
     )
 
 
+def start(workshop: Workshop, found: socket.socket) -> tuple[HTTPServer, str]:
+    """Begin to answer on this socket, in the running event loop; also the page's address."""
+    port, token = found.getsockname()[1], secrets.token_urlsafe(16)
+    # A malformed or aborted request is the client's matter; guard.py reports the server's failures.
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)
+    server = HTTPServer(application(workshop, port, token), max_body_size=MAX_REQUEST)
+    server.add_socket(found)
+    return server, f"http://{ADDRESS}:{port}/{token}/"
+
+
 def serve(
     workshop: Workshop,
     port: int | None = None,
@@ -75,12 +87,9 @@ def serve(
     port is taken or the run has no models.
     """
     with listening(port) as found:
-        number, token = found.getsockname()[1], secrets.token_urlsafe(16)
-        address = f"http://{ADDRESS}:{number}/{token}/"
 
         async def forever() -> None:
-            server = HTTPServer(application(workshop, number, token), max_body_size=2**22)
-            server.add_socket(found)
+            _, address = start(workshop, found)
             ready(address)
             if browser:  # in a thread: some browsers return only when they are closed
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from minirlhf.look_inside import looks
 from minirlhf.play import asked
-from minirlhf.play.curves import saved_prompts
+from minirlhf.play.curves import curves, saved_prompts
 from minirlhf.play.guard import Refused
 from minirlhf.play.ratings import EDITED, Ratings
 from minirlhf.play.worker import Worker
@@ -94,6 +94,11 @@ class Workshop:
             "chat": has_conversations(run),
             "prompts": prompts,
         }
+
+    async def curves(self) -> dict:
+        """See curves.py."""
+        await self.loaded()
+        return curves(self.path)
 
     # Writing --------------------------------------------------------------------------------------
 
