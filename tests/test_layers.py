@@ -23,6 +23,7 @@ LAYERS = [
     ["evaluation"],
     ["reports"],
     ["runs"],
+    ["play"],
     ["cli"],
     ["__main__"],
 ]

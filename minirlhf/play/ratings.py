@@ -10,7 +10,8 @@ from minirlhf.feedback.conversation import Prompt
 from minirlhf.feedback.session import Item, RatingSession
 from minirlhf.runs.products import ANSWERS
 
-EDITED = "edited"  # who wrote a text that was changed by hand
+# Who wrote a text that was changed by hand, and one that was saved during fine-tuning.
+EDITED, SAVED = "edited", "sample"
 
 
 class Ratings:

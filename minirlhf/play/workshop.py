@@ -18,7 +18,7 @@ from minirlhf.look_inside import looks
 from minirlhf.play import asked
 from minirlhf.play.curves import curves, saved_prompts
 from minirlhf.play.guard import Refused
-from minirlhf.play.ratings import EDITED, Ratings
+from minirlhf.play.ratings import EDITED, SAVED, Ratings
 from minirlhf.play.worker import Worker
 from minirlhf.reports.run_files import read_run
 
@@ -196,7 +196,7 @@ class Workshop:
 def rated_names(stages: tuple[str, ...]) -> dict[str, str]:
     """What `rate` calls the models: before and after fine-tuning (and base, if SFT is before)."""
     names = {"base": "base" if "sft" in stages else "before", "sft": "before", "tuned": "after"}
-    return {stage: names[stage] for stage in stages} | {EDITED: EDITED}
+    return {stage: names[stage] for stage in stages} | {EDITED: EDITED, SAVED: SAVED}
 
 
 def _begun(models: LookModels, wanted: asked.Writing) -> Texts:

@@ -280,6 +280,10 @@ def the_slider_shows_the_samples_of_its_moment(page):
     page.click("#sample-look")
     page.until("document.querySelectorAll('.tokens').length === 1", "its tokens")
     page.until("document.querySelector('.tokens').textContent.includes('Sample')", "its text")
+    assert page.texts("article h2") == ["a saved sample, seen by: after fine-tuning"]
+    page.click("#write")
+    page.written(2)
+    assert page.texts("article h2") == ["pretrained", "after fine-tuning"]
 
 
 def a_narrow_window_does_not_scroll_sideways(page):

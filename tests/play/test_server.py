@@ -193,9 +193,12 @@ def test_a_second_writer_is_told_to_wait_and_the_page_stays_usable(served):
     assert json.loads(events[0])["event"] == "begin" and workshop.waiting == 0
 
 
-def test_a_page_that_leaves_stops_its_text(served):
+def test_a_text_is_looked_at_between_two_tokens_and_a_page_that_leaves_stops_its_own(served):
     response = served.send(served.path + "api/write", WRITE | {"best_of": 32})
     response.readline()
+    status, answer = served.api("look", {"prompt": TOPIC, "stage": "base", "text": "Meanwhile."})
+    assert status == 200 and answer["look"]["text"] == "Meanwhile."
+    assert served.workshop.writing.locked()  # 64 texts take longer
     response.close()
     deadline = time.monotonic() + 10
     while served.workshop.waiting and time.monotonic() < deadline:

@@ -7,9 +7,10 @@ import { digits, element, visible } from "./visible.js";
 const PAUSE = 250; // milliseconds without a key before an edited text is scored
 
 export class Card {
-  /** `whatIf(card, start)` writes on from the token ids `start`. */
-  constructor(stage, title, whatIf) {
-    Object.assign(this, { stage, title, whatIf, look: null, original: null, edited: false, earlier: [] });
+  /** `stage`: the model that writes and looks; `whatIf(card, start)` writes on from token ids;
+   * `writer`: who wrote the text, for its ratings. */
+  constructor(stage, title, whatIf, writer = stage) {
+    Object.assign(this, { stage, title, whatIf, writer, look: null, original: null, edited: false, earlier: [] });
     this.heading = element("h2", {}, title);
     this.view = new TokenView(element("div"), (place, other) => this.instead(place, other));
     this.scores = element("div", { className: "scores" });
@@ -40,16 +41,22 @@ export class Card {
     if (this.look && !this.writing) this.earlier.push([this.look, this.edited]);
     Object.assign(this, { prompt, writing: true });
     this.heading.textContent = label ? `${this.title} (${label})` : this.title;
+    // As high as before, so that nothing below it jumps while the text grows.
+    this.view.box.style.minHeight = `${this.view.box.offsetHeight}px`;
     this.view.clear();
+    this.scores.replaceChildren();
+    this.reasons.textContent = "";
     this.rated.textContent = "";
   }
 
   /** The text is there. `edited`: it was changed by hand, or steered. */
-  show(look, edited = false, keepArea = false) {
+  show(look, edited = false, { keepArea = false, label = "" } = {}) {
     Object.assign(this, { look, edited, writing: false });
     if (!edited || !this.original) this.original = look;
-    this.heading.textContent = edited ? `${this.title} (edited)` : this.title;
+    const words = [label, edited ? "edited" : ""].filter(Boolean).join(", ");
+    this.heading.textContent = words ? `${this.title} (${words})` : this.title;
     this.view.set(look.tokens);
+    this.view.box.style.minHeight = "";
     this.showScores();
     if (!keepArea) this.area.value = look.text;
     this.back.disabled = this.earlier.length === 0;
@@ -81,8 +88,11 @@ export class Card {
 
   /** The writing was stopped: what is there is the text, or the one before. */
   async stopped() {
+    if (!this.writing) return;
     const tokens = this.view.tokens.map((token) => token.token);
-    if (this.writing && tokens.length) {
+    if (!tokens.length) {
+      if (this.earlier.length) this.undo();
+    } else {
       const { look } = await post("look", { prompt: this.prompt, stage: this.stage, tokens });
       this.show(look, this.edited);
     }
@@ -111,7 +121,7 @@ export class Card {
       const { look } = await post("look", { prompt: this.look.prompt, stage: this.stage, text });
       if (number !== this.asked) return; // typed on since
       if (!this.edited) this.earlier.push([this.look, false]);
-      this.show(look, true, true);
+      this.show(look, true, { keepArea: true });
       say("");
     } catch (error) {
       complain(error);
@@ -121,9 +131,9 @@ export class Card {
   async rate(key) {
     if (!this.look) return;
     const { prompt, text } = this.look;
-    const stage = this.edited ? "edited" : this.stage;
+    const writer = this.edited ? "edited" : this.writer;
     try {
-      const { file, answers } = await post("rate", { prompt, texts: [text], writers: [stage], key });
+      const { file, answers } = await post("rate", { prompt, texts: [text], writers: [writer], key });
       this.rated.textContent = `${key}: in ${file} (${answers})`;
       say("");
     } catch (error) {

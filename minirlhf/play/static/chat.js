@@ -86,6 +86,7 @@ function showAnswer(turn, look) {
   turn.text = look.text;
   const numbers = `reward model ${digits(look.score)}, KL ${digits(look.kl)} nats`;
   turn.scores.textContent = numbers;
+  part("chat-form").scrollIntoView({ block: "nearest" });
   post("judge", { prompt: look.prompt, text: look.text })
     .then(({ judge, reasons }) => {
       const parts = [numbers, `judge ${digits(judge)}`, ...reasons.map(visible)];
@@ -98,6 +99,7 @@ function add(role, text) {
   const turn = { role, text, element: element("div", { className: `turn ${role}` }) };
   turns.push(turn);
   part("turns").append(turn.element);
+  part("chat-form").scrollIntoView({ block: "nearest" });
   return turn;
 }
 

@@ -4,8 +4,8 @@ import { openChat } from "./chat.js";
 import { METRICS } from "./colours.js";
 import { openCurves } from "./curves.js";
 import { complain } from "./settings.js";
-import { colourBy, endsWith } from "./tokens.js";
-import { element, visible } from "./visible.js";
+import { colourBy } from "./tokens.js";
+import { element, endsWith, visible } from "./visible.js";
 import { examine, openWrite, writeAll } from "./write.js";
 
 const part = (name) => document.getElementById(name);

@@ -1,7 +1,6 @@
 // The panel at the foot of the page: the numbers of one token, and what could stand in its place.
 import { METRICS } from "./colours.js";
-import { wordsOf } from "./tokens.js";
-import { digits, element } from "./visible.js";
+import { digits, element, wordsOf } from "./visible.js";
 
 const panel = document.getElementById("panel");
 let pinned = null; // {view, place}: stays until another token is clicked, or Escape

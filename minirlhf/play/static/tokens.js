@@ -1,20 +1,10 @@
 // A text as coloured tokens: one tab stop, arrow keys move inside, Enter pins, Escape lets go.
 import { METRICS, adapt, drawLegend, stepOf } from "./colours.js";
-import { digits, element } from "./visible.js";
+import { digits, element, isEnd, wordsOf } from "./visible.js";
 import { free, isPinned, pin, show } from "./panel.js";
 
 const views = new Set();
 let metric = "prefix_score";
-let endToken = null; // the id of the token that ends a text
-
-export function endsWith(token) {
-  endToken = token;
-}
-
-/** The words of a token; an end token has none of its own. */
-export function wordsOf(token) {
-  return token.token === endToken ? "end" : token.text;
-}
 
 /** Colour all texts by this quantity from now on. */
 export function colourBy(name) {
@@ -57,7 +47,7 @@ export class TokenView {
   add(token) {
     const place = this.tokens.push(token) - 1;
     const span = element("span", { className: "token", tabIndex: place ? -1 : 0 }, wordsOf(token));
-    span.classList.toggle("end", token.token === endToken);
+    span.classList.toggle("end", isEnd(token));
     span.setAttribute("role", "button");
     this.box.append(span);
     this.colour(span, token);

@@ -25,3 +25,18 @@ export function digits(value, places = 2) {
   const written = value.toFixed(places);
   return Number(written) === 0 ? written.replace("-", "") : written.replace("-", "−");
 }
+
+let endToken = null; // the id of the token that ends a text
+
+export function endsWith(token) {
+  endToken = token;
+}
+
+export function isEnd(token) {
+  return token.token === endToken;
+}
+
+/** The words of a token; an end token has none of its own. The server made them visible. */
+export function wordsOf(token) {
+  return isEnd(token) ? "end" : token.text;
+}

@@ -56,7 +56,7 @@ export async function writeAll() {
     asked.seed += 1;
   }
   for (const stage of [...cards.keys()]) {
-    if (!stages.includes(stage)) {
+    if (!stages.includes(stage) || cards.get(stage).writer !== stage) {
       cards.get(stage).close();
       cards.delete(stage);
     }
@@ -90,7 +90,11 @@ async function run(asked, edited) {
         say("");
         card?.begin(asked.prompt, event.of > 1 ? `${event.number} of ${event.of}` : "");
       } else if (event.event === "token") card?.view.add(event.token);
-      else if (event.event === "end") card?.show(event.look, edited);
+      else if (event.event === "end") {
+        const { look, scores, number } = event;
+        const label = scores.length ? `number ${number + 1}, the best of ${scores.length}` : "";
+        card?.show(look, edited, { label });
+      }
     }
   } catch (error) {
     complain(error);
@@ -104,13 +108,13 @@ async function run(asked, edited) {
 export async function examine(prompt, text, stage) {
   for (const card of cards.values()) card.close();
   cards.clear();
-  const card = new Card(stage, `a saved sample, seen by: ${titles[stage]}`, whatIf);
+  const card = new Card(stage, `a saved sample, seen by: ${titles[stage]}`, whatIf, "sample");
   cards.set(stage, card);
   part("cards").append(card.element);
   part("compare").hidden = true;
   try {
     const { look } = await post("look", { prompt, stage, text });
-    card.show(look, true);
+    card.show(look);
   } catch (error) {
     complain(error);
   }
@@ -136,7 +140,7 @@ async function compare(key) {
     return;
   }
   const texts = pair.map((card) => card.look.text);
-  const writers = pair.map((card) => (card.edited ? "edited" : card.stage));
+  const writers = pair.map((card) => (card.edited ? "edited" : card.writer));
   try {
     const { file, answers } = await post("rate", { prompt: pair[0].look.prompt, texts, writers, key });
     part("compared").textContent = `in ${file} (${answers})`;
