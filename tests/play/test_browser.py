@@ -15,7 +15,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds; a busy machine is slow
 # The smallest contrast between a text and what is behind it, over all kinds of text on the page.
 CONTRAST = """
 const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;

@@ -10,7 +10,8 @@ export class Card {
   /** `stage`: the model that writes and looks; `whatIf(card, start)` writes on from token ids;
    * `writer`: who wrote the text, for its ratings. */
   constructor(stage, title, whatIf, writer = stage) {
-    Object.assign(this, { stage, title, whatIf, writer, look: null, original: null, edited: false, earlier: [] });
+    Object.assign(this, { stage, title, whatIf, writer });
+    Object.assign(this, { look: null, original: null, edited: false, earlier: [] });
     this.heading = element("h2", {}, title);
     this.view = new TokenView(element("div"), (place, other) => this.instead(place, other));
     this.scores = element("div", { className: "scores" });
@@ -18,7 +19,8 @@ export class Card {
     this.area = element("textarea", { rows: 4, dir: "auto", maxLength: 20000 });
     this.area.setAttribute("aria-label", `edit the text of: ${title}`);
     this.area.addEventListener("input", () => this.changed());
-    this.edit = element("details", {}, element("summary", {}, "Edit and see the scores change"), this.area);
+    const summary = element("summary", {}, "Edit and see the scores change");
+    this.edit = element("details", {}, summary, this.area);
     this.back = element("button", { type: "button", disabled: true }, "Back");
     this.back.addEventListener("click", () => this.undo());
     this.rated = element("span", { className: "muted" });
@@ -29,7 +31,8 @@ export class Card {
       button.addEventListener("click", () => this.rate(String(score)));
       return button;
     });
-    this.actions = element("div", { className: "bar" }, this.back, element("span", {}, "rate"), ...stars, this.rated);
+    const rate = element("span", {}, "rate");
+    this.actions = element("div", { className: "bar" }, this.back, rate, ...stars, this.rated);
     this.element = element(
       "article", { className: "card" },
       this.heading, this.view.box, this.scores, this.reasons, this.edit, this.actions,
@@ -44,6 +47,7 @@ export class Card {
     // As high as before, so that nothing below it jumps while the text grows.
     this.view.box.style.minHeight = `${this.view.box.offsetHeight}px`;
     this.view.clear();
+    this.back.disabled = true;
     this.scores.replaceChildren();
     this.reasons.textContent = "";
     this.rated.textContent = "";
@@ -133,7 +137,8 @@ export class Card {
     const { prompt, text } = this.look;
     const writer = this.edited ? "edited" : this.writer;
     try {
-      const { file, answers } = await post("rate", { prompt, texts: [text], writers: [writer], key });
+      const rating = { prompt, texts: [text], writers: [writer], key };
+      const { file, answers } = await post("rate", rating);
       this.rated.textContent = `${key}: in ${file} (${answers})`;
       say("");
     } catch (error) {

@@ -1,6 +1,6 @@
 // The view in which one talks with a model over several turns.
 import { post, write } from "./api.js";
-import { complain, nextSeed, say, settings } from "./settings.js";
+import { complain, nextSeed, say, sayWaiting, settings } from "./settings.js";
 import { TokenView } from "./tokens.js";
 import { digits, element, visible } from "./visible.js";
 
@@ -9,7 +9,9 @@ let turns = []; // {role, text, element, view}
 let stopping = null;
 
 export function openChat(run) {
-  for (const { name, title } of run.stages) part("speaker").append(element("option", { value: name }, title));
+  for (const { name, title } of run.stages) {
+    part("speaker").append(element("option", { value: name }, title));
+  }
   part("speaker").value = run.stages.at(-1).name;
   part("chat-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -53,8 +55,9 @@ async function answer(stage, start) {
   part("chat-stop").disabled = false;
   part("send").disabled = true;
   try {
-    for await (const event of write({ ...asked, prompt, stages: [stage], start }, stopping.signal)) {
-      if (event.event === "waiting") say(`Another text is being written; waiting for ${event.ahead}.`);
+    const request = { ...asked, prompt, stages: [stage], start };
+    for await (const event of write(request, stopping.signal)) {
+      if (event.event === "waiting") sayWaiting(event);
       else if (event.event === "begin") {
         say("");
         turn.view.clear();
@@ -69,7 +72,8 @@ async function answer(stage, start) {
     const tokens = turn.view.tokens.map((token) => token.token);
     if (tokens.length) {
       // It was stopped: what is there is the answer.
-      await post("look", { prompt, stage, tokens }).then(({ look }) => showAnswer(turn, look)).catch(complain);
+      const seen = post("look", { prompt, stage, tokens });
+      await seen.then(({ look }) => showAnswer(turn, look)).catch(complain);
     }
   } finally {
     stopping = null;

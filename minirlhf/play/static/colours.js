@@ -31,7 +31,8 @@ const STEPS = 4; // on either side of the middle
 export function stepOf(value, metric) {
   if (value === null || value === undefined) return null;
   const { low, middle, high } = METRICS[metric];
-  const part = value >= middle ? (value - middle) / (high - middle || 1) : (value - middle) / (middle - low || 1);
+  const half = (value >= middle ? high - middle : middle - low) || 1;
+  const part = (value - middle) / half;
   return Math.round(STEPS * Math.max(-1, Math.min(1, part))) || 0;
 }
 

@@ -40,21 +40,21 @@ function chart({ name, title, unit, points }, range) {
   const isShare = unit === "0 to 1";
   const low = isShare ? 0 : Math.min(0, ...values);
   const high = isShare ? 1 : Math.max(...values) * 1.05 || 1;
-  const down = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const frame = { x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM };
+  const down = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * frame.height;
+  const places = high < 10 ? 1 : 0;
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: name, role: "img" });
-  picture.setAttribute("aria-label", `${title} (${unit}) from ${digits(values[0])} to ${digits(values.at(-1))}`);
+  const span = `from ${digits(values[0])} to ${digits(values.at(-1))}`;
+  picture.setAttribute("aria-label", `${title} (${unit}) ${span}`);
+  const line = points.map(([step, value]) => `${across(step, range)},${down(value)}`);
   picture.append(
     svg("text", { x: LEFT, y: 15 }, `${title} (${unit})`),
     svg("rect", { ...frame, class: "frame" }),
-    svg("text", { x: LEFT - 5, y: TOP + 9, "text-anchor": "end" }, digits(high, high < 10 ? 1 : 0)),
-    svg("text", { x: LEFT - 5, y: HEIGHT - BOTTOM, "text-anchor": "end" }, digits(low, high < 10 ? 1 : 0)),
+    svg("text", { x: LEFT - 5, y: TOP + 9, "text-anchor": "end" }, digits(high, places)),
+    svg("text", { x: LEFT - 5, y: HEIGHT - BOTTOM, "text-anchor": "end" }, digits(low, places)),
     svg("text", { x: LEFT, y: HEIGHT - 7 }, range[0]),
     svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 7, "text-anchor": "end" }, `update ${range[1]}`),
-    svg("path", {
-      class: "line",
-      d: points.map(([step, value], i) => `${i ? "L" : "M"}${across(step, range).toFixed(1)} ${down(value).toFixed(1)}`).join(""),
-    }),
+    svg("polyline", { class: "line", points: line.join(" ") }),
     svg("line", { class: "now", y1: TOP, y2: HEIGHT - BOTTOM }),
     svg("circle", { class: "dot", r: 4 }),
     svg("text", { class: "value", x: WIDTH - RIGHT, y: 15, "text-anchor": "end" }),

@@ -34,7 +34,9 @@ async function start() {
   endsWith(run.end_token);
   document.title = `play: ${visible(run.name)}`;
   if (!run.has_reward) {
-    for (const option of part("metric").options) option.disabled = Boolean(METRICS[option.value].reward);
+    for (const option of part("metric").options) {
+      option.disabled = Boolean(METRICS[option.value].reward);
+    }
     part("metric").value = "log_probability";
     colourBy("log_probability");
   }

@@ -24,8 +24,14 @@ export function say(words, isError = false) {
   line.classList.toggle("error", isError);
 }
 
+/** One writer at a time: this one has to wait. */
+export function sayWaiting({ ahead }) {
+  say(`Another text is being written; waiting for ${ahead}.`);
+}
+
 /** Say what went wrong, unless the user stopped it. */
 export function complain(error) {
+  const hint = error instanceof TypeError ? ": is the server still there?" : "";
   if (error.name === "AbortError") say("Stopped.");
-  else say(error instanceof TypeError ? `${error.message}: is the server still there?` : error.message, true);
+  else say(error.message + hint, true);
 }

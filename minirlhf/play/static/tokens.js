@@ -64,7 +64,8 @@ export class TokenView {
     if (step === null) delete span.dataset.step;
     else span.dataset.step = step;
     const number = digits(token[metric]);
-    span.setAttribute("aria-label", `${span.textContent.trim()}, ${METRICS[metric].name} ${number}`);
+    const words = span.textContent.trim();
+    span.setAttribute("aria-label", `${words}, ${METRICS[metric].name} ${number}`);
   }
 
   recolour() {

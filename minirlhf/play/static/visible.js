@@ -1,6 +1,6 @@
 // Foreign text in a harmless, visible form. It is only ever inserted as textContent.
 
-// Control, format (such as a change of direction), half of a surrogate pair, line and paragraph end.
+// Control, format (a change of direction), half of a surrogate pair, line and paragraph end.
 const STEERING = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 const KEPT = "\n\t\u200c\u200d"; // ordinary white space; the joiners of Persian words and of emoji
 

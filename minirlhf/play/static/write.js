@@ -1,14 +1,15 @@
 // The view in which models write side by side.
 import { post, write } from "./api.js";
 import { Card } from "./card.js";
-import { complain, nextSeed, say, settings } from "./settings.js";
+import { complain, nextSeed, say, sayWaiting, settings } from "./settings.js";
 import { element, visible } from "./visible.js";
 
 const part = (name) => document.getElementById(name);
 const cards = new Map(); // stage -> card
 let titles = {};
 let saved = null; // the saved prompt that was chosen, until it is edited
-let stopping = null;
+let stopping = null; // stops the text that is being written
+let running = Promise.resolve(); // until it has ended
 
 export function openWrite(run) {
   titles = Object.fromEntries(run.stages.map(({ name, title }) => [name, title]));
@@ -18,7 +19,8 @@ export function openWrite(run) {
   }
   run.prompts.forEach((one, place) => {
     const words = visible(one.words).replaceAll("\n", " / ");
-    part("prompts").append(element("option", { value: place }, one.split ? `${words} (${one.split})` : words));
+    const label = one.split ? `${words} (${one.split})` : words;
+    part("prompts").append(element("option", { value: place }, label));
   });
   part("prompts").addEventListener("change", ({ target }) => choose(run.prompts[target.value]));
   part("prompt").addEventListener("input", () => (saved = null));
@@ -77,15 +79,21 @@ async function whatIf(card, start) {
   offerComparison();
 }
 
+/** Show texts as they are written, one request after another: a new one stops the last. */
 async function run(asked, edited) {
   stopping?.abort();
   const mine = (stopping = new AbortController());
+  running = running.then(() => stream(asked, edited, mine));
+  await running;
+}
+
+async function stream(asked, edited, mine) {
   part("stop").disabled = false;
   say("");
   try {
     for await (const event of write(asked, mine.signal)) {
       const card = cards.get(event.stage);
-      if (event.event === "waiting") say(`Another text is being written; waiting for ${event.ahead}.`);
+      if (event.event === "waiting") sayWaiting(event);
       else if (event.event === "begin") {
         say("");
         card?.begin(asked.prompt, event.of > 1 ? `${event.number} of ${event.of}` : "");
@@ -142,7 +150,8 @@ async function compare(key) {
   const texts = pair.map((card) => card.look.text);
   const writers = pair.map((card) => (card.edited ? "edited" : card.writer));
   try {
-    const { file, answers } = await post("rate", { prompt: pair[0].look.prompt, texts, writers, key });
+    const rating = { prompt: pair[0].look.prompt, texts, writers, key };
+    const { file, answers } = await post("rate", rating);
     part("compared").textContent = `in ${file} (${answers})`;
     say("");
   } catch (error) {
