@@ -21,6 +21,7 @@ LAYERS = [
     ["tasks"],
     ["training"],
     ["evaluation"],
+    ["look_inside"],
     ["reports"],
     ["runs"],
     ["play"],
