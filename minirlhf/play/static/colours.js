@@ -10,19 +10,19 @@ export const METRICS = {
   },
   advantage: {
     name: "advantage", unit: "reward", low: -1, middle: 0, high: 1, adapts: true, reward: true,
-    meaning: "The weight that training would give to this token: blue more often, orange less.",
+    meaning: "The weight that training would give to this token: orange more often, blue less.",
   },
   log_probability: {
-    name: "log-probability", unit: "nats", low: -8, middle: 0, high: 0,
-    meaning: "How likely the token was for the model that wrote it; orange: a surprise.",
+    name: "log-probability", unit: "nats", low: -6, middle: 0, high: 0,
+    meaning: "How likely the token was for the model that wrote it; blue: a surprise.",
   },
   log_ratio: {
     name: "log ratio", unit: "nats", low: -3, middle: 0, high: 3,
-    meaning: "Likelier (blue) or less likely (orange) than before feedback: its share of the KL.",
+    meaning: "Likelier (orange) or less likely (blue) than before feedback: its share of the KL.",
   },
   entropy: {
     name: "entropy", unit: "nats", low: 0, middle: 0, high: 5,
-    meaning: "How open the choice was; blue: many tokens were possible.",
+    meaning: "How open the choice was; orange: many tokens were possible.",
   },
 };
 const STEPS = 4; // on either side of the middle
