@@ -15,6 +15,7 @@ from minirlhf.cli import play as command
 from minirlhf.cli.main import main
 from minirlhf.feedback.records import read_triples
 from minirlhf.play import asked
+from minirlhf.play.workshop import rated_names
 from minirlhf.runs import run_task
 
 WRITE = {"prompt": TOPIC, "stages": ["base", "tuned"]}
@@ -249,6 +250,18 @@ def test_ratings_are_added_as_rate_writes_them(served):
     assert (row["better"], row["worse"], row["first"]) == ("B.", "A.", "worse")
     assert row["models"] == ["edited", "before"] and not row["tie"]
     assert [one.score for one in read_triples(folder / "ratings.jsonl", (1, 5))] == [0.75]
+
+
+@pytest.mark.parametrize(
+    "stages, names",
+    [
+        (("base", "tuned"), {"base": "before", "tuned": "after"}),
+        (("base", "sft", "tuned"), {"base": "base", "sft": "before", "tuned": "after"}),
+    ],
+)
+def test_models_are_named_as_in_rate(stages, names):
+    """Before fine-tuning is the model that feedback tunes: the one after SFT, if there is one."""
+    assert rated_names(stages) == names | {"edited": "edited", "sample": "sample"}
 
 
 def test_a_file_that_is_not_ours_is_never_changed(served):
