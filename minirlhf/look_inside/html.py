@@ -109,7 +109,7 @@ def _heading(look: TextLook) -> str:
         f"reward {number(look.score)}",
         f"judge {number(look.judge)}",
         f"KL {number(look.kl)} nats",
-        f"{len(look.tokens)} tokens" + ("" if look.ended else ", cut off"),
+        f"{len(look.tokens)} tokens" + ("" if look.ended else ", cut off (reward 0 in training)"),
     ]
     reasons = ""
     if look.reasons:
@@ -175,7 +175,11 @@ border-radius:6px;padding:.6rem .9rem;margin:.8rem 0;font-size:1rem;line-height:
 .look .facts,.look .why,.look .legend,.look .hint{font-size:.85rem}
 .look .turn{overflow-wrap:anywhere;unicode-bidi:isolate}
 .look .choice{position:relative;padding-bottom:8.2rem;margin-top:.4rem}
-.look label{margin-right:.6rem;white-space:nowrap}
+.look input{position:absolute;opacity:0;margin:0}
+.look label{display:inline-block;margin:0 .3rem .3rem 0;padding:.05rem .55rem;white-space:nowrap;
+border:1px solid var(--look-muted);border-radius:1rem;font-size:.9rem;cursor:pointer}
+.look input:checked+label{background:var(--look-ink);color:var(--look-panel)}
+.look input:focus-visible+label{outline:2px solid var(--look-ink);outline-offset:2px}
 .look .legend{visibility:hidden;position:absolute;left:0;right:0}
 .look .tokens{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.9;margin-top:2.4rem}
 .look .t{border-radius:3px;padding:.1em 0;cursor:default}
@@ -185,6 +189,7 @@ border-radius:6px;padding:.6rem .9rem;margin:.8rem 0;font-size:1rem;line-height:
 box-sizing:border-box;padding:.4rem .6rem;border-top:1px solid var(--look-muted);
 background:var(--look-panel);white-space:normal}
 .look .card{visibility:hidden;font-size:.9rem;line-height:1.6}
+@media (max-width:36rem){.look .tokens{margin-top:3.6rem}}
 .look .card>span{display:inline-block;margin-right:1.1rem}
 .look .card .others{display:block}
 .look .others span{display:inline-block;margin-right:.9rem}

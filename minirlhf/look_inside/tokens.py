@@ -183,7 +183,8 @@ def reasons(points: dict[str, float]) -> list[str]:
     words = []
     for rule, value in points.items():
         if rule == "cap":
-            words.append(f"at most {value:.2f} points")
+            if points.get("rubric", points["score"]) >= value:
+                words.append(f"no more than {value:.2f} points in all")
         elif rule not in ("rubric", "score") and round(value, 2) != 0:
             words.append(f"{rule} {value:+.2f}")
     return words

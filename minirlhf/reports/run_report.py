@@ -68,9 +68,10 @@ HOW_TO_READ = (
 def write_report(run: Path) -> Path:
     """Write `run`/report.html from the files of the run folder; return its path. Atomic.
 
-    Reads config.json, metrics.jsonl, samples.jsonl, looks.jsonl and summary.json. A stage that is missing is
-    left out, and the page says so; until there is a summary, progress.json is read instead. Raises
-    ValueError (file, line, what was expected) if a file cannot be read or none is there.
+    Reads config.json, metrics.jsonl, samples.jsonl, looks.jsonl and summary.json. A stage that is
+    missing is left out, and the page says so; until there is a summary, progress.json is read
+    instead. Raises ValueError (file, line, what was expected) if a file cannot be read or none is
+    there.
     """
     run = Path(run)
     config, metrics, samples, summary = read_run(run)

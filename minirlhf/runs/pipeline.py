@@ -159,7 +159,7 @@ def finetune_stage(run: Run, task: Task) -> None:
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
-    """Judge before and after; write samples.jsonl, summary.json and report.html.
+    """Judge before and after; write samples.jsonl, looks.jsonl, summary.json, report.html.
 
     Returns the summary.
     """
