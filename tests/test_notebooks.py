@@ -137,7 +137,7 @@ def test_the_training_loop_of_05_stands_in_its_cells():
 
 
 def test_the_loops_of_10_stand_in_its_cells():
-    """Its stages are written out, too: SFT, reward model, RL, DPO; and compared with the package's."""
+    """Its stages, too: SFT, reward model, RL and DPO; and they are compared with the package's."""
     (path,) = [path for path in PATHS if path.name.startswith("10")]
     code = "\n".join(cell.source for cell in cells(path, "code"))
     assert code.count(".backward()") == 4
