@@ -59,7 +59,7 @@ def view(look: TextLook, name: str) -> str:
     for key, (label, meaning) in chosen.items():
         checked = " checked" if key == first else ""
         choices += (
-            f'<input type="radio" class="q-{key}" name="{name}" id="{name}-{key}"{checked}>'
+            f'<input type="radio" class="q-{key}" name="{name}" id="{name}-{key}"{checked}/>'
             f'<label for="{name}-{key}">{label}</label> '
         )
         legends += f'<p class="legend l-{key}">{meaning}.</p>'

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from minirlhf.config import FinetuneConfig, ModelConfig, RewardConfig
+from minirlhf.config import FinetuneConfig, ModelConfig
 from minirlhf.feedback.conversation import Turn
 from minirlhf.look_inside.looks import from_json, to_json
 from minirlhf.look_inside.tokens import LookModels, look, piece, reasons
@@ -270,7 +270,6 @@ def run(request, tmp_path) -> Run:
         TINY,
         task=request.param,
         model=SIZE,
-        reward=RewardConfig(start="scratch"),
         finetune=dataclasses.replace(TINY.finetune, max_new_tokens=8),
     )
     made = Run.create(tmp_path / "r", config)
