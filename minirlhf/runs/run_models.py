@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -15,11 +16,12 @@ from minirlhf.models.soft_prompt import (
     base_hash,
     empty_policy,
     is_soft_prompt,
+    one_each,
     vectors_of,
 )
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ENCODER, RESULT, SFT
+from minirlhf.runs.products import ENCODER, RESULT, SFT, is_done
 from minirlhf.system.files import load_tensors
 from minirlhf.system.weights import load_weights
 from minirlhf.tasks.task import Task
@@ -69,6 +71,27 @@ def behind_soft_prompt(run: Run, path: Path, tokenizer: Tokenizer) -> SoftPrompt
             if stage == "pretrain" or base_hash(base) == header["base"]:
                 break
     return SoftPromptPolicy(base, vectors_of(tensors, header, base, str(path)))
+
+
+def behind_soft_prompts(
+    run: Run, others: Sequence[Path], each: int, tokenizer: Tokenizer
+) -> SoftPromptPolicy:
+    """The body of this run for a batch of `each` rows per soft prompt of other runs.
+
+    Of a run that feedback has tuned it is that prompt, else the one of its demonstrations. Raises
+    ValueError, one line, if a run has none, or if its base is another one.
+    """
+    prompted = []
+    for path in others:
+        done = [stage for stage in ("finetune", SFT) if is_done(path, stage)]
+        if not done:
+            raise ValueError(f"{path}: expected a run with a soft prompt, found none")
+        prompted.append(behind_soft_prompt(run, path / RESULT[done[0]], tokenizer))
+    hashes = {base_hash(policy) for policy in prompted}
+    if len(hashes) > 1:
+        raise ValueError("--soft-prompt: expected runs on one base, found several")
+    prompts = [policy.soft_prompt for policy in prompted for _ in range(each)]
+    return one_each(prompted[0], prompts).to(run.device).eval()
 
 
 def room_for_text(run: Run) -> int:
