@@ -149,6 +149,9 @@ class Sample(Settings):
     """Sample this many per text shown, and show the one that the reward model scores highest."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
+    soft_prompt: tuple[str, ...] = ()
+    """Other runs (under --runs) with soft prompts for the same base: the texts of each, written in
+    one batch by the body of this run."""
     temperature: NotNegative = 1.0
     """Divides the logits; 0: always the likeliest token."""
     top_k: Count | None = None
@@ -160,6 +163,8 @@ class Sample(Settings):
         super().__post_init__()
         few = self.count * self.best_of <= MOST_SAMPLES
         self.require(few, "best_of", f"at most {MOST_SAMPLES} texts in all")
+        alone = not self.soft_prompt or not self.compare
+        self.require(alone, "compare", "no comparison with --soft-prompt")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ from minirlhf.training.pretrain import pretrain
 from minirlhf.training.rollout import Models
 from minirlhf.training.train_reward_model import train_reward_model
 from minirlhf.training.truncation import CutTopics
+from minirlhf.training.tuning import policy_to_tune, reference_of
 
 
 def pretrain_stage(run: Run, task: Task) -> None:
@@ -81,8 +82,10 @@ def sft_stage(run: Run, task: Task) -> None:
     if not task.demonstrations:
         return
     started = time.perf_counter()
-    settings, seed, context = run.config.sft, run.config.seed, run.config.model.context
-    tokenizer = tokenizer_of(run, task)
+    settings, seed, tokenizer = run.config.sft, run.config.seed, tokenizer_of(run, task)
+    start = load_policy(run, RESULT["pretrain"], tokenizer)
+    policy = policy_to_tune(start, settings, task, tokenizer, seed)
+    context = policy.config.context
     parts = split_demonstrations(task.demonstrations, settings.heldout_share, seed)
     texts = Split(*(EncodedTexts(tokenizer, part, context) for part in parts))
     if cut := texts.train.cut + texts.heldout.cut:
@@ -91,7 +94,6 @@ def sft_stage(run: Run, task: Task) -> None:
             f"{context} tokens with their prompt and lose their end; raise --model.context",
             file=sys.stderr,
         )
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
     log, checkpoints = run.log("sft"), run.checkpoints("sft")
     train_on_demonstrations(policy, texts, settings, seed, log, checkpoints)
     check_loss(log.rows, "sft", run.config)
@@ -136,14 +138,15 @@ def reward_stage(run: Run, task: Task) -> None:
 def finetune_stage(run: Run, task: Task) -> None:
     """Fine-tune the policy on the reward model's scores, or (DPO) on comparisons directly."""
     started = time.perf_counter()
-    tokenizer = tokenizer_of(run, task)
-    policy = load_policy(run, start_of(run), tokenizer)
-    conservatism = run.config.finetune.conservatism
-    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
-    models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
+    settings, tokenizer = run.config.finetune, tokenizer_of(run, task)
+    start = load_policy(run, start_of(run), tokenizer)
+    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, settings.conservatism)
+    reference = reference_of(start, settings.tune)
+    policy = policy_to_tune(start, settings, task, tokenizer, run.config.seed)
+    models = Models(policy, reference, reward_model, tokenizer)
     log, checkpoints = run.log("finetune"), run.checkpoints("finetune")
     collected: list[Triple] = []
-    if run.config.finetune.algorithm == "dpo":
+    if settings.algorithm == "dpo":
         compared = comparisons_of(run, task)
         train_on_comparisons(models, task, run.config, compared, log, checkpoints)
         check_loss(log.rows, "finetune", run.config)
