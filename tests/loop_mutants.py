@@ -94,7 +94,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("trpo", "(2 * config.delta /", "(config.delta /"),
         ("trpo", "product, -gradient", "product, gradient"),
         ("trpo", "accepted, moved = 0.5**halvings, kl", "accepted, moved = 1.0, kl"),
-        ("trpo", "loss.detach() - new_loss", "new_loss - loss.detach()"),
+        ("trpo", "loss - new_loss", "new_loss - loss"),
         ("mean_kl", "/ texts", ""),
         ("mean_kl", "old_logits[None], new_logits[None]", "new_logits[None], old_logits[None]"),
         ("fisher_product", "+ damping * vector", ""),

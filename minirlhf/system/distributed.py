@@ -96,6 +96,11 @@ def gather_rows(tensor: Tensor, count: int) -> Tensor:
     return whole.squeeze(1) if is_flat else whole
 
 
+def average(value: Tensor) -> Tensor:
+    """The mean of `value` over all processes; what every process then decides by is the same."""
+    return value if world_size() == 1 else all_reduce_sum(value) / world_size()
+
+
 def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all processes."""
     return _all_reduce(value, dist.ReduceOp.SUM)
