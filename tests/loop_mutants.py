@@ -76,7 +76,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("PPO.estimate", "if self.settings.whiten:", "if False:"),
         ("PPO.estimate", "self.kl_weight.weight", "0.0"),
         ("PPO.minibatches", 'step_generator(self.seed, "ppo", step)', 'step_generator(self.seed, "ppo", 0)'),
-        ("text_values", "rollout.prompt_lengths - 1", "rollout.prompt_lengths"),
+        ("text_states", "rollout.prompt_lengths - 1", "rollout.prompt_lengths"),
     ]),
     ("training/algorithms/trpo.py", [[RULES], [
         "training/test_algorithms.py::test_fisher_product_is_the_damped_hessian_of_the_kl",

@@ -112,9 +112,10 @@ class PPO:
         """
         mask = rollout.mask
         part, _ = own_share(rollout, mask)
+        body = self.policy.body if self.value.body is None else self.value.body
         with torch.no_grad(), autocast(mask.device):
-            values = text_values(self.policy, self.value, part)[1]  # (share, time)
-        values = distributed.gather_rows(values, len(mask))  # (batch, time)
+            values = self.value.head(text_states(body, part)).squeeze(-1).float()
+        values = distributed.gather_rows(values, len(mask))  # (share, time) to (batch, time)
         kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, self.kl_weight.weight)
         advantages = equations.generalized_advantage(
@@ -134,16 +135,16 @@ class PPO:
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
+    ours = text_states(policy.body, rollout)
+    states = ours if value.body is None else text_states(value.body, rollout)
+    return ours, value.head(states).squeeze(-1).float()
 
+
+def text_states(body: Transformer, rollout: Rollout) -> Tensor:
+    """The states of this body from which y_t is predicted, (batch, time, width)."""
     lengths = rollout.prompt_lengths + rollout.mask.sum(1) - 1  # of what predicts the last token
-
-    def hidden(body: Transformer) -> Tensor:
-        states = body.by_length(rollout.rows[:, :-1], lengths)  # (batch, columns - 1, width)
-        return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
-
-    ours = hidden(policy.body)
-    values = value.head(ours if value.body is None else hidden(value.body))
-    return ours, values.squeeze(-1).float()
+    states = body.by_length(rollout.rows[:, :-1], lengths)  # (batch, columns - 1, width)
+    return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
 
 
 def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[str, Tensor]:
