@@ -67,7 +67,7 @@ class PPO:
             columns = (index, slice(part.mask.shape[1]))
             with autocast(part.mask.device):
                 hidden, values = text_values(self.policy, self.value, part)
-                logits = self.policy.next_token_logits(hidden[part.mask]).float()  # (tokens, vocab)
+                logits = self.policy.next_token_logits(hidden[part.mask])  # (tokens, vocab)
             log_probs = masked_log_probs(logits, part.tokens, part.mask)  # (minibatch, time)
 
             moved = step_metrics(log_probs.detach(), part, self.settings.clip_range)
@@ -80,7 +80,9 @@ class PPO:
                 values, old_values[columns], returns[columns], part.mask, self.settings.value_clip
             )
             if self.settings.entropy_weight != 0:
-                entropy = equations.entropy(logits[None]).sum() / len(index)  # nats per text
+                entropy = equations.entropy(logits.float()[None]).sum() / len(
+                    index
+                )  # nats per text
                 loss = loss - self.settings.entropy_weight * entropy
             if self.mix is not None:
                 loss = loss + self.mix.loss(self.settings.minibatch_size, step, number)
