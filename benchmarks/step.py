@@ -91,9 +91,9 @@ class EarlyEnd(NoEnd):
 
 
 def tuned_lengths(shape: Shape) -> Tensor:
-    """Lengths (batch,) as a tuned policy writes them: in the demo 20 tokens of 48, deviation 6."""
+    """Lengths (batch,) as the demo's tuned policy has them: 30.4 of 64 tokens, deviation 4.3."""
     scattered = torch.randn(shape.batch, generator=torch.Generator().manual_seed(0))
-    lengths = shape.new * (20 + 6 * scattered) / 48
+    lengths = shape.new * (30.4 + 4.3 * scattered) / 64
     return lengths.round().long().clamp(4, shape.new)
 
 
