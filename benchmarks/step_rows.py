@@ -29,6 +29,8 @@ from benchmarks.step import (
     H100_FLOPS,
     SHAPES,
     Ours,
+    Shape,
+    peak_memory,
     pretrain_step,
     product_rate,
     step_flops,
@@ -42,6 +44,7 @@ UNITS = {
     "sampling": "ms per token",
     "step": "ms",
     "update": "% of an H100's rate",
+    "memory": "GB at most",
     "products": "times its bare matrix products",
     "real lengths": "% of the tokens per second at full lengths",
     "TRL's RLOO": "times as fast",
@@ -80,6 +83,14 @@ class Rows:
             print(f"{size:6s} {what}: failed, {str(error).splitlines()[0][:100]}", flush=True)
 
 
+def expected_memory(shape: Shape) -> float:
+    """Bytes on a GPU by the table in benchmarks/README.md, section "larger models"."""
+    width, layers, tokens = shape.width, shape.layers, shape.batch * (shape.prompt + shape.new)
+    parameters = 12 * width**2 * layers + shape.vocab * width
+    logits = 4 * shape.batch * shape.new * shape.vocab  # and their gradient, in bfloat16
+    return 28 * parameters + (38 + 4) * width * layers * tokens + logits
+
+
 def our_rows(rows: Rows, size: str, ours: Ours, repeats: int) -> None:
     """Our step alone, in turns with the same step at real lengths."""
     shape, flops = ours.shape, step_flops(ours.shape)
@@ -98,6 +109,8 @@ def our_rows(rows: Rows, size: str, ours: Ours, repeats: int) -> None:
     if ours.device.type == "cuda":
         share = flops["update"] / parts["update"] / H100_FLOPS
         rows.add(size, "update", 100 * share, update_ms=milliseconds["update"])
+        held = (peak_memory(ours.device) or 0) / 1e3
+        rows.add(size, "memory", held, expected=expected_memory(shape) / 1e9)
     full_rate = ours.tokens / parts["step"]
     real_step = statistics.median(short.times["step"][2:])
     rows.add(
