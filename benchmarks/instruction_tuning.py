@@ -51,6 +51,8 @@ LEFT_OUT = (
 DATA_SEED = 7000
 SPLITS = ("train", "heldout", "phrasings")
 SAFETY_REQUESTS = 200
+# Neither the judge's blue nor the reward's orange: all three are the judge's scores.
+COLOURS = ("#8a4fbf", "#2b8065", "#23272e")
 
 
 def order_of_kinds(seed: int) -> list[str]:
@@ -176,19 +178,19 @@ def plot(results: dict, path: Path) -> None:
             for count in counts
         ]
         found = [over_seeds(rows, split) for rows in by_count]
-        axes.plot(counts, [one["mean"] for one in found], "o-", color=f"C{number}", label=name)
+        axes.plot(counts, [one["mean"] for one in found], "o-", color=COLOURS[number], label=name)
         for seed in sorted({row["seed"] for row in results["curve"]}):
             own = [row for row in results["curve"] if row["seed"] == seed]
             axes.plot(
                 [len(row["tuned_kinds"]) for row in own],
                 [statistics.fmean(row[split]) for row in own],
-                color=f"C{number}",
+                color=COLOURS[number],
                 alpha=0.25,
                 linewidth=1,
             )
     axes.set(
         xlabel="kinds of instruction tuned on (0: the base)",
-        ylabel="judge, from 0 to 1 (mean of three kinds never tuned on)",
+        ylabel="judge (0 to 1), kinds never tuned on",
         xticks=counts,
         ylim=(0, 1),
         title="Instruction tuning (thick: mean of seeds; thin: one seed)",
@@ -198,7 +200,7 @@ def plot(results: dict, path: Path) -> None:
 
 
 def save(results: dict, path: Path) -> None:
-    atomic_write(path, json.dumps(results, indent=1) + "\n")
+    atomic_write(path, json.dumps(results) + "\n")
 
 
 def main() -> None:
