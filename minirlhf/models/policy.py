@@ -39,6 +39,16 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.head.weight.device
 
+    @property
+    def learned(self) -> nn.Module:
+        """The part of it that training changes, and that is saved: all of it."""
+        return self
+
+    @property
+    def prompt_columns(self) -> int:
+        """Columns of the cache before the prompt's: those of a soft prompt (soft_prompt.py)."""
+        return 0
+
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits (batch, time, vocab) of the token after each position; tokens (batch, time)."""
         return self.head(self.body(tokens, valid))

@@ -82,7 +82,7 @@ def sample(
     autocast = torch.is_autocast_enabled(device.type) and device.type != "cpu"
     dtype = torch.get_autocast_dtype(device.type) if autocast else policy.head.weight.dtype
 
-    columns = padded.shape[1] + max_new_tokens
+    columns = policy.prompt_columns + padded.shape[1] + max_new_tokens
     if device.type == "cuda":
         graph = recorded(policy, len(prompts), columns, max_new_tokens, options, dtype)
         uniform = _uniform_numbers((len(prompts), max_new_tokens), device, options, randomness)
@@ -122,7 +122,7 @@ def stream(
     _check([prompt], max_new_tokens, policy.config.context, randomness)
     device = policy.device
     uniform = _uniform_numbers((1, max_new_tokens), device, options, randomness).to(device)
-    columns = len(prompt) + max_new_tokens
+    columns = policy.prompt_columns + len(prompt) + max_new_tokens
     cache = KeyValueCache(policy.config, 1, columns, device, policy.head.weight.dtype)
     tokens = torch.tensor([list(prompt)], device=device)  # (1, new columns)
     for t in range(max_new_tokens):

@@ -42,7 +42,12 @@ class PolicyGradient:
         self.group_size = group_size  # texts per prompt, in a row
         self.mix = mix
         self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
-        self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(
+            policy,
+            settings.learning_rate,
+            weight_decay=0.0,
+            soft_prompt_rate=settings.soft_prompt.learning_rate,
+        )
         self.modules: dict[str, nn.Module] = {}
         self.optimizers = [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}

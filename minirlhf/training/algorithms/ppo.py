@@ -48,7 +48,12 @@ class PPO:
             self.value = ValueModel.from_reward_model(models.reward_model)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         learners = nn.ModuleList([self.policy, self.value])
-        self.optimizer = adamw(learners, self.settings.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(
+            learners,
+            self.settings.learning_rate,
+            weight_decay=0.0,
+            soft_prompt_rate=self.finetune.soft_prompt.learning_rate,
+        )
         self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
         self.mix = make_mix(models, config, corpus)
