@@ -187,6 +187,21 @@ class Chat(Settings):
 
 
 @dataclass(frozen=True)
+class Play(Settings):
+    """Open a page in the browser on which you play with a run: write, edit, look at each token."""
+
+    run: str = "demo"
+    runs: Path = Path("runs")
+    port: Annotated[int, Range(at_least=1, at_most=65535)] | None = None
+    """Port of this machine on which the page is served. Default: a free one."""
+    browser: bool = True
+    """Open the page in the browser."""
+    rater: str = "me"
+    """Your name, stored with each rating that you give on the page."""
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
 class Data(Settings):
     """Prepare data.
 

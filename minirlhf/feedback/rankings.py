@@ -13,17 +13,20 @@ line and field. Source of the format: Ouyang et al. 2022 (InstructGPT), whose ra
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
 
 from minirlhf.feedback.checks import ranking_faults
 from minirlhf.feedback.conversation import Prompt, from_json, to_json
-from minirlhf.feedback.records import Comparison, FeedbackError, lines_of, listed, raise_if_any
-from minirlhf.system.files import MAX_LINE_BYTES, TOO_LONG, replacing
+from minirlhf.feedback.records import (
+    Comparison,
+    lines_of,
+    listed,
+    raise_if_any,
+    write_records,
+)
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,17 @@ def write_rankings(path: str | os.PathLike[str], rankings: Iterable[Ranked]) -> 
 
     Raises FeedbackError, and writes nothing, if one could not be read back or there is none.
     """
-    lines: list[str] = []
-    faults: list[str] = []
-    for number, one in enumerate(rankings, start=1):
+
+    def checked(one: Ranked) -> tuple[dict, list[str]]:
         record = {
             "prompt": to_json(one.prompt),
             "answers": list(one.answers),
             "ranks": list(one.ranks),
             "provenance": one.provenance,
         }
-        found = ranking_faults(record)
-        faults += [f"line {number}: {fault}" for fault in found]
-        if not found:
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-            if len(lines[-1].encode("utf-8")) > MAX_LINE_BYTES:
-                faults.append(f"line {number}: {TOO_LONG}")
-    raise_if_any(faults, path)
-    if not lines:
-        raise FeedbackError(f"{path}: expected at least one ranking to write, found none")
-    with replacing(Path(path)) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        return record, ranking_faults(record)
+
+    write_records(path, map(checked, rankings), "ranking")
 
 
 def pairs_of_rankings(rankings: Sequence[Ranked]) -> list[Comparison]:

@@ -229,24 +229,36 @@ def write_triples(
     Raises FeedbackError, and writes nothing, if a triple could not be read back or there is none.
     """
     low, high = _checked_range(score_range)
-    path = Path(path)
+
+    def checked(triple: Triple) -> tuple[dict, list[str]]:
+        if not 0 <= triple.score <= 1:
+            return {}, [f"score: expected 0 to 1 in memory, found {triple.score}"]
+        record = to_record(triple, low, high)
+        return record, triple_faults(record, low, high, conversations=True)
+
+    write_records(path, map(checked, triples), "triple")
+
+
+def write_records(
+    path: str | os.PathLike[str], checked: Iterable[tuple[dict, list[str]]], what: str
+) -> None:
+    """Write one JSON line per record, where none has a fault. Atomic.
+
+    `checked`: each record with its faults; `what` names one of them in the message. Raises
+    FeedbackError, and writes nothing, if one has a fault or is too long, or there is none.
+    """
     lines: list[str] = []
     faults: list[str] = []
-    for number, triple in enumerate(triples, start=1):
-        if not 0 <= triple.score <= 1:
-            faults.append(f"line {number}: score: expected 0 to 1 in memory, found {triple.score}")
-            continue
-        record = to_record(triple, low, high)
-        found = triple_faults(record, low, high, conversations=True)
+    for number, (record, found) in enumerate(checked, start=1):
         faults += [f"line {number}: {fault}" for fault in found]
-        if not faults:
+        if not found:
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             if len(lines[-1].encode("utf-8")) > MAX_LINE_BYTES:
                 faults.append(f"line {number}: {TOO_LONG}")
     raise_if_any(faults, path)
     if not lines:
-        raise FeedbackError(f"{path}: expected at least one triple to write, found none")
-    with replacing(path) as temporary:
+        raise FeedbackError(f"{path}: expected at least one {what} to write, found none")
+    with replacing(Path(path)) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 

@@ -100,9 +100,8 @@ def work(
     rounds = tune.rounds if raters else 1
     if raters:
         fit += sampling(config, reward.own_texts, 128)
-    if (
-        rankings
-    ):  # each prompt has two or three samples of the SFT model, and perhaps one of the base
+    if rankings:
+        # Each prompt has two samples of the SFT model and one of the base.
         fit += sampling(config, 3 * (reward.ranked_prompts + reward.ranked_heldout), 128)
 
     loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)

@@ -3,7 +3,8 @@
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     (with demonstrations) sft.safetensors
     (with rankings) rankings.jsonl
-    metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
+    metrics.jsonl  samples.jsonl  collected.jsonl  progress.json
+    looks.jsonl  summary.json  report.html
 
 Weights are safetensors, everything else is JSON: reading a run never executes code. While a stage
 runs, its state is kept in checkpoint.safetensors (weights, the optimizer's moments and, in the

@@ -17,12 +17,14 @@ import torch
 
 from minirlhf.feedback.demonstrations import split_demonstrations
 from minirlhf.feedback.records import Triple
+from minirlhf.look_inside.looks import to_json
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.divergence import check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
-from minirlhf.runs.products import RESULT, REWARD_FINAL
+from minirlhf.runs.look_inside import looks_of_samples
+from minirlhf.runs.products import LOOKS, RESULT, REWARD_FINAL
 from minirlhf.runs.run_comparisons import comparisons_of
 from minirlhf.runs.run_feedback import first_ratings, split_feedback
 from minirlhf.runs.run_models import (
@@ -160,7 +162,7 @@ def finetune_stage(run: Run, task: Task) -> None:
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
-    """Judge before and after; write samples.jsonl, summary.json and report.html.
+    """Judge before and after; write samples.jsonl, looks.jsonl, summary.json, report.html.
 
     Returns the summary.
     """
@@ -170,6 +172,7 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     others = safety_of(run, task, models) | alignment_tax(run, task, models)
     logged = [row for row in run.read("samples.jsonl") if row["when"].startswith("step")]
     run.rewrite("samples.jsonl", logged + rows)
+    run.rewrite(LOOKS, map(to_json, looks_of_samples(run, task, models, rows)))
     run.finish_stage("evaluate", time.perf_counter() - started, {})
     summary = summary_of(run, task, splits, others)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
