@@ -59,6 +59,7 @@ def join_processes(command: object) -> None:
 # have a short name as well.
 SHORT = {
     "--algorithm": "--finetune.algorithm",
+    "--tune": "--finetune.tune",
     "--credit": "--finetune.credit",
     "--baseline": "--finetune.baseline",
     "--gae-lambda": "--finetune.gae-lambda",

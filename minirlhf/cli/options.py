@@ -149,9 +149,9 @@ class Sample(Settings):
     """Sample this many per text shown, and show the one that the reward model scores highest."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
-    soft_prompt: tuple[str, ...] = ()
-    """Other runs (under --runs) with soft prompts for the same base: the texts of each, written in
-    one batch by the body of this run."""
+    soft_prompt: str | None = None
+    """Runs (under --runs, with commas between them) that have soft prompts for the base of this
+    one: the texts of each, written in one batch by the body of this run."""
     temperature: NotNegative = 1.0
     """Divides the logits; 0: always the likeliest token."""
     top_k: Count | None = None

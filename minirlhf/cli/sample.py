@@ -31,11 +31,13 @@ def sample(arguments: Sample) -> None:
     for line in advice_on_topic(run, tokenizer, arguments.topic):
         print(f"note: {visible(line)}", file=sys.stderr)
 
+    others = arguments.soft_prompt.split(",") if arguments.soft_prompt else []
+
     def texts(tuned: bool) -> list[str]:
         """The text that the reward model scores highest in each group of `best_of` samples."""
         count = arguments.count
-        if arguments.soft_prompt:
-            folders = [run_path(arguments.runs, name) for name in arguments.soft_prompt]
+        if others:
+            folders = [run_path(arguments.runs, name) for name in others]
             each = arguments.count * arguments.best_of
             policy: Policy = run_models.behind_soft_prompts(run, folders, each, tokenizer)
             count = arguments.count * len(folders)
@@ -59,8 +61,8 @@ def sample(arguments: Sample) -> None:
 
     if not arguments.compare:
         lines = texts(tuned=True)
-        if arguments.soft_prompt:  # each text after the name of its prompt
-            names = [name for name in arguments.soft_prompt for _ in range(arguments.count)]
+        if others:  # each text after the name of its prompt
+            names = [name for name in others for _ in range(arguments.count)]
             lines = [f"{name}: {text}" for name, text in zip(names, lines, strict=True)]
         print("\n".join(lines))
         return

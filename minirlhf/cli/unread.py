@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any
 
 from minirlhf.cli.options import Demo, Finetune
 from minirlhf.config import FinetuneConfig
@@ -28,6 +29,8 @@ def refuse_unread(command: object, default: object) -> None:
 
     `default`: the same command without options. A value that equals its default is not seen.
     """
+    for stage in ("sft", "finetune"):
+        refuse_soft_prompt(stage, settings_of(command, stage), settings_of(default, stage))
     given, usual = finetune_settings(command), finetune_settings(default)
     if given is None or usual is None:
         return
@@ -35,9 +38,20 @@ def refuse_unread(command: object, default: object) -> None:
         if is_unread(name, given.algorithm):
             expected = f"no such option with {given.algorithm}, which does not read it"
             raise SettingError(f"finetune.{name}", expected, attrgetter(name)(given))
-        if name.startswith("soft_prompt.") and given.tune == "all":
-            expected = "no such option with --finetune.tune all, which does not read it"
-            raise SettingError(f"finetune.{name}", expected, attrgetter(name)(given))
+
+
+def refuse_soft_prompt(stage: str, given: Any, usual: Any) -> None:
+    """Raise SettingError if a stage that tunes no soft prompt is given an option of one."""
+    if given is None or usual is None or given.tune != "all":
+        return
+    for name in differing(given.soft_prompt, usual.soft_prompt, "soft_prompt."):
+        expected = f"no such option with --{stage}.tune all, which does not read it"
+        raise SettingError(f"{stage}.{name}", expected, attrgetter(name)(given))
+
+
+def settings_of(command: object, stage: str) -> Any:
+    """The settings of a stage in a command's options; None if it has none."""
+    return getattr(getattr(command, "config", command), stage, None)
 
 
 def is_unread(name: str, algorithm: str) -> bool:

@@ -9,6 +9,9 @@ import torch
 from conftest import TINY
 
 from minirlhf.cli.main import main
+from minirlhf.cli.options import SFT as SFTOptions
+from minirlhf.cli.options import Finetune
+from minirlhf.cli.unread import refuse_unread
 from minirlhf.config import (
     Config,
     FinetuneConfig,
@@ -122,7 +125,7 @@ def test_both_stages_leave_a_small_file_that_all_that_follows_reads(tmp_path, ca
     mixed = run_models.behind_soft_prompts(run, [run.path, run.path], 2, TOKENIZER)
     assert torch.equal(mixed.soft_prompt.vectors, tuned["vectors"].expand(4, -1, -1))
     words = ["--run", "r", "--runs", str(tmp_path), "--count", "2", "--device", "cpu"]
-    main(["sample", "tea", *words, "--soft-prompt", "r", "r"])
+    main(["sample", "tea", *words, "--soft-prompt", "r,r"])
     lines = capsys.readouterr().out
     assert lines.count("r: ") >= 4
 
@@ -190,9 +193,15 @@ def test_feedback_moves_the_vectors_towards_reward(tmp_path):
     reward_model = run_models.load_reward_model(run, "reward.safetensors", TOKENIZER)
     with torch.no_grad():
         for weight in base.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))  # what it reads matters
+            weight.add_(0.4 * torch.randn_like(weight))  # what it reads matters
+    wanted = base.body.token_embedding.weight[:, 0] > 0  # half of the tokens
     settings = dataclasses.replace(
-        TUNED, algorithm="rloo", updates=30, batch_size=64, kl_weight=0.0
+        TUNED,
+        algorithm="rloo",
+        soft_prompt=FinetuneSoftPromptConfig(length=4, learning_rate=0.1),
+        updates=30,
+        batch_size=64,
+        kl_weight=0.0,
     )
     config = dataclasses.replace(CONFIG, finetune=settings)
     policy = policy_to_tune(base, settings, TASK, TOKENIZER, 0)
@@ -201,7 +210,7 @@ def test_feedback_moves_the_vectors_towards_reward(tmp_path):
     for update in range(30):
         generator = torch.Generator().manual_seed(update)
         rollout = collect(models, [models.prompt("tea")] * 64, 6, generator)
-        hits = ((rollout.tokens < 128) & rollout.mask).float()
+        hits = (wanted[rollout.tokens] & rollout.mask).float()
         rollout.reward = hits.sum(1) / rollout.mask.sum(1)
         shares.append(float(rollout.reward.mean()))
         algorithm.update(rollout, update)
@@ -245,6 +254,13 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path):
         check(sft=5)
     with pytest.raises(SettingError, match=r"sft\S+length: expected less than 42.*of 48, found 42"):
         check(sft=42, finetune=42)
+    for stage in ("sft", "finetune"):  # an option that nothing would read
+        with pytest.raises(SettingError, match=rf"{stage}\S+length: .* --{stage}.tune all, which"):
+            options = SFTOptions() if stage == "sft" else Finetune()
+            part = getattr(options, stage)
+            prompt = dataclasses.replace(part.soft_prompt, length=5)
+            given = dataclasses.replace(part, soft_prompt=prompt)
+            refuse_unread(dataclasses.replace(options, **{stage: given}), options)
     base = build.new_policy(CONFIG.model, TOKENIZER.vocab_size)
     start = SoftPromptPolicy(base, torch.zeros(7, 16))
     with pytest.raises(ValueError, match=r"--finetune\.soft-prompt\.length: expected 7.*found 4"):
