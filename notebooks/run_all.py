@@ -73,6 +73,17 @@ def with_solutions(notebook: NotebookNode, path: Path) -> NotebookNode:
     return notebook
 
 
+def quick_source(cell: NotebookNode) -> str:
+    """The cell's code with fewer steps: its metadata "quick" lists pairs (what to replace, by what).
+
+    Kept there, and not in the code, since it is of no use to the reader.
+    """
+    source = cell.source
+    for full, quick in cell.metadata.get("quick", []):
+        source = source.replace(full, quick)
+    return source
+
+
 def execute(notebook: NotebookNode, fast: bool) -> None:
     """Run all cells in place. Raises Faulty, naming the cell, for an error or for anything on standard error."""
     environment = {**os.environ, "MINIRLHF_FAST": "1" if fast else "0", "TQDM_DISABLE": "1"}
@@ -89,6 +100,8 @@ def execute(notebook: NotebookNode, fast: bool) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            if fast:
+                cell.source = quick_source(cell)
     try:
         client.execute(env=environment)
     except CellExecutionError as error:

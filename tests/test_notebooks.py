@@ -31,6 +31,7 @@ from minirlhf.training.algorithms import pretraining_mix
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
+import pages  # noqa: E402
 import run_all  # noqa: E402
 
 PATHS = run_all.notebooks()
@@ -385,3 +386,71 @@ def test_an_error_or_a_warning_is_a_failure():
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         with pytest.raises(run_all.Faulty):
             run_all.execute(notebook, fast=True)
+
+
+# A question comes before its answer -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_page_ends_with_take_aways_before_its_exercises(path):
+    (cell,) = [cell for cell in cells(path, "markdown") if "## Take-aways" in cell.source]
+    takeaways, _, rest = cell.source.partition("## Take-aways")[2].partition("## Exercises")
+    assert rest, "the exercises do not follow"
+    assert takeaways.count("\n- ") >= 3 or takeaways.count("\n|") >= 5
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_outputs_under_a_question_are_folded(path):
+    """All between a question and its answer, except source code and exercises."""
+    asked = False
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            question, answer = (
+                cell.source.rfind(mark) for mark in ("> **Predict.**", "<summary>Answer</summary>")
+            )
+            asked = question > answer if max(question, answer) >= 0 else asked
+            continue
+        shows = cell.outputs and not re.fullmatch(r"show_source\([^)]*\)", cell.source.strip())
+        folded = cell.metadata.get("jupyter", {}).get("outputs_hidden", False)
+        assert folded == bool(asked and shows and not cell.metadata.get("tags")), cell.source
+
+
+def test_a_page_folds_what_jupyter_folds(tmp_path):
+    cell = nbformat.v4.new_code_cell("1", metadata={"jupyter": {"outputs_hidden": True}})
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="the answer")]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    nbformat.write(notebook, tmp_path / "page.ipynb")
+    folded = pages.page(tmp_path / "page.ipynb")
+    body = folded.partition("<main")[2]
+    opens = body.find('<details class="folded-output">')
+    assert 0 <= opens < body.find("the answer") < body.find("</details>")
+    del cell.metadata["jupyter"]
+    nbformat.write(notebook, tmp_path / "page.ipynb")
+    assert '<details class="folded-output">' not in pages.page(tmp_path / "page.ipynb")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_an_empty_exercise_says_that_there_is_no_answer_yet(path):
+    for cell in cells(path, "code"):
+        if (number := run_all.tag_of(cell, "check")) is not None:
+            said = text_outputs(cell)
+            empty = ("no answer yet", "the function returns nothing yet")
+            assert any(f"Exercise {number}: not yet ({words})" in said for words in empty), said
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_fewer_steps_for_tests_stand_in_the_metadata_and_fit_the_code(path):
+    for cell in cells(path, "code"):
+        source = cell.source
+        for full, quick in cell.metadata.get("quick", []):
+            assert source.count(full) == 1, f"{full!r} stands not once in\n{source}"
+            source = source.replace(full, quick)
+        assert source == run_all.quick_source(cell)
+        ast.parse(source)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_the_article_is_quoted_and_translated(path):
+    (head, *_) = cells(path, "markdown")
+    quote = head.source.partition("**The article says** (section ")[2]
+    assert re.search(r"> .*[\u4e00-\u9fff]{5}.*\n>\n> [A-Z].*\.", quote)
