@@ -16,7 +16,7 @@ from tiny_command import small_openings
 import minirlhf.cli.main
 import minirlhf.cli.train
 import minirlhf.reports.run_report
-import minirlhf.runs.pipeline
+import minirlhf.runs.pipeline  # noqa: F401
 from minirlhf.reports import figures
 from minirlhf.tasks.openings import task as openings
 
