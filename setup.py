@@ -7,5 +7,8 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["minirlhf*"]), "minirlhf.data"],
     package_dir={"minirlhf.data": "data"},
-    package_data={"minirlhf.data": ["*.json", "*.jsonl", "base/*", "base_assistant/*"]},
+    package_data={
+        "minirlhf.data": ["*.json", "*.jsonl", "base/*", "base_assistant/*"],
+        "minirlhf.play": ["static/*"],
+    },
 )

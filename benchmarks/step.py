@@ -8,6 +8,7 @@ Compared with arithmetic, and with well-known libraries that do the same work.
     python -m benchmarks.step --precision bfloat16                   # of products (CUDA: default)
     python -m benchmarks.step --threads 1 --cpu-seconds              # on a busy machine
     python -m benchmarks.step --steps 500                            # does our memory grow?
+    python -m benchmarks.step_rows --help                            # every size, a line per row
 
 Ours and the peers' (peers.py) take turns within one run, so that a busy machine slows both; all
 figures are medians. The texts have no end token, so every text has its full length on all sides.
@@ -67,7 +68,11 @@ class Shape:
     heads: int
 
 
-SHAPES = {"small": Shape(64, 8, 48, 512, 128, 4, 4), "large": Shape(128, 32, 128, 8192, 512, 8, 8)}
+SHAPES = {
+    "small": Shape(64, 8, 48, 512, 128, 4, 4),
+    "large": Shape(128, 32, 128, 8192, 512, 8, 8),
+    "gpt2": Shape(64, 32, 128, 50304, 768, 12, 12),
+}
 
 
 class NoEnd:
@@ -79,14 +84,31 @@ class NoEnd:
         return ""
 
 
+class EarlyEnd(NoEnd):
+    """Its end token is the first of the vocabulary, which a random number of 0 draws."""
+
+    end_id = 0
+
+
+def tuned_lengths(shape: Shape) -> Tensor:
+    """Lengths (batch,) as the demo's tuned policy has them: 30.4 of 64 tokens, deviation 4.3."""
+    scattered = torch.randn(shape.batch, generator=torch.Generator().manual_seed(0))
+    lengths = shape.new * (30.4 + 4.3 * scattered) / 64
+    return lengths.round().long().clamp(4, shape.new)
+
+
 class Ours:
-    """Our models at one shape, and the parts of a step."""
+    """Our models at one shape, and the parts of a step.
+
+    With `lengths` (batch,) text i ends at its token lengths[i] at the latest.
+    """
 
     cpu_seconds = False
 
-    def __init__(self, shape: Shape, device: torch.device):
+    def __init__(self, shape: Shape, device: torch.device, lengths: Tensor | None = None):
         torch.manual_seed(0)
         self.shape, self.device, self.count = shape, device, 0
+        self.lengths, self.tokens = lengths, 0  # `tokens`: of the latest rollout
         self.policy = Policy(
             TransformerConfig(
                 shape.vocab, shape.prompt + shape.new, shape.width, shape.layers, shape.heads
@@ -109,6 +131,9 @@ class Ours:
 
     def watched(self, sample: Callable) -> Callable:
         def run(*arguments, **keywords):
+            if self.lengths is not None:
+                uniform = arguments[-1]  # (batch, new)
+                uniform[torch.arange(len(uniform)), self.lengths - 1] = 0
             started = self.clock()
             samples = sample(*arguments, **keywords)
             self.times["sample"].append(self.clock() - started)
@@ -136,7 +161,12 @@ class Ours:
         rollout_module.sample = self.watched(sample)  # `collect` tells sampling from scoring
         started = self.clock()
         rollout = collect(
-            Models(self.policy, self.reference, self.reward_model, NoEnd()),
+            Models(
+                self.policy,
+                self.reference,
+                self.reward_model,
+                NoEnd() if self.lengths is None else EarlyEnd(),
+            ),
             self.prompts,
             self.shape.new,
             self.generator(),
@@ -146,6 +176,7 @@ class Ours:
         loss, _ = policy_gradient_loss(self.policy, rollout, weights)
         gradient_step(loss, self.optimizer, [self.policy], clip=1.0)
         ended = self.clock()
+        self.tokens = int(rollout.mask.sum())
         self.times["score"].append(scored - started - self.times["sample"][-1])
         self.times["update"].append(ended - scored)
         self.times["step"].append(ended - started)

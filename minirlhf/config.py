@@ -102,11 +102,43 @@ class EncoderPretrainConfig(OptimizerConfig):
     warmup: CountOrZero = 100
 
 
+Tune = Literal["all", "soft-prompt", "soft-prompt-and-body"]
+
+
+@dataclass(frozen=True)
+class SoftPromptConfig(Settings):
+    """Prompt tuning (提示调优): vectors learned before the prompt, where a stage tunes them."""
+
+    length: Count = 20
+    """Vectors before each prompt. Prompt and text have as many tokens less of the context."""
+    start: Literal["random", "vocabulary", "demonstration"] = "demonstration"
+    """First values: noise, embeddings of random tokens, or those of a demonstration (without
+    demonstrations: of the best scored text, else of a text of the corpus)."""
+    learning_rate: Positive = 0.1
+    """Of Adam, for the vectors alone."""
+
+
+@dataclass(frozen=True)
+class SFTSoftPromptConfig(SoftPromptConfig):
+    place = "sft.soft_prompt."
+
+
+@dataclass(frozen=True)
+class FinetuneSoftPromptConfig(SoftPromptConfig):
+    place = "finetune.soft_prompt."
+    learning_rate: Positive = 0.03
+    """Of Adam, for the vectors alone."""
+
+
 @dataclass(frozen=True)
 class SFTConfig(OptimizerConfig):
     """Supervised fine-tuning on demonstrations (E10); skipped if there are none."""
 
     place = "sft."
+    tune: Tune = "all"
+    """all: every weight. soft-prompt: vectors before the prompt; the model itself is frozen.
+    soft-prompt-and-body: both."""
+    soft_prompt: SFTSoftPromptConfig = field(default_factory=SFTSoftPromptConfig)
     demonstrations: Path | None = None
     """Your own demonstrations (JSONL: prompt, answer) instead of the task's."""
     steps: Count = 120
@@ -124,6 +156,11 @@ class SFTConfig(OptimizerConfig):
     That loss soon rises again, while samples still get better; so `best` stops too early."""
     patience: Count = 3
     """With --sft.keep best: stop after this many evaluations without an improvement."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        learns = self.tune == "all" or self.learning_rate > 0
+        self.require(learns, "learning_rate", "a number above 0 with a soft prompt")
 
 
 @dataclass(frozen=True)
@@ -310,6 +347,11 @@ class FinetuneConfig(Settings):
     """PPO and TRPO are those of section 3.2 of the article.
     RLOO and GRPO compare the samples of one prompt with each other.
     DPO learns from the reward model's comparisons directly: no rounds, its own rate and steps."""
+    tune: Tune = "all"
+    """all: every weight. soft-prompt: vectors before the prompt, with REINFORCE, RLOO, GRPO or PPO;
+    the model itself is frozen, and without the vectors it is the reference.
+    soft-prompt-and-body: both."""
+    soft_prompt: FinetuneSoftPromptConfig = field(default_factory=FinetuneSoftPromptConfig)
     updates: Count = 20
     batch_size: Annotated[int, Range(at_least=2, at_most=MANY)] = 128
     """Samples per update."""
@@ -358,6 +400,9 @@ class FinetuneConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.algorithm in ("trpo", "dpo"):
+            whole = f"all with {self.algorithm} (a soft prompt: reinforce, rloo, grpo or ppo)"
+            self.require(self.tune == "all", "tune", whole)
         if self.algorithm in ("rloo", "grpo"):
             divides = self.batch_size % self.group.size == 0
             whole = f"a divisor of --finetune.batch-size ({self.batch_size})"
@@ -365,6 +410,8 @@ class FinetuneConfig(Settings):
         if self.algorithm == "dpo":
             fixed = self.kl_target is None
             self.require(fixed, "kl_target", "None with dpo, whose --finetune.dpo.beta is fixed")
+        learns = self.tune == "all" or min(self.learning_rate, self.ppo.learning_rate) > 0
+        self.require(learns, "learning_rate", "a number above 0 with a soft prompt")
         if self.kl_target is not None:
             adaptable = self.kl_weight > 0
             self.require(

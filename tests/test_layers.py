@@ -21,8 +21,10 @@ LAYERS = [
     ["tasks"],
     ["training"],
     ["evaluation"],
+    ["look_inside"],
     ["reports"],
     ["runs"],
+    ["play"],
     ["cli"],
     ["__main__"],
 ]

@@ -27,13 +27,14 @@ import minirlhf
 from minirlhf import equations
 from minirlhf.cli import main
 from minirlhf.runs.base import read_base
+from minirlhf.training.algorithms import pretraining_mix
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import run_all  # noqa: E402
 
 PATHS = run_all.notebooks()
-TEXT_IDS = [f"E{number}" for number in range(1, 10)]
+TEXT_IDS = [f"E{number}" for number in range(1, 13)]
 LIBRARIES = {
     "torch.optim.Muon",
     "transformers",
@@ -72,15 +73,15 @@ def text_outputs(cell) -> str:
 
 
 def test_there_is_a_notebook_for_each_part():
-    assert [path.name[:2] for path in PATHS] == [f"{number:02d}" for number in range(10)]
+    assert [path.name[:2] for path in PATHS] == [f"{number:02d}" for number in range(13)]
 
 
 def test_each_formula_of_the_text_stands_in_a_notebook_and_in_the_equations():
     everything = "\n".join(prose(path) for path in PATHS)
-    source = inspect.getsource(equations)
+    source = inspect.getsource(equations) + inspect.getsource(pretraining_mix)  # (E11)
     for formula in TEXT_IDS:
         assert re.search(rf"\*\*{formula}\*\*", everything), f"{formula}: stated in no notebook"
-        assert re.search(rf"\b{formula}\b", source), f"{formula}: not in equations.py"
+        assert re.search(rf"\b{formula}\b", source), f"{formula}: not in the equations"
 
 
 # What each page holds -----------------------------------------------------------------------------
@@ -133,6 +134,16 @@ def test_the_training_loop_of_05_stands_in_its_cells():
     outputs = "\n".join(text_outputs(cell) for cell in cells(path, "code"))
     for weigh in ("article", "with_baseline", "with_price"):
         assert f"{weigh}: the same step" in outputs
+
+
+def test_the_loops_of_10_stand_in_its_cells():
+    """Its stages, too: SFT, reward model, RL and DPO; and they are compared with the package's."""
+    (path,) = [path for path in PATHS if path.name.startswith("10")]
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert code.count(".backward()") == 4
+    outputs = "\n".join(text_outputs(cell) for cell in cells(path, "code"))
+    for found in ("same three steps", "same loss as", "same update", "loss equals the package's"):
+        assert found in outputs, found
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

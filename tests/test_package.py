@@ -63,7 +63,9 @@ def test_the_wheel_holds_every_module_and_the_data(wheel):
         and (path.suffix in (".json", ".jsonl") or path.parent.name.startswith("base"))
     }
     assert {"minirlhf/data/topics.json", "minirlhf/data/openings.jsonl"} <= data
-    assert modules | data <= names
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("minirlhf/play/static/*")}
+    assert "minirlhf/play/static/index.html" in pages
+    assert modules | data | pages <= names
 
 
 def test_an_installed_package_runs_the_demo_from_an_empty_folder(wheel, tmp_path):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from minirlhf.cli import chat, data, feedback, rate, sample, train
+from minirlhf.cli import chat, data, feedback, play, rate, sample, train
 from minirlhf.cli.ending import orderly
 from minirlhf.cli.options import (
     SFT,
@@ -23,6 +23,7 @@ from minirlhf.cli.options import (
     Feedback,
     Finetune,
     Iterate,
+    Play,
     Pretrain,
     Rate,
     Reward,
@@ -78,6 +79,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {  # (its options, wha
     "evaluate": (Evaluate, train.evaluate),
     "sample": (Sample, sample.sample),
     "chat": (Chat, chat.chat),
+    "play": (Play, play.play),
     "rate": (Rate, rate.rate),
     "feedback": (Feedback, feedback.feedback),
     "iterate": (Iterate, train.iterate),

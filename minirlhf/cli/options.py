@@ -149,6 +149,9 @@ class Sample(Settings):
     """Sample this many per text shown, and show the one that the reward model scores highest."""
     compare: bool = False
     """Show texts from before and after fine-tuning side by side."""
+    soft_prompt: tuple[str, ...] = ()
+    """Other runs (under --runs) with soft prompts for the same base: the texts of each, written in
+    one batch by the body of this run."""
     temperature: NotNegative = 1.0
     """Divides the logits; 0: always the likeliest token."""
     top_k: Count | None = None
@@ -160,6 +163,8 @@ class Sample(Settings):
         super().__post_init__()
         few = self.count * self.best_of <= MOST_SAMPLES
         self.require(few, "best_of", f"at most {MOST_SAMPLES} texts in all")
+        alone = not self.soft_prompt or not self.compare
+        self.require(alone, "compare", "no comparison with --soft-prompt")
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,21 @@ class Chat(Settings):
     top_k: Count | None = None
     top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
     seed: Seed = 0
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Play(Settings):
+    """Open a page in the browser on which you play with a run: write, edit, look at each token."""
+
+    run: str = "demo"
+    runs: Path = Path("runs")
+    port: Annotated[int, Range(at_least=1, at_most=65535)] | None = None
+    """Port of this machine on which the page is served. Default: a free one."""
+    browser: bool = True
+    """Open the page in the browser."""
+    rater: str = "me"
+    """Your name, stored with each rating that you give on the page."""
     device: Device = "auto"
 
 

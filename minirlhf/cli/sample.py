@@ -13,6 +13,7 @@ NARROWEST = 10  # characters of a column
 
 
 def sample(arguments: Sample) -> None:
+    from minirlhf.models.policy import Policy
     from minirlhf.runs import products, run_models
     from minirlhf.runs.folder import Run, run_path
     from minirlhf.runs.topics import advice_on_topic
@@ -32,25 +33,36 @@ def sample(arguments: Sample) -> None:
 
     def texts(tuned: bool) -> list[str]:
         """The text that the reward model scores highest in each group of `best_of` samples."""
-        policy = run_models.model_for_sampling(run, tokenizer, tuned)
+        count = arguments.count
+        if arguments.soft_prompt:
+            folders = [run_path(arguments.runs, name) for name in arguments.soft_prompt]
+            each = arguments.count * arguments.best_of
+            policy: Policy = run_models.behind_soft_prompts(run, folders, each, tokenizer)
+            count = arguments.count * len(folders)
+        else:
+            policy = run_models.model_for_sampling(run, tokenizer, tuned)
         models = Models(policy, policy, reward_model, tokenizer)
         rollout = collect(
             models,
-            [models.prompt(arguments.topic)] * (arguments.count * arguments.best_of),
+            [models.prompt(arguments.topic)] * (count * arguments.best_of),
             run.config.finetune.max_new_tokens,
             step_generator(arguments.seed, "sample", 0, run.device),
             temperature=arguments.temperature,
             top_k=arguments.top_k,
             top_p=arguments.top_p,
         )
-        rewards = rollout.reward.view(arguments.count, arguments.best_of)  # (count, best of)
+        rewards = rollout.reward.view(count, arguments.best_of)  # (count, best of)
         best = rewards.argmax(1).tolist()
         starts = range(0, len(rollout.texts), arguments.best_of)
         places = zip(starts, best, strict=True)
         return [visible(rollout.texts[start + place]) for start, place in places]
 
     if not arguments.compare:
-        print("\n".join(texts(tuned=True)))
+        lines = texts(tuned=True)
+        if arguments.soft_prompt:  # each text after the name of its prompt
+            names = [name for name in arguments.soft_prompt for _ in range(arguments.count)]
+            lines = [f"{name}: {text}" for name, text in zip(names, lines, strict=True)]
+        print("\n".join(lines))
         return
     pairs = [("BEFORE", "AFTER"), *zip(texts(tuned=False), texts(tuned=True), strict=True)]
     print_side_by_side(pairs)

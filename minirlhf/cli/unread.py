@@ -35,6 +35,9 @@ def refuse_unread(command: object, default: object) -> None:
         if is_unread(name, given.algorithm):
             expected = f"no such option with {given.algorithm}, which does not read it"
             raise SettingError(f"finetune.{name}", expected, attrgetter(name)(given))
+        if name.startswith("soft_prompt.") and given.tune == "all":
+            expected = "no such option with --finetune.tune all, which does not read it"
+            raise SettingError(f"finetune.{name}", expected, attrgetter(name)(given))
 
 
 def is_unread(name: str, algorithm: str) -> bool:

@@ -87,7 +87,7 @@ class DecodeGraph:
             self.padding.copy_((~valid).sum(1, keepdim=True))
         self.uniform.copy_(uniform)
         self.drawn.zero_()
-        self.column.fill_(padded.shape[1])
+        self.column.fill_(self.cache.length)
         self.cache.column = self.column  # from here on the cache is filled by `step`
 
     def step(self) -> None:
@@ -98,8 +98,8 @@ class DecodeGraph:
         self.tokens.index_copy_(1, self.drawn, tokens[:, None])
         self.log_probs.index_copy_(1, self.drawn, log_probs[:, None])
 
-        # The columns from a row's first token up to the new one, (batch, columns).
-        seen = (self.padding <= self.all_columns) & (self.all_columns <= self.column)
+        # The real columns of a row up to the new one, (batch, columns).
+        seen = self.cache.valid & (self.all_columns <= self.column)
         mask = torch.zeros_like(seen, dtype=self.cache.keys.dtype).masked_fill(~seen, -torch.inf)
         hidden = self.model.body.layers(
             tokens[:, None], self.column - self.padding, mask[:, None, None], self.cache

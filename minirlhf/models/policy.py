@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minirlhf import equations
+from minirlhf.models.large_vocabulary import LARGE, log_probs_in_pieces
 from minirlhf.models.transformer import Transformer, TransformerConfig
 
 
@@ -37,6 +38,16 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.head.weight.device
+
+    @property
+    def learned(self) -> nn.Module:
+        """The part of it that training changes, and that is saved: all of it."""
+        return self
+
+    @property
+    def prompt_columns(self) -> int:
+        """Columns of the cache before the prompt's: those of a soft prompt (soft_prompt.py)."""
+        return 0
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits (batch, time, vocab) of the token after each position; tokens (batch, time)."""
@@ -80,9 +91,7 @@ class Policy(nn.Module):
         if mask is None:
             logits = self.text_logits(rows, prompt_lengths, tokens.shape[1])
             return equations.token_log_probs(logits, tokens)
-        return masked_log_probs(
-            self.unpadded_logits(rows, prompt_lengths, mask).float(), tokens, mask
-        )
+        return masked_log_probs(self.unpadded_logits(rows, prompt_lengths, mask), tokens, mask)
 
     def frozen_copy(self) -> Policy:
         """The reference policy (参考策略): a copy that never learns, for the KL."""
@@ -91,7 +100,11 @@ class Policy(nn.Module):
 
 def masked_log_probs(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """E3 (batch, time), 0 where `mask` is False; `logits` (tokens, vocab) where it is True."""
-    real = equations.token_log_probs(logits[None], tokens[mask][None])  # (1, tokens)
+    chosen = tokens[mask]  # (tokens,)
+    if logits.shape[-1] >= LARGE:
+        real = log_probs_in_pieces(logits, chosen)
+    else:
+        real = equations.token_log_probs(logits.float()[None], chosen[None])  # (1, tokens)
     return torch.zeros(mask.shape, device=mask.device, dtype=real.dtype).masked_scatter(mask, real)
 
 

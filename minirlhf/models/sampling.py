@@ -4,7 +4,8 @@
     repeat: draw a token for each text from the logits; run just that token through the body
     stop when every text has its end token or is max_new_tokens long
 
-On a GPU cuda_graph.py replays one recorded step instead; the texts are the same.
+On a GPU cuda_graph.py replays one recorded step instead; the texts are the same. On a CPU many
+prompts of very unequal length are sampled in groups of similar length.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minirlhf.models.cuda_graph import CHECK_EVERY, recorded
 from minirlhf.models.next_token import SamplingOptions, next_token
 from minirlhf.models.policy import Policy
-from minirlhf.models.transformer import KeyValueCache
+from minirlhf.models.transformer import STRIDE, KeyValueCache, rounded_up
+
+TOGETHER = 64  # prompts of similar length that are sampled together on a CPU
 
 
 @dataclass
@@ -56,6 +60,21 @@ def sample(
     """
     _check(prompts, max_new_tokens, policy.config.context, randomness)
     device = policy.device
+    if device.type == "cpu" and isinstance(randomness, Tensor):
+        groups = _groups_of_similar_length(prompts)
+        if len(groups) > 1:
+            parts = [
+                sample(
+                    policy,
+                    [prompts[row] for row in group.tolist()],
+                    max_new_tokens,
+                    end_id,
+                    options,
+                    randomness[group],
+                )
+                for group in groups
+            ]
+            return _joined(parts, torch.cat(groups))
     padded, valid = _left_padded(prompts, device)
 
     # A CPU samples in float32 even under autocast: rounding the few numbers of one step takes
@@ -63,7 +82,7 @@ def sample(
     autocast = torch.is_autocast_enabled(device.type) and device.type != "cpu"
     dtype = torch.get_autocast_dtype(device.type) if autocast else policy.head.weight.dtype
 
-    columns = padded.shape[1] + max_new_tokens
+    columns = policy.prompt_columns + padded.shape[1] + max_new_tokens
     if device.type == "cuda":
         graph = recorded(policy, len(prompts), columns, max_new_tokens, options, dtype)
         uniform = _uniform_numbers((len(prompts), max_new_tokens), device, options, randomness)
@@ -103,7 +122,7 @@ def stream(
     _check([prompt], max_new_tokens, policy.config.context, randomness)
     device = policy.device
     uniform = _uniform_numbers((1, max_new_tokens), device, options, randomness).to(device)
-    columns = len(prompt) + max_new_tokens
+    columns = policy.prompt_columns + len(prompt) + max_new_tokens
     cache = KeyValueCache(policy.config, 1, columns, device, policy.head.weight.dtype)
     tokens = torch.tensor([list(prompt)], device=device)  # (1, new columns)
     for t in range(max_new_tokens):
@@ -158,6 +177,40 @@ def _decode(
                 cache.keep_rows(keep)
         hidden = policy.body(drawn[:, None], None, cache)[:, -1]  # (rows, width)
     return tokens[:, : t + 1], log_probs[:, : t + 1]
+
+
+def _groups_of_similar_length(prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Positions of the prompts that are sampled together, by length; one group where that is best.
+
+    One long prompt pads all others to its length, in the first pass and in the cache that every
+    token reads. Groups are smaller products, so they must save a quarter of the columns.
+    """
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    groups = lengths.argsort(stable=True).split(TOGETHER)
+
+    def padded_columns(rows: Tensor) -> int:
+        return len(rows) * rounded_up(int(lengths[rows].max()), STRIDE)
+
+    whole = torch.arange(len(prompts))
+    if sum(map(padded_columns, groups)) > 0.75 * padded_columns(whole):
+        return [whole]
+    return list(groups)
+
+
+def _joined(parts: list[Samples], rows: Tensor) -> Samples:
+    """The samples of all parts, put back in their places: `rows` (batch,) says which they are."""
+    order, time = rows.argsort(), max(part.tokens.shape[1] for part in parts)
+
+    def whole(tensors: list[Tensor]) -> Tensor:
+        padded = [F.pad(tensor, (0, time - tensor.shape[1])) for tensor in tensors]
+        return torch.cat(padded)[order]  # (batch, time)
+
+    return Samples(
+        tokens=whole([part.tokens for part in parts]),
+        mask=whole([part.mask for part in parts]),
+        log_probs=whole([part.log_probs for part in parts]),
+        ended=torch.cat([part.ended for part in parts])[order],
+    )
 
 
 def _left_padded(

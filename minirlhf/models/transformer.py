@@ -205,32 +205,41 @@ class Transformer(nn.Module):
                 nn.init.normal_(branch.weight, std=0.02 / math.sqrt(2 * config.layers))
 
     def forward(
-        self, tokens: Tensor, valid: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        tokens: Tensor,
+        valid: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (batch, time, width) of token rows (batch, time).
 
         `valid` (batch, time), True on real tokens, is needed where padding stands *before* real
         tokens or the body is bidirectional. A causal body never looks at padding on the right. With
         `cache`, `tokens` are the next columns after those already in it (each real unless `valid`
-        says otherwise). Raises ValueError if a row is longer than the context.
+        says otherwise). `vectors` (batch, k, width) take k columns before the tokens, as embeddings
+        do (soft_prompt.py); no states of these are returned. Raises ValueError if a row is longer
+        than the context.
         """
-        time = tokens.shape[1]
+        before = 0 if vectors is None else vectors.shape[1]
+        time = before + tokens.shape[1]
         start = 0 if cache is None else cache.length
         if start + time > self.config.context:
             raise ValueError(
                 f"tokens: expected at most context={self.config.context} columns, "
                 f"found {start + time}"
             )
+        if valid is not None and before:
+            valid = F.pad(valid, (before, 0), value=True)
         if cache is not None and valid is not None:
             cache.mark_padding(valid)
         if cache is not None and time == 1:
             positions, mask = self._next_column(start, tokens.device, cache)
         else:
             positions, mask = self._columns(start, time, tokens.device, valid, cache)
-        hidden = self.layers(tokens, positions, mask, cache)
+        hidden = self.layers(tokens, positions, mask, cache, vectors)
         if cache is not None:
             cache.length += time
-        return hidden
+        return hidden[:, before:]
 
     def _next_column(
         self, start: int, device: torch.device, cache: KeyValueCache
@@ -288,13 +297,22 @@ class Transformer(nn.Module):
         return torch.cat(parts)[order.argsort()]  # as the rows came
 
     def layers(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KeyValueCache | None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (batch, time, width) of tokens (batch, time).
 
-        positions: (batch, time) or (time,); mask as in `Block.forward`.
+        positions: (batch, time) or (time,); mask as in `Block.forward`. With `vectors`
+        (batch, k, width) before the tokens, time counts both.
         """
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
+        embedded = self.token_embedding(tokens)
+        if vectors is not None:
+            embedded = torch.cat([vectors, embedded], dim=1)  # (batch, k + tokens, width)
+        x = embedded + self.position_embedding(positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
         return self.final_norm(x)

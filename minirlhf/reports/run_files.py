@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from minirlhf.look_inside.looks import TextLook, from_json
 from minirlhf.system.files import read_json, read_jsonl
 
 
@@ -23,6 +24,18 @@ def read_run(run: Path) -> tuple[dict, list[dict], list[dict], dict]:
     samples = read_jsonl(run / "samples.jsonl")
     summary = _read_object(run / "summary.json") or _read_object(run / "progress.json")
     return summary.get("config") or config, metrics, samples, summary
+
+
+def read_looks(run: Path) -> list[TextLook]:
+    """The samples that the evaluation has looked at token by token; [] if there are none.
+
+    Raises ValueError if the file cannot be read.
+    """
+    path = run / "looks.jsonl"
+    try:
+        return [from_json(row) for row in read_jsonl(path)]
+    except (KeyError, TypeError):
+        raise ValueError(f"{path}: expected the tokens of samples, as `evaluate` writes") from None
 
 
 def _read_object(path: Path) -> dict:

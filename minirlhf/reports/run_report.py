@@ -15,9 +15,11 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 
+from minirlhf.look_inside import html as token_view
+from minirlhf.look_inside.looks import TextLook
 from minirlhf.reports import comparisons, figures, html
 from minirlhf.reports.judged import SPLITS, evaluated_splits
-from minirlhf.reports.run_files import read_run, stage_of
+from minirlhf.reports.run_files import read_looks, read_run, stage_of
 from minirlhf.stats import change
 from minirlhf.system.files import atomic_write, replacing
 
@@ -66,14 +68,15 @@ HOW_TO_READ = (
 def write_report(run: Path) -> Path:
     """Write `run`/report.html from the files of the run folder; return its path. Atomic.
 
-    Reads config.json, metrics.jsonl, samples.jsonl and summary.json. A stage that is missing is
-    left out, and the page says so; until there is a summary, progress.json is read instead. Raises
-    ValueError (file, line, what was expected) if a file cannot be read or none is there.
+    Reads config.json, metrics.jsonl, samples.jsonl, looks.jsonl and summary.json. A stage that is
+    missing is left out, and the page says so; until there is a summary, progress.json is read
+    instead. Raises ValueError (file, line, what was expected) if a file cannot be read or none is
+    there.
     """
     run = Path(run)
     config, metrics, samples, summary = read_run(run)
     with style.context(figures.STYLE, after_reset=True):
-        page = _page(config, metrics, samples, summary)
+        page = _page(config, metrics, samples, summary, read_looks(run))
     page = page.encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
     atomic_write(run / "report.html", page)
     return run / "report.html"
@@ -118,13 +121,20 @@ def rounds_of(metrics: list[dict]) -> list[dict]:
 # --- the page -------------------------------------------------------------------------------------
 
 
-def _page(config: dict, metrics: list[dict], samples: list[dict], summary: dict) -> str:
+def _page(
+    config: dict,
+    metrics: list[dict],
+    samples: list[dict],
+    summary: dict,
+    looks: list[TextLook],
+) -> str:
     finetune = stage_of(metrics, "finetune")
     sections = {
         "Before and after": _before_after(summary),
         **comparisons.sections(summary),  # those that the evaluation has measured
         "Fine-tuning": _finetuning(finetune, metrics),
         "Samples": html.samples_tables(samples) + html.over_time_table(samples),
+        **_token_by_token(looks),
         "Reward model": _reward_model(stage_of(metrics, "reward"), summary),
         "Pretraining": _pretraining(stage_of(metrics, "base"), stage_of(metrics, "pretrain")),
         "Time": html.stage_bars(summary["seconds"]) if summary.get("seconds") else "",
@@ -242,6 +252,19 @@ def _finetuning(finetune: list[dict], metrics: list[dict]) -> str:
         figure = figures.dpo_figure(finetune)
         picture += figures.svg(figure, "Loss and accuracy on comparisons against steps")
     return picture + html.rounds_table(rounds_of(metrics))
+
+
+def _token_by_token(looks: list[TextLook]) -> dict[str, str]:
+    """Its section, for a run that was evaluated since there is one."""
+    if not looks:
+        return {}
+    note = (
+        "<p class=small>The first sample of each kind, not a selected one. Advantage: the weight "
+        "that training would give to the token if this text were alone, without the mean over a "
+        "batch. Log ratio: to the reference; their sum estimates the KL.</p>"
+    )
+    views = "".join(token_view.view(look, f"look{number}") for number, look in enumerate(looks))
+    return {"Token by token": f"<style>{token_view.CSS}</style>{note}{views}"}
 
 
 def _reward_model(reward: list[dict], summary: dict) -> str:

@@ -203,7 +203,7 @@ def open_chat(
         writers,
         load,
         tokenizer,
-        run.config.model.context,
+        run_models.room_for_text(run),
         max_new_tokens or run.config.finetune.max_new_tokens,
         name=name,
         options=options,

@@ -3,7 +3,8 @@
     config.json  tokenizer.json  pretrained.safetensors  reward.safetensors  policy.safetensors
     (with demonstrations) sft.safetensors
     (with rankings) rankings.jsonl
-    metrics.jsonl  samples.jsonl  collected.jsonl  progress.json  summary.json  report.html
+    metrics.jsonl  samples.jsonl  collected.jsonl  progress.json
+    looks.jsonl  summary.json  report.html
 
 Weights are safetensors, everything else is JSON: reading a run never executes code. While a stage
 runs, its state is kept in checkpoint.safetensors (weights, the optimizer's moments and, in the
@@ -29,6 +30,7 @@ from torch import nn
 
 from minirlhf.config import Config
 from minirlhf.config_file import from_json, to_json
+from minirlhf.models.soft_prompt import saved
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.divergence import check_finite
 from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done, is_run
@@ -54,7 +56,7 @@ from minirlhf.system.files import (
 from minirlhf.system.locks import LOCK, locked
 from minirlhf.system.seeds import step_generator
 from minirlhf.system.terminal import quoted
-from minirlhf.system.weights import load_weights, weights
+from minirlhf.system.weights import load_weights
 from minirlhf.training.log import TrainLog
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -250,7 +252,7 @@ class Run:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def save_model(self, name: str, module: nn.Module) -> None:
-        save_tensors(self.path / name, weights(module), {})
+        save_tensors(self.path / name, *saved(module))
 
     def load_model(self, name: str, module: Model) -> Model:
         """Fill `module` from a weights file of this run and put it on the run's device."""

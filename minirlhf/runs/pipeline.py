@@ -17,12 +17,14 @@ import torch
 
 from minirlhf.feedback.demonstrations import split_demonstrations
 from minirlhf.feedback.records import Triple
+from minirlhf.look_inside.looks import to_json
 from minirlhf.reports.run_report import write_report
 from minirlhf.runs.base import read_base
 from minirlhf.runs.divergence import check_loss
 from minirlhf.runs.folder import Run
 from minirlhf.runs.limits import length_warning
-from minirlhf.runs.products import RESULT, REWARD_FINAL
+from minirlhf.runs.look_inside import looks_of_samples
+from minirlhf.runs.products import LOOKS, RESULT, REWARD_FINAL
 from minirlhf.runs.run_comparisons import comparisons_of
 from minirlhf.runs.run_feedback import first_ratings, split_feedback
 from minirlhf.runs.run_models import (
@@ -51,6 +53,7 @@ from minirlhf.training.pretrain import pretrain
 from minirlhf.training.rollout import Models
 from minirlhf.training.train_reward_model import train_reward_model
 from minirlhf.training.truncation import CutTopics
+from minirlhf.training.tuning import policy_to_tune, reference_of
 
 
 def pretrain_stage(run: Run, task: Task) -> None:
@@ -79,8 +82,10 @@ def sft_stage(run: Run, task: Task) -> None:
     if not task.demonstrations:
         return
     started = time.perf_counter()
-    settings, seed, context = run.config.sft, run.config.seed, run.config.model.context
-    tokenizer = tokenizer_of(run, task)
+    settings, seed, tokenizer = run.config.sft, run.config.seed, tokenizer_of(run, task)
+    start = load_policy(run, RESULT["pretrain"], tokenizer)
+    policy = policy_to_tune(start, settings, task, tokenizer, seed)
+    context = policy.config.context
     parts = split_demonstrations(task.demonstrations, settings.heldout_share, seed)
     texts = Split(*(EncodedTexts(tokenizer, part, context) for part in parts))
     if cut := texts.train.cut + texts.heldout.cut:
@@ -89,7 +94,6 @@ def sft_stage(run: Run, task: Task) -> None:
             f"{context} tokens with their prompt and lose their end; raise --model.context",
             file=sys.stderr,
         )
-    policy = load_policy(run, RESULT["pretrain"], tokenizer)
     log, checkpoints = run.log("sft"), run.checkpoints("sft")
     train_on_demonstrations(policy, texts, settings, seed, log, checkpoints)
     check_loss(log.rows, "sft", run.config)
@@ -134,14 +138,15 @@ def reward_stage(run: Run, task: Task) -> None:
 def finetune_stage(run: Run, task: Task) -> None:
     """Fine-tune the policy on the reward model's scores, or (DPO) on comparisons directly."""
     started = time.perf_counter()
-    tokenizer = tokenizer_of(run, task)
-    policy = load_policy(run, start_of(run), tokenizer)
-    conservatism = run.config.finetune.conservatism
-    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, conservatism)
-    models = Models(policy, policy.frozen_copy(), reward_model, tokenizer)
+    settings, tokenizer = run.config.finetune, tokenizer_of(run, task)
+    start = load_policy(run, start_of(run), tokenizer)
+    reward_model = load_reward_model(run, RESULT["reward"], tokenizer, settings.conservatism)
+    reference = reference_of(start, settings.tune)
+    policy = policy_to_tune(start, settings, task, tokenizer, run.config.seed)
+    models = Models(policy, reference, reward_model, tokenizer)
     log, checkpoints = run.log("finetune"), run.checkpoints("finetune")
     collected: list[Triple] = []
-    if run.config.finetune.algorithm == "dpo":
+    if settings.algorithm == "dpo":
         compared = comparisons_of(run, task)
         train_on_comparisons(models, task, run.config, compared, log, checkpoints)
         check_loss(log.rows, "finetune", run.config)
@@ -157,7 +162,7 @@ def finetune_stage(run: Run, task: Task) -> None:
 
 
 def evaluate_stage(run: Run, task: Task) -> dict:
-    """Judge before and after; write samples.jsonl, summary.json and report.html.
+    """Judge before and after; write samples.jsonl, looks.jsonl, summary.json, report.html.
 
     Returns the summary.
     """
@@ -167,6 +172,7 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     others = safety_of(run, task, models) | alignment_tax(run, task, models)
     logged = [row for row in run.read("samples.jsonl") if row["when"].startswith("step")]
     run.rewrite("samples.jsonl", logged + rows)
+    run.rewrite(LOOKS, map(to_json, looks_of_samples(run, task, models, rows)))
     run.finish_stage("evaluate", time.perf_counter() - started, {})
     summary = summary_of(run, task, splits, others)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"

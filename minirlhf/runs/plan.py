@@ -189,7 +189,27 @@ def check(plan: Plan) -> tuple[Plan, Task]:
         for warning in task.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         plan = dataclasses.replace(plan, config=settle_start(config, task))
+    check_soft_prompts(plan, task)
     return plan, task
+
+
+def check_soft_prompts(plan: Plan, task: Task) -> None:
+    """Raise SettingError if a soft prompt leaves no room, or would change its length."""
+    config = plan.config
+    room = config.model.context - config.finetune.max_new_tokens
+    for stage in plan.stages:
+        if stage not in ("sft", "finetune") or getattr(config, stage).tune == "all":
+            continue
+        length = getattr(config, stage).soft_prompt.length
+        expected = f"less than {room}, beside {config.finetune.max_new_tokens} tokens of text"
+        expected += f" in a context of {config.model.context}"
+        config.require(length < room, f"{stage}.soft_prompt.length", expected)
+    learned = bool(task.demonstrations) and config.sft.tune != "all"
+    if learned and "finetune" in plan.stages and config.finetune.tune != "all":
+        length = config.sft.soft_prompt.length
+        same = config.finetune.soft_prompt.length == length
+        words = f"{length}, as the soft prompt of sft has it"
+        config.require(same, "finetune.soft_prompt.length", words)
 
 
 def feedback_file(plan: Plan) -> Path | None:

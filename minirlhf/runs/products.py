@@ -28,6 +28,7 @@ HELDOUT_RANKINGS = "rankings_heldout_topics.jsonl"  # only to measure the reward
 FEEDBACK = "feedback.jsonl"  # a copy of --feedback
 DEMONSTRATIONS = "demonstrations.jsonl"  # a copy of --demonstrations
 REPORT = "report.html"
+LOOKS = "looks.jsonl"  # a few samples token by token, for the report
 METRICS, SAMPLES, PROGRESS = "metrics.jsonl", "samples.jsonl", "progress.json"
 # What people answered (rate, iterate --person). Nothing deletes these files.
 ANSWERS = ("ratings.jsonl", "comparisons.jsonl")
@@ -46,7 +47,7 @@ MADE_BY = {
         "reward_card.html",
     ),
     "finetune": ("collected.jsonl", REWARD_FINAL, RESULT["finetune"]),
-    "evaluate": (RESULT["evaluate"], REPORT),
+    "evaluate": (LOOKS, RESULT["evaluate"], REPORT),
 }
 # Files to which several stages add.
 SHARED = (METRICS, SAMPLES, PROGRESS)

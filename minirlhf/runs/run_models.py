@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from torch import nn
 
 from minirlhf.feedback.conversation import in_words
 from minirlhf.models import build
 from minirlhf.models.encoder import MaskedLanguageModel
 from minirlhf.models.policy import Policy
+from minirlhf.models.soft_prompt import (
+    SoftPromptPolicy,
+    base_hash,
+    empty_policy,
+    is_soft_prompt,
+    one_each,
+    vectors_of,
+)
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ENCODER, RESULT, SFT
+from minirlhf.runs.products import ENCODER, RESULT, SFT, is_done
+from minirlhf.system.files import load_tensors
+from minirlhf.system.weights import load_weights
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer, train_bpe
 from minirlhf.training.batches import corpus_of
@@ -28,7 +41,66 @@ def tokenizer_of(run: Run, task: Task) -> Tokenizer:
 
 
 def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
-    return run.load_model(name, build.new_policy(run.config.model, tokenizer.vocab_size))
+    """The policy in a file of the run: all of its weights, or a soft prompt for one that has them.
+
+    Raises ValueError, one line, if the file is damaged, or its soft prompt belongs to another base.
+    """
+    path = run.path / name
+    tensors, header = load_tensors(path)
+    if is_soft_prompt(header):
+        return behind_soft_prompt(run, path, tokenizer)
+    policy = build.new_policy(run.config.model, tokenizer.vocab_size)
+    policy = empty_policy(policy, tensors, str(path))
+    load_weights(policy, tensors, str(path))
+    return policy.to(run.device)
+
+
+def behind_soft_prompt(run: Run, path: Path, tokenizer: Tokenizer) -> SoftPromptPolicy:
+    """A policy of the run behind the soft prompt in a file, of this run or of another.
+
+    Its base is the one of the run that the file names by its hash: after supervised fine-tuning,
+    or pretrained. Raises ValueError, one line, if that is none of them.
+    """
+    tensors, header = load_tensors(path)
+    if not is_soft_prompt(header):
+        raise ValueError(f"{path}: expected a soft prompt alone, found other weights")
+    for stage in (SFT, "pretrain"):
+        name = RESULT[stage]
+        if run.is_done(stage) and not is_soft_prompt(load_tensors(run.path / name)[1]):
+            base = load_policy(run, name, tokenizer)
+            if stage == "pretrain" or base_hash(base) == header["base"]:
+                break
+    return SoftPromptPolicy(base, vectors_of(tensors, header, base, str(path)))
+
+
+def behind_soft_prompts(
+    run: Run, others: Sequence[Path], each: int, tokenizer: Tokenizer
+) -> SoftPromptPolicy:
+    """The body of this run for a batch of `each` rows per soft prompt of other runs.
+
+    Of a run that feedback has tuned it is that prompt, else the one of its demonstrations. Raises
+    ValueError, one line, if a run has none, or if its base is another one.
+    """
+    prompted = []
+    for path in others:
+        done = [stage for stage in ("finetune", SFT) if is_done(path, stage)]
+        if not done:
+            raise ValueError(f"{path}: expected a run with a soft prompt, found none")
+        prompted.append(behind_soft_prompt(run, path / RESULT[done[0]], tokenizer))
+    hashes = {base_hash(policy) for policy in prompted}
+    if len(hashes) > 1:
+        raise ValueError("--soft-prompt: expected runs on one base, found several")
+    prompts = [policy.soft_prompt for policy in prompted for _ in range(each)]
+    return one_each(prompted[0], prompts).to(run.device).eval()
+
+
+def room_for_text(run: Run) -> int:
+    """Tokens of the context that every model of the run has for prompt and text together."""
+    config = run.config
+    taken = [
+        part.soft_prompt.length for part in (config.sft, config.finetune) if part.tune != "all"
+    ]
+    return config.model.context - max(taken, default=0)
 
 
 def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
@@ -66,8 +138,10 @@ def new_reward_model(run: Run, tokenizer: Tokenizer, task: Task) -> AnyReward:
             body: nn.Module = masked_language_model(run, tokenizer, task).body
         else:
             body = load_policy(run, start_of(run), tokenizer).body
-        for member in model.members:
-            member.body.load_state_dict(body.state_dict())
+        own = body.state_dict()
+        for member in model.members:  # which read no soft prompt
+            names = member.body.state_dict()
+            member.body.load_state_dict({name: own[name] for name in names})
     return model.to(run.device)
 
 

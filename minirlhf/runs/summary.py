@@ -96,7 +96,9 @@ def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, 
     texts = task.corpus_heldout[:CORPUS_TEXTS]
     if len(texts) < 2:  # of one there is no interval
         return {}
-    tokenizer, context = tokenizer_of(run, task), run.config.model.context
+    tokenizer = tokenizer_of(run, task)
+    # A soft prompt leaves less of the context; all models read the same texts.
+    context = min(model.config.context for model in models.values())
     encoded = EncodedTexts(tokenizer, texts, context, task.learn_prompts)
     losses = [text_losses(model, encoded) for model in models.values()]
     names = ("base", "sft", "tuned") if "base" in models else ("base", "tuned")

@@ -96,6 +96,11 @@ def gather_rows(tensor: Tensor, count: int) -> Tensor:
     return whole.squeeze(1) if is_flat else whole
 
 
+def average(value: Tensor) -> Tensor:
+    """The mean of `value` over all processes; what every process then decides by is the same."""
+    return value if world_size() == 1 else all_reduce_sum(value) / world_size()
+
+
 def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all processes."""
     return _all_reduce(value, dist.ReduceOp.SUM)
@@ -120,7 +125,8 @@ def average_gradients(module: nn.Module) -> None:
         return
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    means = (all_reduce_sum(flat) / world_size()).split([grad.numel() for grad in gradients])
+    _call_or_exit(dist.all_reduce, flat)
+    means = flat.div_(world_size()).split([gradient.numel() for gradient in gradients])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
 

@@ -45,6 +45,8 @@ class Task:
     # task whose prompts are all topics it takes a str.
     judge: Callable[[Any, str], float]
     judge_name: str
+    # (prompt, text) -> the points of each rule of the judge; None if it has no rules.
+    explain: Callable[[Any, str], dict[str, float]] | None = None
     # A second judge, of the language alone: nats per word, higher is more likely.
     fluency: Callable[[str], float] | None = None
 

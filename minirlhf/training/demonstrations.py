@@ -61,11 +61,12 @@ def train_on_demonstrations(
     """
     log, checkpoints = log or TrainLog("sft"), checkpoints or NoCheckpoints()
     optimizers = muon_and_adamw(policy, settings)
-    best = BestModel(policy, settings.patience)
+    learned = policy.learned  # the policy, or its soft prompt alone
+    best = BestModel(learned, settings.patience)
     policy.zero_grad()
 
     start = checkpoints.resume(
-        {"policy": policy, "best": best.model}, optimizers, {"log": log, "best": best}
+        {"policy": learned, "best": best.model}, optimizers, {"log": log, "best": best}
     )
     for step in log.steps(start, settings.steps):
         if settings.keep == "best" and best.out_of_patience:
@@ -82,7 +83,7 @@ def train_on_demonstrations(
         done = step + 1
         if done % settings.evaluate_every == 0 or done == settings.steps:
             heldout = heldout_loss(policy, texts.heldout)
-            best.offer(policy, heldout)
+            best.offer(learned, heldout)
             meaning = "held-out loss {heldout_loss_nats_per_token:.3f} nats per token"
             log.write(done, meaning, heldout_loss_nats_per_token=heldout)
             checkpoints.maybe_save(done)
@@ -93,5 +94,5 @@ def train_on_demonstrations(
             "--sft.learning-rate or --sft.muon-learning-rate"
         )
     if settings.keep == "best":
-        load_weights(policy, weights(best.model), "best")
+        load_weights(learned, weights(best.model), "best")
     return policy

@@ -45,7 +45,7 @@ def finetune(
     ratings = RatingRounds(models, task, config, feedback, log)
     rollout_log = RolloutLog(log, task, settings, models)
     start = checkpoints.resume(
-        {"policy": models.policy, "reward_model": models.reward_model, **algorithm.modules},
+        {"policy": models.policy.learned, "reward_model": models.reward_model, **algorithm.modules},
         algorithm.optimizers,
         {"log": log, "ratings": ratings, **algorithm.states},
     )

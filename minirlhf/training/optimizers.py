@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from minirlhf.config import OptimizerConfig
+from minirlhf.config import OptimizerConfig, SFTConfig
+from minirlhf.models.soft_prompt import VECTORS
 from minirlhf.system import distributed
 from minirlhf.system.devices import precision_of
 
@@ -103,12 +104,18 @@ def adamw(
     learning_rate: float,
     weight_decay: float,
     betas: tuple[float, float] = (0.9, 0.95),
+    soft_prompt_rate: float | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only (not on norms and biases)."""
-    parameters = list(module.parameters())
+    """AdamW; weight decay on matrices only (not on norms and biases, nor on a soft prompt).
+
+    A soft prompt learns at `soft_prompt_rate`, if that is given.
+    """
+    vectors = soft_prompt_of(module)
+    parameters = [p for p in module.parameters() if all(p is not one for one in vectors)]
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        *soft_prompt_group(vectors, soft_prompt_rate, learning_rate),
     ]
     fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
@@ -118,20 +125,42 @@ def muon_and_adamw(module: nn.Module, settings: OptimizerConfig) -> list[torch.o
     """For learning from a fixed data set: Muon on the matrices of all blocks, AdamW on all else.
 
     On this task it reaches the loss of AdamW with less than half of the texts.
+    A soft prompt learns at its own rate.
     """
     matrices = [p for name, p in module.named_parameters() if "blocks." in name and p.dim() == 2]
-    chosen = {id(p) for p in matrices}
+    vectors = soft_prompt_of(module)
+    chosen = {id(p) for p in matrices + vectors}
     rest = [p for p in module.parameters() if id(p) not in chosen]
+    rate = settings.soft_prompt.learning_rate if isinstance(settings, SFTConfig) else None
     return [
         Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay),
         torch.optim.AdamW(
-            rest,
+            [{"params": rest}, *soft_prompt_group(vectors, rate, settings.learning_rate)],
             lr=settings.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=0.0,
             fused=rest[0].device.type in ("cpu", "cuda"),
         ),
     ]
+
+
+def soft_prompt_of(module: nn.Module) -> list[nn.Parameter]:
+    """The vectors of a policy's soft prompt, if it has one (models/soft_prompt.py)."""
+    return [p for name, p in module.named_parameters() if name.endswith(VECTORS)]
+
+
+def soft_prompt_group(
+    vectors: list[nn.Parameter], rate: float | None, learning_rate: float
+) -> list[dict]:
+    """The vectors as a group of AdamW with their own learning rate; no group if there are none.
+
+    `scale`: their rate over the optimizer's `learning_rate`, which every schedule keeps.
+    """
+    if not vectors:
+        return []
+    scale = 1.0 if rate is None or learning_rate == 0 else rate / learning_rate
+    group = {"params": vectors, "weight_decay": 0.0, "lr": learning_rate * scale, "scale": scale}
+    return [group]
 
 
 def load_optimizer(
@@ -209,8 +238,9 @@ def finetuning_rate(learning_rate: float, update: int, updates: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """All groups at this rate, but for a soft prompt, which learns at a multiple of it."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("scale", 1.0)
 
 
 def scale_learning_rates(optimizers: list[torch.optim.Optimizer], share: float) -> None:

@@ -77,6 +77,18 @@ class Rollout:
         )
 
 
+def own_share(rollout: Rollout, weights: Tensor) -> tuple[Rollout, Tensor]:
+    """This process's share of the texts and of their weights (batch, time).
+
+    Ask for it only when everything that looks at the whole batch (a baseline, whitening) is done.
+    """
+    if distributed.world_size() == 1:
+        return rollout, weights
+    mine = torch.tensor(distributed.local_rows(len(weights)), device=weights.device)
+    rollout = rollout.select(mine)
+    return rollout, weights[mine, : rollout.mask.shape[1]]
+
+
 def join_rows(
     prompts: list[list[int]], texts: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:

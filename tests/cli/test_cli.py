@@ -38,6 +38,7 @@ def fails(capsys, *arguments: str) -> str:
         ["evaluate"],
         ["sample"],
         ["chat"],
+        ["play"],
         ["rate"],
         ["feedback"],
     ],

@@ -72,7 +72,7 @@ def test_a_closed_pipe_is_silent(capsys, monkeypatch):
     assert ends(capsys, lambda: throw(SystemExit(0)))[0] == 141  # as after --help
 
 
-@pytest.mark.parametrize("command", ["demo", "sample", "chat", "rate", "feedback"])
+@pytest.mark.parametrize("command", ["demo", "sample", "chat", "play", "rate", "feedback"])
 def test_every_command_is_inside(monkeypatch, capsys, command):
     def interrupted(arguments):
         raise KeyboardInterrupt

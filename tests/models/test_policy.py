@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from minirlhf.models import sampling
 from minirlhf.models.cuda_graph import CHECK_EVERY
 from minirlhf.models.next_token import SamplingOptions, next_token
 from minirlhf.models.policy import Policy, gather_text, gather_unpadded
@@ -570,6 +571,34 @@ def test_each_token_is_drawn_by_the_number_of_its_row_and_step():
                 logits = policy(torch.tensor([prompt + ids[:step]]))[:, -1]
             wanted, _ = next_token(logits, SamplingOptions(), uniform[row : row + 1, step])
             assert wanted.item() == drawn
+
+
+def test_prompts_of_unequal_length_are_sampled_in_groups(monkeypatch):
+    """The same texts in the same places, whatever goes together."""
+    policy, steps = policy_of(context=48), 9
+    prompts = [[row % 11] * (30 if row % 4 == 2 else 3) for row in range(12)]
+    uniform = torch.rand(12, steps, generator=seeded(3))
+    whole = sample(policy, prompts, steps, END, randomness=uniform)
+    assert len(set(whole.mask.sum(1).tolist())) > 1 and 0 < whole.ended.sum() < 12
+
+    monkeypatch.setattr(sampling, "TOGETHER", 3)
+    caches = []
+
+    def decode(policy, cache, *arguments, **keywords):
+        caches.append(tuple(cache.valid.shape))
+        return _decode(policy, cache, *arguments, **keywords)
+
+    _decode = sampling._decode
+    monkeypatch.setattr(sampling, "_decode", decode)
+    grouped = sample(policy, prompts, steps, END, randomness=uniform)
+    assert caches == [(3, 3 + steps)] * 3 + [(3, 30 + steps)]
+    for name in ("tokens", "mask", "ended"):
+        assert torch.equal(getattr(grouped, name), getattr(whole, name)), name
+    torch.testing.assert_close(grouped.log_probs, whole.log_probs, atol=1e-5, rtol=0)
+
+    caches.clear()
+    sample(policy, [prompt[:8] for prompt in prompts], steps, END, randomness=uniform)
+    assert caches == [(12, 8 + steps)]  # a few columns less are not worth it
 
 
 def test_a_token_at_the_very_edge_of_top_p_is_cut():

@@ -60,9 +60,23 @@ def copy_of(ready: Path, runs: Path, name: str) -> Path:
     return runs / name
 
 
+# The last minibatch of an epoch is smaller than the others; some updates stop early.
+PPO = ["--algorithm", "ppo", "--ppo.minibatch-size", "8", "--ppo.kl-stop", "0.0007"]
+# Conjugate gradient magnifies rounding, a large step even more so.
+TRPO = ["--algorithm", "trpo", "--trpo.fisher-texts", "6", "--trpo.delta", "0.03"]
+
+
 # The first case goes through torchrun itself, the others through processes that are told the same.
 @pytest.mark.parametrize(
-    "extra", [[], ["--algorithm", "grpo", "--group-size", "3"], ["--credit", "reward-to-go"]]
+    "extra",
+    [
+        [],
+        ["--algorithm", "grpo", "--group-size", "3"],
+        ["--credit", "reward-to-go"],
+        PPO,
+        TRPO,
+    ],
+    ids=["reinforce", "grpo", "reward-to-go", "ppo", "trpo"],
 )
 def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     folders = {name: copy_of(ready, tmp_path, name) for name in ("one", "two")}
@@ -104,6 +118,8 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     assert left == {path.name for path in folders["one"].iterdir()} and not any(
         name.endswith(".tmp") for name in left
     )
+    if extra == PPO:
+        assert {row["minibatches"] for row in tuned["two"]} == {3, 4}  # of 4
     shutil.rmtree(folders["two"])
 
 
@@ -142,10 +158,10 @@ def start_two(runs: Path, name: str, *extra: str) -> list[Command]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
+@pytest.mark.parametrize("victim, extra", [(0, []), (1, PPO)], ids=["reinforce", "ppo"])
+def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim, extra):
     folder = copy_of(ready, tmp_path, "run")
-    processes = start_two(tmp_path, "run", "--updates", "100000")
+    processes = start_two(tmp_path, "run", "--updates", "100000", *extra)
     for _ in range(3000):  # until they work together; a hang guard, not a measurement
         if '"finetune"' in (folder / "metrics.jsonl").read_text():
             break
@@ -168,7 +184,10 @@ def test_when_one_dies_the_other_ends_with_one_line(ready, tmp_path, victim):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--algorithm", "ppo"], "expected reinforce, rloo or grpo with more than one process"),
+        (
+            ["--algorithm", "ppo", "--ppo.minibatch-size", "5"],
+            "--finetune.ppo.minibatch-size: expected a multiple of the 2 processes, found 5",
+        ),
         (
             ["--batch-size", "7"],
             "--finetune.batch-size: expected a multiple of the 2 processes, found 7",

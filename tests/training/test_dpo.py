@@ -323,5 +323,5 @@ def test_it_learns_neither_from_rollouts_nor_in_several_processes(monkeypatch):
     with pytest.raises(ValueError, match="expected one of reinforce, .* found dpo"):
         make_algorithm(new_models(), CONFIG)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match="expected reinforce, rloo or grpo with more than one"):
+    with pytest.raises(ValueError, match="expected one of reinforce, .* with more than one"):
         train_on_comparisons(new_models(), TASK, CONFIG, TEXTS)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from minirlhf.feedback.conversation import Conversation
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Item
-from minirlhf.tasks.assistant.judge import is_answer, judge, refuses
+from minirlhf.tasks.assistant.judge import explain, is_answer, judge, refuses
 from minirlhf.tasks.assistant.raters import rank, rate
 from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tasks.task import Safety, Task
@@ -65,6 +65,7 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         feedback=[],
         handwritten=[],
         judge=lambda conversation, answer: judge(item_of(conversation), answer),
+        explain=lambda conversation, answer: explain(item_of(conversation), answer),
         judge_name="rules of tasks/assistant/judge.py (no person)",
         raters=lambda conversation, answer, number: rate(item_of(conversation), answer, number),
         rating_range=(LOWEST, HIGHEST),

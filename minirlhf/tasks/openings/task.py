@@ -14,7 +14,7 @@ from pathlib import Path
 from minirlhf.feedback.records import read_triples
 from minirlhf.system.files import replacing
 from minirlhf.tasks.openings.compose import FEEDBACK_SHARES, corpus, mixture
-from minirlhf.tasks.openings.judge import judge
+from minirlhf.tasks.openings.judge import explain, judge
 from minirlhf.tasks.openings.knowledge import DATA, knowledge
 from minirlhf.tasks.openings.raters import rate
 from minirlhf.tasks.task import Task
@@ -77,6 +77,7 @@ def load(seed: int, corpus_texts: int = CORPUS_SIZE) -> Task:
         authors_feedback=read_triples(DATA / "handwritten_train.jsonl"),
         handwritten=read_triples(DATA / "handwritten.jsonl"),
         judge=judge,
+        explain=explain,
         judge_name="rubric of tasks/openings/judge.py (rules, no person)",
         raters=rate,
         match_topics=True,

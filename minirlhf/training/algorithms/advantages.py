@@ -71,23 +71,28 @@ def advantages(rollout: Rollout, settings: CreditConfig, kl_weight: float) -> Te
     (unbiased; tests/equations/test_exact_kl.py). With the baseline "prefix-score" it is part of the
     GAE's rewards, so that with gae_lambda below 1 later KL counts less and less.
     """
+    weights = weights_before_mean(rollout, settings, kl_weight)
+    if settings.baseline == "none":
+        return weights
+    return minus_column_mean(weights, rollout.mask)
+
+
+def weights_before_mean(rollout: Rollout, settings: CreditConfig, kl_weight: float) -> Tensor:
+    """As `advantages` (batch, time), but the mean over the batch is not subtracted."""
     mask, credit, baseline = rollout.mask, settings.credit, settings.baseline
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)
     if credit == "sequence" and baseline == "prefix-score":
         # r_(t-1) + (r_t - r_(t-1)) + ... + (r_T - r_(T-1)) = r(x, y): GAE lets the later ones of
         # these steps count less and less.
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, kl_weight)
-        weights = equations.generalized_advantage(
+        return equations.generalized_advantage(
             rewards, scores_before(rollout), mask, 1.0, settings.gae_lambda
         )
-        return minus_column_mean(weights, mask)
     weights = token_credit(rollout, credit) - kl_weight * equations.reward_to_go(kl, mask)
-    if baseline == "none":
-        return weights
     # The prefix difference has subtracted r_(t-1) already.
     if baseline == "prefix-score" and credit != "prefix-difference":
         weights = weights - scores_before(rollout)
-    return minus_column_mean(weights, mask)
+    return weights
 
 
 def group_advantages(

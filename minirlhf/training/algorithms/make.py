@@ -31,7 +31,6 @@ ALGORITHMS: dict[str, Callable[[Models, Config, Corpus | None], Algorithm]] = {
     "ppo": PPO,
     "trpo": TRPO,
 }
-SHARED = ("reinforce", "rloo", "grpo")  # whose update several processes can share
 
 
 def make_algorithm(models: Models, config: Config, corpus: Corpus | None = None) -> Algorithm:
@@ -51,21 +50,27 @@ def make_algorithm(models: Models, config: Config, corpus: Corpus | None = None)
 
 def check_processes(settings: FinetuneConfig) -> None:
     """Raises ValueError unless the processes of torchrun can share an update's texts evenly."""
-    if distributed.world_size() == 1:
+    processes = distributed.world_size()
+    if processes == 1:
         return
-    if settings.algorithm not in SHARED:
+    if settings.algorithm not in ALGORITHMS:
         raise ValueError(
-            "--finetune.algorithm: expected reinforce, rloo or grpo with more than one process, "
-            f"found {settings.algorithm}"
+            f"--finetune.algorithm: expected one of {', '.join(ALGORITHMS)} with more than one "
+            f"process, found {settings.algorithm}"
         )
     if settings.pretraining_weight != 0:
         raise ValueError(
             "--finetune.pretraining-weight: expected 0 with more than one process, "
             f"found {settings.pretraining_weight}"
         )
-    if settings.batch_size % distributed.world_size():
-        raise ValueError(
-            "--finetune.batch-size: expected a multiple of the "
-            f"{distributed.world_size()} processes, "
-            f"found {settings.batch_size}"
-        )
+    parts = {"--finetune.batch-size": settings.batch_size}
+    # An update takes parts of the batch, which must be shared evenly, too.
+    if settings.algorithm == "ppo":
+        parts["--finetune.ppo.minibatch-size"] = settings.ppo.minibatch_size
+    if settings.algorithm == "trpo":
+        parts["--finetune.trpo.fisher-texts"] = settings.trpo.fisher_texts
+    for name, texts in parts.items():
+        if min(texts, settings.batch_size) % processes:
+            raise ValueError(
+                f"{name}: expected a multiple of the {processes} processes, found {texts}"
+            )

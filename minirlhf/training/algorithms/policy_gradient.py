@@ -24,7 +24,7 @@ from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.algorithms.pretraining_mix import PretrainingMix, make_mix
 from minirlhf.training.batches import Corpus
 from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
-from minirlhf.training.rollout import Models, Rollout
+from minirlhf.training.rollout import Models, Rollout, own_share
 
 
 class PolicyGradient:
@@ -42,7 +42,12 @@ class PolicyGradient:
         self.group_size = group_size  # texts per prompt, in a row
         self.mix = mix
         self.kl_weight = KLWeight(settings.kl_weight, settings.kl_target)
-        self.optimizer = adamw(policy, settings.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(
+            policy,
+            settings.learning_rate,
+            weight_decay=0.0,
+            soft_prompt_rate=settings.soft_prompt.learning_rate,
+        )
         self.modules: dict[str, nn.Module] = {}
         self.optimizers = [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
@@ -106,11 +111,7 @@ def policy_gradient_loss(
 
     One of several processes takes its share of the texts.
     """
-    if distributed.world_size() > 1:
-        # Only now: a baseline compares with the whole batch.
-        mine = torch.tensor(distributed.local_rows(len(weights)), device=weights.device)
-        rollout = rollout.select(mine)
-        weights = weights[mine, : rollout.mask.shape[1]]
+    rollout, weights = own_share(rollout, weights)
     mask = rollout.mask
     with autocast(mask.device):
         log_probs = policy.text_log_probs(

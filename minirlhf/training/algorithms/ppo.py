@@ -5,6 +5,9 @@ advantages: GAE with the values of a value function (价值函数), whitened
 for several epochs, for each minibatch:
     stop if the policy has moved too far from the one that sampled
     clipped surrogate + value loss - entropy bonus (+ pretraining loss: PPO-ptx), one step of Adam
+
+Several processes share each minibatch. GAE and whitening see all texts, and the KL that stops an
+update is that of the whole minibatch, so all of them stop at the same step.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from minirlhf.config import Config
 from minirlhf.models.policy import Policy, gather_text, masked_log_probs
 from minirlhf.models.transformer import Transformer
 from minirlhf.models.value_model import ValueModel
+from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.algorithms.pretraining_mix import make_mix
 from minirlhf.training.batches import Corpus
 from minirlhf.training.optimizers import adamw, finetuning_rate, gradient_step, set_learning_rate
-from minirlhf.training.rollout import Models, Rollout
+from minirlhf.training.rollout import Models, Rollout, own_share
 
 
 class PPO:
@@ -44,7 +48,12 @@ class PPO:
             self.value = ValueModel.from_reward_model(models.reward_model)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         learners = nn.ModuleList([self.policy, self.value])
-        self.optimizer = adamw(learners, self.settings.learning_rate, weight_decay=0.0)
+        self.optimizer = adamw(
+            learners,
+            self.settings.learning_rate,
+            weight_decay=0.0,
+            soft_prompt_rate=self.finetune.soft_prompt.learning_rate,
+        )
         self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
         self.mix = make_mix(models, config, corpus)
@@ -57,12 +66,13 @@ class PPO:
 
         steps: list[dict[str, Tensor]] = []  # what to log of each minibatch
         for number, index in enumerate(self.minibatches(len(rollout.mask), step)):
-            index = index.to(rollout.mask.device)
+            mine = distributed.local_rows(len(index))  # all of them, for a single process
+            index = index[mine].to(rollout.mask.device)
             part = rollout.select(index)
             columns = (index, slice(part.mask.shape[1]))
             with autocast(part.mask.device):
                 hidden, values = text_values(self.policy, self.value, part)
-                logits = self.policy.next_token_logits(hidden[part.mask]).float()  # (tokens, vocab)
+                logits = self.policy.next_token_logits(hidden[part.mask])  # (tokens, vocab)
             log_probs = masked_log_probs(logits, part.tokens, part.mask)  # (minibatch, time)
 
             moved = step_metrics(log_probs.detach(), part, self.settings.clip_range)
@@ -75,7 +85,9 @@ class PPO:
                 values, old_values[columns], returns[columns], part.mask, self.settings.value_clip
             )
             if self.settings.entropy_weight != 0:
-                entropy = equations.entropy(logits[None]).sum() / len(index)  # nats per text
+                entropy = equations.entropy(logits.float()[None]).sum() / len(
+                    index
+                )  # nats per text
                 loss = loss - self.settings.entropy_weight * entropy
             if self.mix is not None:
                 loss = loss + self.mix.loss(self.settings.minibatch_size, step, number)
@@ -83,7 +95,8 @@ class PPO:
                 loss, self.optimizer, [self.policy, self.value], self.finetune.gradient_clip
             )
             # On average; with the KL from the policy that sampled.
-            moved["entropy_nats_per_token"] = -log_probs.detach().sum() / part.mask.sum()
+            entropy = distributed.all_reduce_sum(-log_probs.detach().sum())
+            moved["entropy_nats_per_token"] = entropy / distributed.all_reduce_sum(part.mask.sum())
             steps.append(moved)
 
         metrics: dict[str, Tensor | float] = {}
@@ -105,8 +118,11 @@ class PPO:
         All are (batch, time).
         """
         mask = rollout.mask
+        part, _ = own_share(rollout, mask)
+        body = self.policy.body if self.value.body is None else self.value.body
         with torch.no_grad(), autocast(mask.device):
-            values = text_values(self.policy, self.value, rollout)[1]
+            values = self.value.head(text_states(body, part)).squeeze(-1).float()
+        values = distributed.gather_rows(values, len(mask))  # (share, time) to (batch, time)
         kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, self.kl_weight.weight)
         advantages = equations.generalized_advantage(
@@ -126,24 +142,30 @@ class PPO:
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
+    ours = text_states(policy.body, rollout)
+    states = ours if value.body is None else text_states(value.body, rollout)
+    return ours, value.head(states).squeeze(-1).float()
 
+
+def text_states(body: Transformer, rollout: Rollout) -> Tensor:
+    """The states of this body from which y_t is predicted, (batch, time, width)."""
     lengths = rollout.prompt_lengths + rollout.mask.sum(1) - 1  # of what predicts the last token
-
-    def hidden(body: Transformer) -> Tensor:
-        states = body.by_length(rollout.rows[:, :-1], lengths)  # (batch, columns - 1, width)
-        return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
-
-    ours = hidden(policy.body)
-    values = value.head(ours if value.body is None else hidden(value.body))
-    return ours, values.squeeze(-1).float()
+    states = body.by_length(rollout.rows[:, :-1], lengths)  # (batch, columns - 1, width)
+    return gather_text(states, rollout.prompt_lengths - 1, rollout.mask.shape[1])
 
 
 def step_metrics(log_probs: Tensor, part: Rollout, clip_range: float) -> dict[str, Tensor]:
-    """How far the policy has moved from the one that sampled; the KL is that of a whole text."""
+    """How far the policy has moved from the one that sampled; the KL is that of a whole text.
+
+    Of all processes' parts together.
+    """
     ratio = (log_probs - part.log_probs).exp()
     clipped = ((ratio - 1).abs() > clip_range) & part.mask
+    tokens = distributed.all_reduce_sum(part.mask.sum())
+    ratio_max = equations.largest_ratio(log_probs, part.log_probs, part.mask)
+    kl = equations.kl_k3(part.log_probs, log_probs, part.mask).sum(1).mean()  # nats per text
     return {
-        "clip_fraction": clipped.sum() / part.mask.sum(),
-        "ratio_max": equations.largest_ratio(log_probs, part.log_probs, part.mask),
-        "kl_step_nats": equations.kl_k3(part.log_probs, log_probs, part.mask).sum(1).mean(),
+        "clip_fraction": distributed.all_reduce_sum(clipped.sum()) / tokens,
+        "ratio_max": distributed.all_reduce_max(ratio_max),
+        "kl_step_nats": distributed.average(kl),
     }

@@ -8,6 +8,9 @@ r"""TRPO (trust region policy optimisation, 信赖域策略优化; section 3.2; 
     halve the step until the true KL keeps the bound and the surrogate has improved, or do not move
 
 There is no learning rate and no optimizer state: delta sets the size of every step.
+
+Several processes share the texts. Gradient, Fisher products, surrogate and KL are averaged as soon
+as they are computed, so that all of them take the same step.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from minirlhf import equations
 from minirlhf.config import Config, TRPOConfig
 from minirlhf.linear_algebra import conjugate_gradient
 from minirlhf.models.policy import Policy, masked_log_probs
+from minirlhf.system import distributed
 from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.batches import Corpus
-from minirlhf.training.rollout import Models, Rollout
+from minirlhf.training.rollout import Models, Rollout, own_share
 
 
 class TRPO:
@@ -57,16 +61,19 @@ def trpo(
     The bound holds for the mean KL on the states of this rollout, exact over the vocabulary. All in
     float32 (no autocast): the KL of one step is small beside bf16's rounding.
     """
+    few = torch.arange(min(config.fisher_texts, len(advantages)), device=advantages.device)
+    few_texts, _ = own_share(rollout.select(few), advantages[few])
+    rollout, advantages = own_share(rollout, advantages)
     mask, parameters = rollout.mask, list(policy.parameters())
     logits = rollout_logits(policy, rollout)  # (tokens, vocab): no padding
     log_probs = masked_log_probs(logits, rollout.tokens, mask)  # (batch, time)
     old_logits, old_log_probs = logits.detach(), log_probs.detach()
     loss = equations.trpo_surrogate(log_probs, old_log_probs, advantages, mask)
-    gradient = flat(torch.autograd.grad(loss, parameters))
+    gradient = distributed.average(flat(torch.autograd.grad(loss, parameters)))
+    loss = distributed.average(loss.detach())
     del logits, log_probs
 
-    part = rollout.select(torch.arange(min(config.fisher_texts, len(mask)), device=mask.device))
-    product = fisher_product(policy, part, config.damping)
+    product = fisher_product(policy, few_texts, config.damping)
     direction = conjugate_gradient(product, -gradient, config.cg_steps)
     step = (2 * config.delta / (direction @ product(direction))).sqrt() * direction
 
@@ -77,20 +84,23 @@ def trpo(
             new_logits = rollout_logits(policy, rollout)
             new_log_probs = masked_log_probs(new_logits, rollout.tokens, mask)
             new_loss = equations.trpo_surrogate(new_log_probs, old_log_probs, advantages, mask)
-            kl = mean_kl(old_logits, new_logits, len(mask))
+            new_loss = distributed.average(new_loss)
+            kl = distributed.average(mean_kl(old_logits, new_logits, len(mask)))
         if kl <= config.delta and new_loss < loss:  # false for NaN
             accepted, moved = 0.5**halvings, kl
             break
     else:
         set_parameters(parameters, start)
-        new_loss, new_log_probs = loss.detach(), old_log_probs
+        new_loss, new_log_probs = loss, old_log_probs
+    entropy = distributed.all_reduce_sum(-old_log_probs.sum())
+    ratio_max = equations.largest_ratio(new_log_probs, old_log_probs, mask)
     return {
-        "entropy_nats_per_token": -old_log_probs.sum() / mask.sum(),
+        "entropy_nats_per_token": entropy / distributed.all_reduce_sum(mask.sum()),
         "gradient_norm": gradient.norm(),
         "accepted_step": torch.tensor(accepted, device=mask.device),
         "kl_step_nats": moved,
-        "surrogate_gain": loss.detach() - new_loss,
-        "ratio_max": equations.largest_ratio(new_log_probs, old_log_probs, mask),
+        "surrogate_gain": loss - new_loss,
+        "ratio_max": distributed.all_reduce_max(ratio_max),
     }
 
 
@@ -117,10 +127,8 @@ def fisher_product(policy: Policy, rollout: Rollout, damping: float) -> Callable
     slope = flat(torch.autograd.grad(kl, parameters, create_graph=True))
 
     def product(vector: Tensor) -> Tensor:
-        return (
-            flat(torch.autograd.grad(slope @ vector, parameters, retain_graph=True))
-            + damping * vector
-        )
+        image = flat(torch.autograd.grad(slope @ vector, parameters, retain_graph=True))
+        return distributed.average(image) + damping * vector
 
     return product
 
