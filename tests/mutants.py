@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from loop_mutants import LOOPS
@@ -340,6 +341,7 @@ TARGETS = [
 ]
 
 
+@lru_cache  # a source has dozens of mutants
 def defined(source: str) -> dict[str, ast.stmt]:
     """Functions, methods ("Class.method") and constants of a module, by name."""
     found: dict[str, ast.stmt] = {}

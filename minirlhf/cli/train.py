@@ -267,7 +267,12 @@ def report_done(path: Path, stage: str) -> None:
 
 def print_summary(path: Path) -> None:
     """Print the results of a run in words."""
-    from minirlhf.cli.summary_words import comparison_lines, judged_lines
+    from minirlhf.cli.summary_words import (
+        comparison_lines,
+        feedback_words,
+        judged_lines,
+        quality_lines,
+    )
 
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
 
@@ -290,36 +295,3 @@ def print_summary(path: Path) -> None:
         f"{summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_rss_mb']} MB. "
         f"Report: {visible_line(str(path / 'report.html'))}"
     )
-
-
-def feedback_words(ratings: dict, quality: dict) -> str:
-    """What the reward model learned from, and who gave it."""
-    raters = visible_line(ratings["raters"])
-    if "pairs_right" in quality:
-        answers, prompts = quality["answers_each"], quality["rankings"]
-        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters} raters."
-    return (
-        f"Scores: {ratings['shipped']} texts rated by {raters} raters, "
-        f"{ratings['collected']} more during training."
-    )
-
-
-def quality_lines(quality: dict) -> list[str]:
-    """How good the reward model is on feedback that it never saw."""
-    from minirlhf.stats import correlation_words, pairs_words
-
-    if "pairs_right" in quality:
-        lines = ["Reward model, share of pairs in the right order, on answers that it never saw:"]
-        lines.append(f"  {'training topics':16s} {pairs_words(quality['pairs_right'])}")
-        if other := quality.get("pairs_right_heldout_topics"):
-            lines.append(f"  {'held-out topics':16s} {pairs_words(other)}")
-        return lines
-    handwritten = ""
-    if quality.get("handwritten_n"):
-        words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
-        handwritten = f"; on handwritten texts: Spearman {words}"
-    pearson = correlation_words(quality, "pearson", quality.get("n"))
-    return [
-        f"Reward model on held-out feedback: Pearson r {pearson}; "
-        f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
-    ]

@@ -9,7 +9,6 @@ import statistics
 
 import pytest
 import torch
-from sklearn.metrics import explained_variance_score
 from small_worlds import CASES, head, tabular
 from torch import Tensor
 
@@ -216,6 +215,8 @@ def test_whiten_of_equal_advantages_is_zero():
 
 
 def test_explained_variance_agrees_with_scikit_learn():
+    from sklearn.metrics import explained_variance_score  # slow to load: only where it is used
+
     generator = torch.Generator().manual_seed(0)
     mask = torch.arange(6) < torch.randint(1, 7, (20, 1), generator=generator)
     returns = torch.randn(20, 6, generator=generator, dtype=torch.float64)

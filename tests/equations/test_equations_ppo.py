@@ -6,15 +6,7 @@ import math
 
 import pytest
 import torch
-from tensordict import TensorDict
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
 from torch import Tensor, nn
-from torchrl.objectives import ClipPPOLoss
-from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from minirlhf import equations
 
@@ -150,6 +142,8 @@ def test_gae_ends_of_the_range_of_lambda():
 
 # Agreement with torchrl ---------------------------------------------------------------------------
 
+# Imported where it is used: loading it takes seconds, which the other workers need not spend.
+
 
 def ragged(seed: int) -> tuple[Tensor, torch.Generator]:
     generator = torch.Generator().manual_seed(seed)
@@ -161,6 +155,8 @@ def ragged(seed: int) -> tuple[Tensor, torch.Generator]:
     "seed, discount, gae_lambda", [(0, 1.0, 0.95), (1, 0.9, 0.5), (2, 0.99, 1.0), (3, 0.7, 0.0)]
 )
 def test_gae_agrees_with_torchrl(seed, discount, gae_lambda):
+    from torchrl.objectives.value.functional import generalized_advantage_estimate
+
     mask, generator = ragged(seed)
     rewards, values = (
         torch.randn(6, 7, generator=generator, dtype=torch.float64) for _ in range(2)
@@ -184,10 +180,15 @@ def test_gae_agrees_with_torchrl(seed, discount, gae_lambda):
     )
 
 
-def torchrl_loss(
-    logits: Tensor, values: Tensor, clip_range: float, value_clip: float
-) -> ClipPPOLoss:
+def torchrl_loss(logits: Tensor, values: Tensor, clip_range: float, value_clip: float) -> nn.Module:
     """torchrl's loss for a policy and a value that are tables: position i has row i of each."""
+    from tensordict.nn import (
+        ProbabilisticTensorDictModule,
+        ProbabilisticTensorDictSequential,
+        TensorDictModule,
+    )
+    from torchrl.objectives import ClipPPOLoss
+
     policy = nn.Embedding.from_pretrained(logits, freeze=False)
     critic = nn.Embedding.from_pretrained(values[:, None], freeze=False)
     actor = ProbabilisticTensorDictSequential(
@@ -219,6 +220,8 @@ def torchrl_loss(
 
 @pytest.mark.parametrize("seed, clip_range", [(0, 0.2), (1, 0.1), (2, 0.5)])
 def test_ppo_losses_and_gradients_agree_with_torchrl(seed, clip_range):
+    from tensordict import TensorDict
+
     mask, generator = ragged(seed)
 
     def normal(*shape):

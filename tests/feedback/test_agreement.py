@@ -8,7 +8,6 @@ import random
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from minirlhf.feedback.agreement import cohens_kappa, krippendorff_alpha, noise_ceiling
 from minirlhf.feedback.records import Comparison, Triple, read_triples
@@ -55,6 +54,8 @@ def test_alpha_is_1_for_full_agreement_0_for_chance_and_none_without_data():
 
 
 def test_kappa_agrees_with_scikit_learn():
+    from sklearn.metrics import cohen_kappa_score  # slow to load: only where it is used
+
     generator = random.Random(0)
     for _ in range(20):
         first = [generator.choice("abt") for _ in range(30)]
@@ -158,6 +159,8 @@ def test_histogram_of_many_values_has_ten_bins():
 
 
 def test_summary_of_comparisons():
+    from sklearn.metrics import cohen_kappa_score
+
     def says(rater: str, better: str, worse: str, tie: bool = False) -> Comparison:
         return Comparison("tea", better, worse, tie, "people", rater)
 

@@ -173,6 +173,11 @@ def full_run(path, **changes):
     )
 
 
+def run_without_curves(path, **changes):
+    """The words of a page do not depend on the curves, and drawing those takes most of its time."""
+    return make_run(path, {**synthetic_summary(), **changes}, samples=synthetic_samples())
+
+
 class Page(HTMLParser):
     """Tags with attributes, visible text, rows of table cells, and whether each tag is closed in
     order."""
@@ -316,7 +321,9 @@ def test_numbers_equal_the_summary(page):
 )
 def test_page_says_who_scored(tmp_path, raters, words):
     page = read_page(
-        full_run(tmp_path / "run", ratings={"shipped": 1, "collected": 0, "raters": raters})
+        run_without_curves(
+            tmp_path / "run", ratings={"shipped": 1, "collected": 0, "raters": raters}
+        )
     )
     said = {
         text
@@ -345,14 +352,13 @@ def test_change_is_claimed_only_where_it_is_more_than_chance(tmp_path, before, a
         "judge_before": interval(before),
         "judge_after": interval(after),
     }  # +-.018
-    assert (
-        f"openings: the judge {verdict}" in read_page(full_run(tmp_path / "run", train=train)).text
-    )
+    page = read_page(run_without_curves(tmp_path / "run", train=train))
+    assert f"openings: the judge {verdict}" in page.text
 
 
 def test_banner_only_where_the_summary_says_reward_hacking(tmp_path, page):
     train = synthetic_summary()["train"] | {"judge_after": interval(0.22)}
-    hacked = read_page(full_run(tmp_path / "run", train=train, reward_hacking=True))
+    hacked = read_page(run_without_curves(tmp_path / "run", train=train, reward_hacking=True))
     assert hacked.banner and "openings: the judge fell" in hacked.text
     assert not page.banner
 
@@ -468,7 +474,7 @@ def test_strange_characters_do_not_break_the_page(tmp_path):
 
 def test_absolute_paths_are_cut_to_their_name(tmp_path):
     page = read_page(
-        full_run(
+        run_without_curves(
             tmp_path / "run",
             config={"feedback": str(tmp_path / "mine.jsonl"), "credit": "per-token"},
         )

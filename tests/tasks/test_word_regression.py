@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
 
 from minirlhf.feedback.records import Triple
 from minirlhf.tasks import word_regression
@@ -19,6 +17,10 @@ def triples(small_task) -> tuple[list[Triple], list[Triple]]:
 
 @pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
 def test_tfidf_ridge_agrees_with_scikit_learn(triples, penalty):
+    # Slow to load: only where they are used.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+
     train, test = triples
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=word_regression.WORD.pattern
