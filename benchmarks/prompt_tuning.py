@@ -4,7 +4,8 @@
     python -m benchmarks.prompt_tuning --rows all-20 translation-20 --quick
     python -m benchmarks.prompt_tuning --rows feedback-20 --seeds 1
 
-From the base of the task `assistant`, by demonstrations of all kinds or of translation alone:
+From the base of the task `assistant`, by demonstrations of all kinds, of translation (French and Chinese) or of
+one language:
 "all-full" tunes every weight, "all-20" 20 vectors on a frozen body, "all-20-random" the same from
 another start. "feedback-20" is a `demo` on `openings` whose body stays frozen. Each row and seed is
 written to the file as soon as it is measured; those that the file has already are not repeated.
@@ -40,12 +41,14 @@ from minirlhf.training.batches import EncodedTexts, Split
 from minirlhf.training.demonstrations import train_on_demonstrations
 from minirlhf.training.tuning import policy_to_tune
 
+# What is tuned on, and judged.
+TUNED = {"all": KINDS, "translation": TRANSLATION, "french": ("french",)}
 LENGTHS = (1, 5, 20, 60)
 STARTS = ("random", "vocabulary")  # beside "demonstration", the default
 FEEDBACK = ["feedback-full", "feedback-20"]
 SHOWN = [
     f"{kinds}-{what}"
-    for kinds in ("all", "translation")
+    for kinds in TUNED
     for what in ("full", *map(str, LENGTHS), *(f"20-{start}" for start in STARTS))
 ]
 ROWS = [*SHOWN, *FEEDBACK]
@@ -73,7 +76,7 @@ def config_of(what: str, quick: bool) -> Config:
 def by_demonstrations(row: str, seed: int, quick: bool) -> dict[str, float]:
     """Tune the base on demonstrations; the judge's mean before and after, and what it cost."""
     named, _, what = row.partition("-")
-    kinds = KINDS if named == "all" else TRANSLATION
+    kinds = TUNED[named]
     config = config_of(what, quick)
     base = read_base(DATA / "base_assistant")
     tokenizer = base.tokenizer()
