@@ -6,8 +6,9 @@
 
 From the base of the task `assistant`, by demonstrations of all kinds, of translation (French and
 Chinese) or of one language: "all-full" tunes every weight, "all-20" 20 vectors on a frozen body,
-"all-20-random" the same from another start. "feedback-20" is a `demo` on `openings` whose body stays frozen. Each row and seed is
-written to the file as soon as it is measured; those that the file has already are not repeated.
+"all-20-random" the same from another start. "feedback-20" is a `demo` on
+`openings` whose body stays frozen. Each row and seed is written to the file as soon as it is
+measured; those that the file has already are not repeated.
 """
 
 from __future__ import annotations
