@@ -114,7 +114,7 @@ class SoftPromptConfig(Settings):
     start: Literal["random", "vocabulary", "demonstration"] = "demonstration"
     """First values: noise, embeddings of random tokens, or those of a demonstration (without
     demonstrations: of the best scored text, else of a text of the corpus)."""
-    learning_rate: Positive = 0.1
+    learning_rate: Positive = 0.3
     """Of Adam, for the vectors alone."""
 
 
@@ -126,7 +126,7 @@ class SFTSoftPromptConfig(SoftPromptConfig):
 @dataclass(frozen=True)
 class FinetuneSoftPromptConfig(SoftPromptConfig):
     place = "finetune.soft_prompt."
-    learning_rate: Positive = 0.03
+    learning_rate: Positive = 0.25
     """Of Adam, for the vectors alone."""
 
 
