@@ -203,11 +203,11 @@ def small_config(**finetune) -> Config:
         model=read_base().model,
         pretrain=PretrainConfig(start="base", steps=0),
         reward=RewardConfig(
-            steps=pick(120, 10),
+            steps=pick(120, 4),
             batch_size=pick(64, 16),
             learning_rate=3e-3,
             warmup=pick(20, 2),
-            evaluate_every=pick(40, 5),
+            evaluate_every=pick(40, 4),
             own_texts=pick(400, 24),
             heldout_share=0.1,
             encoder=EncoderPretrainConfig(steps=pick(1500, 20)),
@@ -261,7 +261,7 @@ def small_task(topics: int = 8, seed: int = 0) -> Task:
     def on_topic_triples(triples):
         return [triple for triple in triples if triple.topic in chosen]
 
-    most = pick(None, 400)  # texts of each kind
+    most = pick(None, 160)  # texts of each kind
     return dataclasses.replace(
         task,
         train_prompts=chosen,
@@ -270,7 +270,7 @@ def small_task(topics: int = 8, seed: int = 0) -> Task:
         corpus_heldout=on_topic(task.corpus_heldout)[:most],
         feedback=on_topic_triples(task.feedback)[:most],
         authors_feedback=on_topic_triples(task.authors_feedback)[:most],
-        handwritten=on_topic_triples(task.handwritten),
+        handwritten=on_topic_triples(task.handwritten)[:most],
     )
 
 
