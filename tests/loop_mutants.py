@@ -370,7 +370,6 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("_check", "longest + max_new_tokens > context", "max_new_tokens > context"),
         ("_check", "or any(len(prompt) == 0 for prompt in prompts)", ""),
         ("_check", "max_new_tokens < 1", "max_new_tokens < 0"),
-        ("sample", "tokens, log_probs = tokens.clone(), log_probs.clone()", "pass"),
         ("Samples.ids", "row[:length]", "row"),
     ]),
     # Runs -----------------------------------------------------------------------------------------

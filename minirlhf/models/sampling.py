@@ -100,8 +100,6 @@ def sample(
                 options=options,
                 randomness=randomness,
             )
-        # A copy made outside inference mode may take part in a loss.
-        tokens, log_probs = tokens.clone(), log_probs.clone()
     return _up_to_the_end(tokens, log_probs, end_id)
 
 
@@ -244,7 +242,10 @@ def _uniform_numbers(
 
 
 def _up_to_the_end(tokens: Tensor, log_probs: Tensor, end_id: int) -> Samples:
-    """Cut tokens and log-probabilities (batch, time) after each row's first end token."""
+    """Cut tokens and log-probabilities (batch, time) after each row's first end token.
+
+    Called outside inference mode: what `masked_fill` returns may take part in a loss.
+    """
     is_end = tokens == end_id
     ended = is_end.any(1)
     first_end = is_end.int().argmax(1)
