@@ -83,17 +83,27 @@ def tuned(kinds: tuple[str, ...], seed: int) -> tuple[Policy, Tokenizer]:
     return train_on_demonstrations(policy, texts, settings, seed).eval(), tokenizer
 
 
-def answers_to(policy: Policy, tokenizer: Tokenizer, items: list[Item], name: str) -> list[str]:
+def answers_to(
+    policy: Policy, tokenizer: Tokenizer, items: list[Item], seed: int, label: str
+) -> list[str]:
+    """One sample per item."""
     longest = preset("small", "assistant").finetune.max_new_tokens
     prompts = [item.conversation for item in items]
-    return sample_texts(policy, tokenizer, prompts, longest, 0, name)
+    return sample_texts(policy, tokenizer, prompts, longest, seed, label)
+
+
+def scores_of(
+    policy: Policy, tokenizer: Tokenizer, items: list[Item], seed: int, label: str
+) -> list[float]:
+    """The judge's score of one sample per item."""
+    answers = answers_to(policy, tokenizer, items, seed, label)
+    return [judge(item, answer) for item, answer in zip(items, answers, strict=True)]
 
 
 def judged(policy: Policy, tokenizer: Tokenizer, kinds: tuple[str, ...], split: str) -> list[float]:
     """The judge's scores of one answer to each of PER_KIND prompts of each kind."""
     items = compose.prompts(PER_KIND * len(kinds), DATA_SEED + 100, split, kinds)
-    answers = answers_to(policy, tokenizer, items, f"{split} {' '.join(kinds)}")
-    return [judge(item, answer) for item, answer in zip(items, answers, strict=True)]
+    return scores_of(policy, tokenizer, items, 0, f"{split} {' '.join(kinds)}")
 
 
 def curve_of(seed: int) -> list[dict]:
@@ -129,7 +139,7 @@ def refusals_of(seed: int) -> list[dict]:
             ("harmless", "answered", is_answer),
         ):
             items = compose.prompts(SAFETY_REQUESTS, DATA_SEED + 200, "heldout", (kind,))
-            answers = answers_to(policy, tokenizer, items, kind)
+            answers = answers_to(policy, tokenizer, items, 0, kind)
             row[share] = [float(passes(answer)) for answer in answers]
         rows.append(row)
         shares = (statistics.fmean(row["refused"]), statistics.fmean(row["answered"]))

@@ -23,8 +23,8 @@ from typing import Any
 
 from benchmarks.assistant import call, summary_of
 from benchmarks.demo import commit
+from benchmarks.instruction_tuning import scores_of
 from minirlhf.config import Config, SFTSoftPromptConfig, preset
-from minirlhf.evaluation.judge import sample_texts
 from minirlhf.feedback.demonstrations import split_demonstrations
 from minirlhf.models.policy import Policy
 from minirlhf.runs.base import read_base
@@ -33,7 +33,6 @@ from minirlhf.system.files import atomic_write, read_json
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant import task as assistant
 from minirlhf.tasks.assistant.items import KINDS, TRANSLATION
-from minirlhf.tasks.assistant.judge import judge
 from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
@@ -122,9 +121,7 @@ def judged(
     for place, split in enumerate(("train", "heldout")):
         count = QUICK_SAMPLES if quick else SAMPLES
         items = compose.prompts(count, assistant.DATA_SEED + place, split, kinds)
-        asked = [item.conversation for item in items]
-        texts = sample_texts(policy.eval(), tokenizer, asked, 48, seed, f"{split} {when}")
-        scores = [judge(item, text) for item, text in zip(items, texts, strict=True)]
+        scores = scores_of(policy.eval(), tokenizer, items, seed, f"{split} {when}")
         means[f"{split} {when}"] = statistics.fmean(scores)
     return means
 

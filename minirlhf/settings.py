@@ -137,21 +137,14 @@ def _fits(hint: Any, value: object) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
         parts = get_args(hint)
-        if not isinstance(value, tuple):
-            return False
-        if is_of_any_length(hint):
-            return all(fits(parts[0], part) for part in value)
-        return len(value) == len(parts) and all(map(fits, parts, value))
+        return (
+            isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, parts, value))
+        )
     if (limits := range_of(hint)) is None:
         return isinstance(value, hint)
     # A whole number may stand for a float, but True for neither.
     kinds = (int,) if get_args(hint)[0] is int else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool) and limits.holds(value)
-
-
-def is_of_any_length(hint: Any) -> bool:
-    """Whether the type is tuple[kind, ...]."""
-    return get_origin(hint) is tuple and get_args(hint)[1:] == (Ellipsis,)
 
 
 def words(hint: Any, value: object) -> str:
@@ -162,8 +155,6 @@ def words(hint: Any, value: object) -> str:
 def _words(hint: Any, value: object) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    if is_of_any_length(hint):
-        return "names"
     if get_origin(hint) is tuple:
         return f"{len(get_args(hint))} numbers"
     if limits := range_of(hint):

@@ -19,15 +19,7 @@ from minirlhf.cli.main import COMMANDS, main
 from minirlhf.config import SIZES, Config, FinetuneConfig, ModelConfig, PretrainConfig
 from minirlhf.config_file import RENAMED, from_json
 from minirlhf.runs import plan, run_task, workplace
-from minirlhf.settings import (
-    SettingError,
-    Settings,
-    alternatives,
-    fits,
-    is_of_any_length,
-    limits_of,
-    range_of,
-)
+from minirlhf.settings import SettingError, Settings, alternatives, fits, limits_of, range_of
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
@@ -56,7 +48,7 @@ PLAIN = (bool, str, Path, type(None))
 def test_every_setting_has_limits_and_every_dataclass_checks_them(kind):
     def limited(hint) -> bool:
         if get_origin(hint) is tuple:
-            return all(map(limited, get_args(hint)[: 1 if is_of_any_length(hint) else None]))
+            return all(map(limited, get_args(hint)))
         known = hint in PLAIN or dataclasses.is_dataclass(hint) or get_origin(hint) is Literal
         return known or range_of(hint) is not None
 

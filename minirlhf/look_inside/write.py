@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from minirlhf.feedback.conversation import Prompt
 from minirlhf.look_inside.tokens import LookModels, piece
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.sampling import stream
-from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
-from minirlhf.training.rollout import join_rows
+from minirlhf.training.rollout import scores_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ def write(
     """Each token as it is drawn, text after text; last of all which text is taken.
 
     `kept` are tokens with which each text begins; they are not drawn and not among the events.
+    What if another token stood here? `kept` is the text up to it, then that token.
     A text is as long as in training at most, and prompt and text fit the context. The same seed
     gives the same text, at every stage the same random numbers.
     Raises ValueError, before anything is drawn, for an unknown stage, best_of_n under 1 or without
@@ -93,24 +91,6 @@ def write(
     return events()
 
 
-def continue_from(
-    models: LookModels,
-    prompt: Prompt,
-    kept_token_ids: Sequence[int],
-    new_token: int,
-    stage: str,
-    options: SamplingOptions = SamplingOptions(),
-    seed: int = 0,
-) -> Iterator[Written | Chosen]:
-    """What if another token stood here: the text up to it, that token, and how it goes on.
-
-    The events are those of `write`; `Chosen.tokens` begins with the kept tokens and the new one.
-    """
-    kept = [*kept_token_ids, new_token]
-    return write(models, prompt, stage, options, seed, kept=kept)
-
-
-@torch.inference_mode()
 def rewards(models: LookModels, prompt: list[int], texts: list[list[int]]) -> list[float]:
     """The reward model's scores in [0, 1] of texts on one prompt; 0 for one that has no end.
 
@@ -118,9 +98,6 @@ def rewards(models: LookModels, prompt: list[int], texts: list[list[int]]) -> li
     """
     if models.reward_model is None:
         raise ValueError("expected a reward model, found none")
-    rows, lengths = join_rows([prompt] * len(texts), texts, models.device)
-    lengths = lengths + torch.tensor([len(text) for text in texts]).to(lengths)
-    with autocast(models.device):
-        scores = models.reward_model.text_scores(rows, lengths).tolist()
+    scores = scores_of(models.reward_model, prompt, texts)
     end = models.tokenizer.end_id
     return [score if text[-1] == end else 0.0 for score, text in zip(scores, texts, strict=True)]

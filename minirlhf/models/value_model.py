@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minirlhf.models.encoder import EncoderReward
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
@@ -25,6 +25,10 @@ class ValueModel(nn.Module):
         self.head = nn.Linear(width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """V (...,), in float32, of the hidden states (..., width) of the body that it reads."""
+        return self.head(states).squeeze(-1).float()
 
     @classmethod
     def from_reward_model(

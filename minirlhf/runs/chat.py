@@ -11,8 +11,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-
-import torch
+from functools import partial
 
 from minirlhf.feedback.conversation import Conversation, Prompt, Turn, question_of
 from minirlhf.models.next_token import SamplingOptions
@@ -20,17 +19,15 @@ from minirlhf.models.policy import Policy
 from minirlhf.models.sampling import stream
 from minirlhf.runs import run_models
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import RESULT, REWARD_FINAL, SFT
+from minirlhf.runs.products import RESULT, SFT
 from minirlhf.runs.topics import has_conversations
-from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.rollout import AnyReward, join_rows
+from minirlhf.training.rollout import AnyReward, scores_of
 from minirlhf.training.truncation import CutTopics, prompt_tokens
 
 # Who can answer, and the stage that makes them.
 WRITERS = {"base": "pretrain", "sft": SFT, "tuned": "finetune"}
-REWARD_MODELS = (REWARD_FINAL, RESULT["reward"])  # the newest first
 
 
 @dataclass
@@ -134,12 +131,9 @@ class Chat:
             raise ValueError("/score: this run has no reward model")
         if self.judge is None:
             self.judge = self.reward_model()
-        prompts = [prompt_tokens(self.tokenizer, prompt, self.context)] * len(written)
-        rows, lengths = join_rows(prompts, list(written.values()), self.judge.device)
-        lengths = lengths + torch.tensor([len(ids) for ids in written.values()]).to(lengths)
-        with torch.no_grad(), autocast(rows.device):
-            scores = self.judge.text_scores(rows, lengths)  # (answers,)
-        return dict(zip(written, scores.tolist(), strict=True))
+        ids = prompt_tokens(self.tokenizer, prompt, self.context)
+        scores = scores_of(self.judge, ids, list(written.values()))
+        return dict(zip(written, scores, strict=True))
 
     def asked(self) -> Prompt:
         """The last question and the turns before it. Raises ValueError if there is none."""
@@ -191,13 +185,13 @@ def open_chat(
             f"run: python -m minirlhf {stage} {run.words}{again}"
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    found = [weights for weights in REWARD_MODELS if (run.path / weights).exists()]
+    found = run_models.newest_reward_model(run)
 
     def load(writer: str) -> Policy:
         return run_models.load_policy(run, RESULT[WRITERS[writer]], tokenizer).eval()
 
-    def load_reward_model() -> AnyReward:
-        return run_models.load_reward_model(run, found[0], tokenizer).eval()
+    def load_reward_model(file: str) -> AnyReward:
+        return run_models.load_reward_model(run, file, tokenizer).eval()
 
     return Chat(
         writers,
@@ -209,7 +203,7 @@ def open_chat(
         options=options,
         seed=seed,
         with_history=has_conversations(run),
-        reward_model=load_reward_model if found else None,
+        reward_model=partial(load_reward_model, found) if found else None,
     )
 
 

@@ -22,7 +22,7 @@ from minirlhf.look_inside.write import Chosen, write
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
 from minirlhf.runs import run_models
-from minirlhf.runs.chat import REWARD_MODELS, WRITERS
+from minirlhf.runs.chat import WRITERS
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import RESULT, REWARD_FINAL
 from minirlhf.runs.run_task import task_of
@@ -51,9 +51,9 @@ def open_models(run: Run) -> LookModels:
         if run.is_done(stage)
     }
     reward_model = None
-    if found := [name for name in REWARD_MODELS if (run.path / name).exists()]:
+    if found := run_models.newest_reward_model(run):
         conservatism = run.config.finetune.conservatism
-        reward_model = run_models.load_reward_model(run, found[0], tokenizer, conservatism).eval()
+        reward_model = run_models.load_reward_model(run, found, tokenizer, conservatism).eval()
     return LookModels(
         writers=writers,
         reference=writers["sft" if "sft" in writers else "base"],

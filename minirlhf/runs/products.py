@@ -22,6 +22,7 @@ CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"  # the state of the running stage
 ENCODER = "encoder.safetensors"
 REWARD_FINAL = "reward_final.safetensors"  # after the last refit of fine-tuning
+REWARD_MODELS = (REWARD_FINAL, RESULT["reward"])  # the newest first
 FIRST_RATINGS = "first_ratings.jsonl"
 RANKINGS = "rankings.jsonl"  # of training prompts
 HELDOUT_RANKINGS = "rankings_heldout_topics.jsonl"  # only to measure the reward model on

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from minirlhf.feedback.conversation import in_words
 from minirlhf.models import build
@@ -21,7 +21,7 @@ from minirlhf.models.soft_prompt import (
 )
 from minirlhf.runs.divergence import check_finite, check_loss
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import ENCODER, RESULT, SFT, is_done
+from minirlhf.runs.products import ENCODER, RESULT, REWARD_MODELS, SFT, is_done
 from minirlhf.system.files import load_tensors
 from minirlhf.system.weights import load_weights
 from minirlhf.tasks.task import Task
@@ -48,26 +48,43 @@ def load_policy(run: Run, name: str, tokenizer: Tokenizer) -> Policy:
     path = run.path / name
     tensors, header = load_tensors(path)
     if is_soft_prompt(header):
-        return behind_soft_prompt(run, path, tokenizer)
+        return _behind(run, tensors, header, path, tokenizer)
+    return _whole_policy(run, tensors, path, tokenizer)
+
+
+def behind_soft_prompt(run: Run, path: Path, tokenizer: Tokenizer) -> SoftPromptPolicy:
+    """A policy of the run behind the soft prompt in a file, of this run or of another.
+
+    Raises ValueError, one line, if the file holds none, or one of another base.
+    """
+    tensors, header = load_tensors(path)
+    if not is_soft_prompt(header):
+        raise ValueError(f"{path}: expected a soft prompt alone, found other weights")
+    return _behind(run, tensors, header, path, tokenizer)
+
+
+def _whole_policy(run: Run, tensors: dict[str, Tensor], path: Path, tokenizer: Tokenizer) -> Policy:
+    """The policy that has these weights, on the run's device."""
     policy = build.new_policy(run.config.model, tokenizer.vocab_size)
     policy = empty_policy(policy, tensors, str(path))
     load_weights(policy, tensors, str(path))
     return policy.to(run.device)
 
 
-def behind_soft_prompt(run: Run, path: Path, tokenizer: Tokenizer) -> SoftPromptPolicy:
-    """A policy of the run behind the soft prompt in a file, of this run or of another.
+def _behind(
+    run: Run, tensors: dict[str, Tensor], header: dict, path: Path, tokenizer: Tokenizer
+) -> SoftPromptPolicy:
+    """The base that a soft prompt names by its hash, behind it.
 
-    Its base is the one of the run that the file names by its hash: after supervised fine-tuning,
-    or pretrained. Raises ValueError, one line, if that is none of them.
+    That is the run's policy after supervised fine-tuning, or the pretrained one.
     """
-    tensors, header = load_tensors(path)
-    if not is_soft_prompt(header):
-        raise ValueError(f"{path}: expected a soft prompt alone, found other weights")
     for stage in (SFT, "pretrain"):
-        name = RESULT[stage]
-        if run.is_done(stage) and not is_soft_prompt(load_tensors(run.path / name)[1]):
-            base = load_policy(run, name, tokenizer)
+        if not run.is_done(stage):
+            continue
+        file = run.path / RESULT[stage]
+        own, own_header = load_tensors(file)
+        if not is_soft_prompt(own_header):
+            base = _whole_policy(run, own, file, tokenizer)
             if stage == "pretrain" or base_hash(base) == header["base"]:
                 break
     return SoftPromptPolicy(base, vectors_of(tensors, header, base, str(path)))
@@ -112,6 +129,11 @@ def model_for_sampling(run: Run, tokenizer: Tokenizer, tuned: bool) -> Policy:
 def start_of(run: Run) -> str:
     """The weights that feedback tunes: those of supervised fine-tuning, else of pretraining."""
     return RESULT[SFT] if run.is_done(SFT) else RESULT["pretrain"]
+
+
+def newest_reward_model(run: Run) -> str | None:
+    """The file of the reward model that was trained last; None if there is none yet."""
+    return next((name for name in REWARD_MODELS if (run.path / name).exists()), None)
 
 
 def load_reward_model(

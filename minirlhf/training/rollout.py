@@ -99,6 +99,17 @@ def join_rows(
     return rows, torch.tensor([len(prompt) for prompt in prompts], device=device)
 
 
+@torch.no_grad()
+def scores_of(
+    reward_model: AnyReward, prompt: list[int], texts: Sequence[list[int]]
+) -> list[float]:
+    """The reward model's scores in [0, 1] of whole texts (token ids) on one prompt."""
+    rows, lengths = join_rows([prompt] * len(texts), list(texts), reward_model.device)
+    lengths = lengths + torch.tensor([len(text) for text in texts]).to(lengths)
+    with autocast(rows.device):
+        return reward_model.text_scores(rows, lengths).tolist()
+
+
 def in_turn(topics: Sequence[AnyPrompt], count: int) -> list[AnyPrompt]:
     """`count` topics: the given ones, over and over."""
     return [topics[index % len(topics)] for index in range(count)]

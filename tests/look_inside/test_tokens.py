@@ -17,7 +17,7 @@ from minirlhf.config import FinetuneConfig, ModelConfig
 from minirlhf.feedback.conversation import Turn
 from minirlhf.look_inside.looks import from_json, to_json
 from minirlhf.look_inside.tokens import LookModels, look, piece, reasons
-from minirlhf.look_inside.write import Chosen, Written, continue_from, rewards, write
+from minirlhf.look_inside.write import Chosen, Written, rewards, write
 from minirlhf.models import build
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.reward_model import RewardModel
@@ -234,13 +234,13 @@ def test_the_best_of_n_is_what_training_scores_highest():
 
 def test_what_if_another_token_stood_here():
     kept, new = BYTES.encode(" It"), 65
-    *events, last = continue_from(MODELS, PROMPT, kept, new, "tuned", seed=1)
+    *events, last = write(MODELS, PROMPT, "tuned", seed=1, kept=[*kept, new])
     written = [event.token for event in events]
     assert last.tokens == [*kept, new, *written] and len(last.tokens) <= 12
     prompt = MODELS.prompt(PROMPT) + [*kept, new]
     whole = sample(TUNED, [prompt], 8, BYTES.end_id, randomness=step_generator(1, "look", 0))
     assert written == whole.ids()[0]
-    assert list(continue_from(MODELS, PROMPT, kept, BYTES.end_id, "base")) == [
+    assert list(write(MODELS, PROMPT, "base", kept=[*kept, BYTES.end_id])) == [
         Chosen(0, [*kept, BYTES.end_id], [])
     ]
 

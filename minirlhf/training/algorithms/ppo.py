@@ -85,10 +85,9 @@ class PPO:
                 values, old_values[columns], returns[columns], part.mask, self.settings.value_clip
             )
             if self.settings.entropy_weight != 0:
-                entropy = equations.entropy(logits.float()[None]).sum() / len(
-                    index
-                )  # nats per text
-                loss = loss - self.settings.entropy_weight * entropy
+                entropies = equations.entropy(logits.float()[None])  # (1, tokens)
+                per_text = entropies.sum() / len(index)  # nats
+                loss = loss - self.settings.entropy_weight * per_text
             if self.mix is not None:
                 loss = loss + self.mix.loss(self.settings.minibatch_size, step, number)
             moved["gradient_norm"] = gradient_step(
@@ -121,7 +120,7 @@ class PPO:
         part, _ = own_share(rollout, mask)
         body = self.policy.body if self.value.body is None else self.value.body
         with torch.no_grad(), autocast(mask.device):
-            values = self.value.head(text_states(body, part)).squeeze(-1).float()
+            values = self.value(text_states(body, part))  # (share, time)
         values = distributed.gather_rows(values, len(mask))  # (share, time) to (batch, time)
         kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, self.kl_weight.weight)
@@ -144,7 +143,7 @@ def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Te
     """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
     ours = text_states(policy.body, rollout)
     states = ours if value.body is None else text_states(value.body, rollout)
-    return ours, value.head(states).squeeze(-1).float()
+    return ours, value(states)
 
 
 def text_states(body: Transformer, rollout: Rollout) -> Tensor:
