@@ -5,12 +5,12 @@ seconds.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # One thread, here and in every process that a test starts: tiny models gain nothing from more, and
 # sums keep their order.
 os.environ["OMP_NUM_THREADS"] = "1"
-
 import pytest
 import torch
 from tiny_command import small_openings
@@ -28,6 +28,10 @@ from minirlhf.runs.folder import Run
 from minirlhf.system import devices
 from minirlhf.tasks import custom
 from minirlhf.tasks.task import Task
+
+# Where this package is, jsonschema compiles its grammar of web addresses (3 s in each process that
+# reads a notebook). No field of a notebook is checked by it.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Begun first, so that the workers of pytest-xdist end together.
 SLOW_FILES = (

@@ -44,7 +44,12 @@ def ready(tmp_path_factory, small_task) -> Path:
     """A folder of runs that holds one, "ready", with a reward model."""
     run = Run.create(
         tmp_path_factory.mktemp("runs") / "ready",
-        dataclasses.replace(TINY, seed=3, precision="float32"),
+        dataclasses.replace(
+            TINY,
+            seed=3,
+            precision="float32",
+            pretrain=dataclasses.replace(TINY.pretrain, corpus_texts=1500),
+        ),
     )
     for stage in ("pretrain", "reward"):
         pipeline.STAGE_FUNCTIONS[stage](run, small_task)
@@ -87,7 +92,7 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
         assert [process.wait() for process in processes] == [0, 0], processes[0].errors()
         printed = "".join(process.printed() for process in processes)
     else:
-        main(arguments["one"])  # on the whole task, as torchrun's processes
+        main(arguments["one"])  # on the task as torchrun's processes load it
         printed = torchrun(arguments["two"])
     assert printed.count("done: finetune") == 1  # one of them speaks
 
