@@ -85,7 +85,9 @@ class PretrainConfig(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start == "scratch":
-            self.require(self.base is None, "base", "no base with --from-scratch")
+            self.require(
+                self.base is None, "base", "no base with --from-scratch or --start scratch"
+            )
             self.require(self.steps > 0, "steps", "at least 1 with --pretrain.start scratch")
 
 
