@@ -6,7 +6,10 @@ import math
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Rows = dict[str, dict[str, dict[str, Any]]]  # name -> seed -> figures
 
@@ -71,39 +74,36 @@ def lines_of(rows: Rows, kinds: str) -> dict[str, dict[int, dict]]:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """The judge against the number of vectors: a row of panels per kinds, a line per start."""
+    """The judge against the number of vectors: two panels per kinds, a line per start."""
     from matplotlib.figure import Figure
 
-    drawn = {kinds: lines_of(rows, kinds) for kinds in ("all", "translation", "french")}
-    drawn = {kinds: lines for kinds, lines in drawn.items() if lines}
+    drawn = [kinds for kinds in ("all", "translation", "french") if lines_of(rows, kinds)]
     if not drawn:
         return
     figure = Figure(figsize=(9, 3.4 * len(drawn)), layout="constrained")
     panels = figure.subplots(len(drawn), len(PANELS), sharey=True, squeeze=False)
-    for axes_row, (kinds, lines) in zip(panels, drawn.items(), strict=True):
-        for axes, (split, words) in zip(axes_row, PANELS.items(), strict=True):
-            for start, by_length in lines.items():
-                means = [means_of(seeds)[f"{split} after"] for seeds in by_length.values()]
-                bars = [half_width(seeds, f"{split} after") for seeds in by_length.values()]
-                colour = COLOURS[start]
-                axes.errorbar(
-                    list(by_length), means, bars, fmt="o-", color=colour, capsize=3, label=start
-                )
-            some = means_of(rows.get(f"{kinds}-full") or next(iter(by_length.values())))
-            axes.axhline(some[f"{split} before"], color="gray", linestyle=":", label="the base")
-            if f"{kinds}-full" in rows:
-                axes.axhline(
-                    some[f"{split} after"], color="gray", linestyle="--", label="every weight"
-                )
-            lengths = sorted({length for by_length in lines.values() for length in by_length})
-            axes.set(
-                xscale="log",
-                xlabel="vectors",
-                ylabel="judge (0 to 1)",
-                ylim=(0, 1),
-                title=f"{kinds.capitalize()}{' kinds' * (kinds == 'all')}: {words}",
-            )
-            axes.set_xticks(lengths, [str(length) for length in lengths], minor=False)
-            axes.minorticks_off()
+    for row, kinds in zip(panels, drawn, strict=True):
+        for axes, split in zip(row, PANELS, strict=True):
+            draw_panel(axes, rows, kinds, split)
     panels[0][0].legend(loc="upper left", fontsize="small", ncols=2)
     figure.savefig(path, dpi=120)
+
+
+def draw_panel(axes: Axes, rows: Rows, kinds: str, split: str) -> None:
+    """One split of some kinds: a line per start, with 95% intervals, between the two limits."""
+    lines = lines_of(rows, kinds)
+    for start, by_length in lines.items():
+        means = [means_of(seeds)[f"{split} after"] for seeds in by_length.values()]
+        bars = [half_width(seeds, f"{split} after") for seeds in by_length.values()]
+        colour = COLOURS[start]
+        axes.errorbar(list(by_length), means, bars, fmt="o-", color=colour, capsize=3, label=start)
+    some = means_of(rows.get(f"{kinds}-full") or next(iter(next(iter(lines.values())).values())))
+    axes.axhline(some[f"{split} before"], color="gray", linestyle=":", label="the base")
+    if f"{kinds}-full" in rows:
+        axes.axhline(some[f"{split} after"], color="gray", linestyle="--", label="every weight")
+    lengths = sorted({length for by_length in lines.values() for length in by_length})
+    name = "All kinds" if kinds == "all" else kinds.capitalize()
+    axes.set(xscale="log", ylim=(0, 1), title=f"{name}: {PANELS[split]}")
+    axes.set(xlabel="vectors", ylabel="judge (0 to 1)")
+    axes.set_xticks(lengths, [str(length) for length in lengths])
+    axes.minorticks_off()
