@@ -52,15 +52,16 @@ def table(rows: Rows) -> str:
 
 
 def half_width(seeds: dict[str, dict[str, Any]], name: str) -> float:
-    """Half of the 95% interval of the mean of all seeds' answers; NaN if a seed has none.
+    """Half of the 95% interval of the mean of all seeds' answers; NaN if no seed has one.
 
-    It covers the drawing of questions and answers, not that of vectors and demonstrations.
+    It covers the drawing of questions and answers, not that of vectors and demonstrations. Seeds
+    without an interval of their own count as wide as the others.
     """
-    squares = []
-    for found in seeds.values():
-        low, high = found.get(f"{name} 95%", (math.nan, math.nan))
-        squares.append((high - low) ** 2 / 4)
-    return math.sqrt(sum(squares)) / len(squares)
+    intervals = [found[f"{name} 95%"] for found in seeds.values() if f"{name} 95%" in found]
+    if not intervals:
+        return math.nan
+    square = statistics.fmean((high - low) ** 2 / 4 for low, high in intervals)
+    return math.sqrt(square / len(seeds))
 
 
 def lines_of(rows: Rows, kinds: str) -> dict[str, dict[int, dict]]:

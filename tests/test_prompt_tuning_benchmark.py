@@ -72,6 +72,8 @@ def test_the_interval_of_several_seeds_is_that_of_all_their_answers():
     assert figure.half_width(ROWS["all-5"], "train after") == pytest.approx(0.03)
     assert figure.half_width(ROWS["all-20"], "train after") == pytest.approx(0.03 / math.sqrt(2))
     assert math.isnan(figure.half_width(ROWS["all-5"], "heldout after"))
+    some = {"0": figures(0.5), "1": {"train after": 0.6}}
+    assert figure.half_width(some, "train after") == pytest.approx(0.03 / math.sqrt(2))
 
 
 def test_the_picture_has_a_line_per_start():
