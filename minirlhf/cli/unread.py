@@ -51,13 +51,15 @@ def refuse_soft_prompt(stage: str, given: Any, usual: Any) -> None:
     """
     if given is None or usual is None:
         return
-    unread: tuple[str, ...] = OF_FROZEN_WEIGHTS
-    if given.tune == "all":
-        unread, instead = ("soft_prompt.",), "which does not read it"
-    else:
-        instead = f"which learns at --{stage}.soft-prompt.learning-rate"
+    if given.tune == "soft-prompt-and-body":
+        return  # both are read
+    unread: tuple[str, ...] = ("soft_prompt.",)
+    instead = "which does not read it"
+    if given.tune == "soft-prompt":
+        unread = OF_FROZEN_WEIGHTS
+        instead = f"whose vectors learn at --{stage}.soft-prompt.learning-rate, without decay"
     for name in differing(given, usual):
-        if given.tune != "soft-prompt-and-body" and name.startswith(unread):
+        if name.startswith(unread):
             expected = f"no such option with --{stage}.tune {given.tune}, {instead}"
             raise SettingError(f"{stage}.{name}", expected, attrgetter(name)(given))
 
