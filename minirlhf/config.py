@@ -393,6 +393,8 @@ class FinetuneConfig(Settings):
     @property
     def step_size(self) -> str:
         """The name of the setting that makes the chosen algorithm's steps larger or smaller."""
+        if self.tune == "soft-prompt":
+            return "finetune.soft_prompt.learning_rate"
         return getattr(self.of_algorithm, "step_size", "finetune.learning_rate")
 
     @property
