@@ -175,7 +175,7 @@ class Chat(Settings):
     runs: Path = Path("runs")
     model: Literal["tuned", "sft", "base"] | None = None
     """Who answers: the fine-tuned model, the one after supervised fine-tuning, or the base.
-    Default: the furthest that the run has."""
+    Default: the model of the run's latest stage."""
     soft_prompt: str | None = None
     """A run (under --runs) that has a soft prompt for the base of this one: the body of this run
     answers behind that prompt. /compare shows its other models, too."""
