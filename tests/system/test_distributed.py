@@ -67,6 +67,8 @@ def copy_of(ready: Path, runs: Path, name: str) -> Path:
 
 # The last minibatch of an epoch is smaller than the others; some updates stop early.
 PPO = ["--algorithm", "ppo", "--ppo.minibatch-size", "8", "--ppo.kl-stop", "0.0007"]
+# Each minibatch mixes in two unscored texts, one for each process.
+PPO_PTX = [*PPO[:4], "--pretraining-weight", "0.5"]
 # Conjugate gradient magnifies rounding, a large step even more so.
 TRPO = ["--algorithm", "trpo", "--trpo.fisher-texts", "6", "--trpo.delta", "0.03"]
 
@@ -79,9 +81,10 @@ TRPO = ["--algorithm", "trpo", "--trpo.fisher-texts", "6", "--trpo.delta", "0.03
         ["--algorithm", "grpo", "--group-size", "3"],
         ["--credit", "reward-to-go"],
         PPO,
+        PPO_PTX,
         TRPO,
     ],
-    ids=["reinforce", "grpo", "reward-to-go", "ppo", "trpo"],
+    ids=["reinforce", "grpo", "reward-to-go", "ppo", "ppo-ptx", "trpo"],
 )
 def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     folders = {name: copy_of(ready, tmp_path, name) for name in ("one", "two")}
