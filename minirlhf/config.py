@@ -442,7 +442,7 @@ class CommonConfig(Settings):
     """Settings that all stages share."""
 
     task: Literal["openings", "reviews", "assistant"] = "openings"
-    """openings: first lines of texts. reviews: of films, with real scores. assistant: conversations."""
+    """openings: first lines of texts. reviews: of films, scored by people. assistant: dialogue."""
     size: Literal["tiny", "small", "gpu"] = "small"
     """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: Seed = 0
