@@ -462,10 +462,9 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
     ("runs/run_rankings.py", [["runs/test_run_rankings.py"]], [
         ("candidates_for", 'RESULT["pretrain"]', 'RESULT["sft"]'),
         ("candidates_for", "range(2)", "range(1)"),
-        ("candidates_for", "misplaced(prompts, own)", "own[0]"),
+        ("candidates_for", "misplaced(own[0], own)", "own[0]"),
         ("candidates_for", 'ranked_answers == "sft"', 'ranked_answers != "sft"'),
-        ("misplaced", "if own[0][other] not in known", ""),
-        ("misplaced", "question & words[other]", "question - words[other]"),
+        ("misplaced", "if other not in known", ""),
         ("sample_answers", "tokenizer, prompts, longest", "tokenizer, prompts[::-1], longest"),
         ("sample_answers", "run.config.seed, name", "0, name"),
         ("new_rankings", "min(count, len(prompts))", "count"),

@@ -5,11 +5,9 @@ takes a rater hardly longer than comparing two, and gives K (K - 1) / 2 comparis
 
 Of the four answers to each prompt two are by the model that feedback tunes (after supervised
 fine-tuning, SFT), one is by the pretrained base, and one is "misplaced": a sample of the SFT model
-for another prompt with a similar question. Four samples of the SFT model are mostly ties, so they
-teach little; and a reward model that never saw an answer to another question gives it a high score.
-Fine-tuned on such a reward, the policy ended up with one sentence that answers every question.
-With answers to just any other prompt the reward model learned to tell the kinds of answers apart,
-not the topics, and the policy wrote about courgettes whatever the topic was.
+for another prompt. Four samples of the SFT model are mostly ties, so they teach little; and a
+reward model that never saw an answer to another question gives it a high score. Fine-tuned on such
+a reward, the policy ended up with one sentence that answers every question.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minirlhf.evaluation.judge import sample_texts
-from minirlhf.feedback.conversation import Prompt, in_words, question_of
+from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.feedback.duplicates import normal
 from minirlhf.feedback.rankings import Ranked, read_rankings, write_rankings
 from minirlhf.feedback.splits import draw_heldout
@@ -34,7 +32,7 @@ from minirlhf.training.prompts import draw_topics
 from minirlhf.training.truncation import prompt_tokens
 
 ANSWERS = 4  # per prompt
-TRIED = 64  # other prompts, to find one with a similar question
+TRIED = 16  # answers to other prompts, to find one that a prompt has not got itself
 
 
 def rankings_of(run: Run, task: Task) -> list[Ranked]:
@@ -120,28 +118,22 @@ def candidates_for(run: Run, task: Task, prompts: Sequence[Prompt], name: str) -
             for number in range(2)
         ]
         of_base = sample_answers(run, base, tokenizer, prompts, f"{name} base")
-        columns = [*own, of_base, misplaced(prompts, own)]
+        columns = [*own, of_base, misplaced(own[0], own)]
     return [list(answers) for answers in zip(*columns, strict=True)]
 
 
-def misplaced(prompts: Sequence[Prompt], own: Sequence[Sequence[str]]) -> list[str]:
-    """For each prompt an answer to another one, which asks something similar.
+def misplaced(answers: Sequence[str], own: Sequence[Sequence[str]]) -> list[str]:
+    """For each prompt the answer to another one, from `answers` (one for each prompt).
 
-    `own` holds answers to the prompts, a column for each sample. Of the next TRIED prompts (which
-    are drawn at random) the one is taken whose question has most words in common, as a share of the
-    words of both; its first answer must not be one that the prompt has got itself.
+    It is that of the next prompt: any other, as prompts are drawn at random. `own` holds answers
+    to each prompt itself; where the next prompt got one of those too, the one after it is taken,
+    and so on.
     """
-    words = [frozenset(question_of(prompt).lower().split()) for prompt in prompts]
     chosen = []
-    for place, question in enumerate(words):
+    for place in range(len(answers)):
         known = {column[place] for column in own}
-        others = [(place + step) % len(prompts) for step in range(1, TRIED + 1)]
-        new = [other for other in others if own[0][other] not in known] or others
-
-        def in_common(other: int, question: frozenset[str] = question) -> float:
-            return len(question & words[other]) / max(1, len(question | words[other]))
-
-        chosen.append(own[0][max(new, key=in_common)])
+        next_ones = [answers[(place + step) % len(answers)] for step in range(1, TRIED + 1)]
+        chosen.append(next((other for other in next_ones if other not in known), next_ones[0]))
     return chosen
 
 

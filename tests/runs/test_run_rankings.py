@@ -12,7 +12,6 @@ import torch
 from conftest import TINY
 
 from minirlhf.config import ModelConfig, RewardConfig
-from minirlhf.feedback.conversation import Turn
 from minirlhf.feedback.rankings import read_rankings
 from minirlhf.models import build
 from minirlhf.reports.run_report import write_report
@@ -129,19 +128,9 @@ def test_four_samples_of_the_sft_model(tmp_path, monkeypatch):
 
 
 def test_a_misplaced_answer_is_not_one_that_the_prompt_has_anyway():
-    prompts, answers = ["p"] * 4, ["a", "a", "b", "c"]
-    own = [answers, ["x", "y", "c", "a"]]
-    assert run_rankings.misplaced(prompts, own) == ["b", "b", "a", "b"]
-    assert run_rankings.misplaced(["p", "p"], [["a", "a"]]) == ["a", "a"]  # there is no other
-
-
-def test_a_misplaced_answer_is_to_a_similar_question():
-    asked = ["Why is bread good?", "Say it in French: tea.", "Why is sleep good?", "Hello!"]
-    prompts = [(Turn("user", "About bread"), Turn("assistant", "x"), Turn("user", asked[0]))]
-    prompts += [(Turn("user", question),) for question in asked[1:]]
-    answers = ["to bread", "to tea", "to sleep", "to hello"]
-    found = run_rankings.misplaced(prompts, [answers])
-    assert (found[0], found[2]) == ("to sleep", "to bread")
+    answers = ["a", "a", "b", "c"]
+    assert run_rankings.misplaced(answers, [answers, ["x", "y", "c", "a"]]) == ["b", "b", "a", "b"]
+    assert run_rankings.misplaced(["a", "a"], [["a", "a"]]) == ["a", "a"]  # there is no other
 
 
 def test_samples_are_a_function_of_the_seed_and_are_kept(run, tmp_path):
