@@ -4,8 +4,10 @@ seconds.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 # One thread, here and in every process that a test starts: tiny models gain nothing from more, and
@@ -13,6 +15,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tiny_command import small_openings
 
 from minirlhf.config import (
@@ -29,6 +32,10 @@ from minirlhf.system import devices
 from minirlhf.tasks import custom
 from minirlhf.tasks.task import Task
 
+# tyro reads the source of every dataclass of settings anew for each command line.
+inspect.getsource = cache(inspect.getsource)
+# To lay a figure out takes as long as to draw it, and no test looks at where things are.
+ConstrainedLayoutEngine.execute = lambda engine, figure: None  # type: ignore[method-assign]
 # Where this package is, jsonschema compiles its grammar of web addresses (3 s in each process that
 # reads a notebook). No field of a notebook is checked by it.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
