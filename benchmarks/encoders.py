@@ -1,11 +1,13 @@
 """A causal or a bidirectional reward model: held-out r at equal training time, and what scoring
 every prefix costs.
 
-    python -m minirlhf pretrain --run base && python -m benchmarks.encoders --run base --json FILE
+    python -m minirlhf pretrain --run base --start base --steps 0     (the shipped base)
+    python -m benchmarks.encoders --run base --pretrain-seconds 120 --seconds 15 45 --json FILE
 
-The causal head starts from the run's policy; the encoder is pretrained by masked-LM for as many
-seconds as the run's pretraining took. Both then learn from the same feedback for the same seconds,
-whatever number of steps that makes. Measure on a quiet machine.
+The causal head starts from the run's policy; the encoder is pretrained by masked-LM for
+--pretrain-seconds (a run that pretrained from scratch: for as many as that took). Both then learn
+from the same feedback for the same seconds, whatever number of steps that makes. Measure on a
+quiet machine.
 """
 
 from __future__ import annotations

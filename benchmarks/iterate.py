@@ -1,9 +1,10 @@
 """Many rounds of feedback against one, with the same number of ratings in all, over several seeds.
 
-    python -m benchmarks.iterate --seeds 5 --rounds 1 4 --ratings 3000 --workers 2 --json FILE
+    python -m benchmarks.iterate --seeds 3 --rounds 1 4 --ratings 3000 --json FILE
 
-Each seed is pretrained once (a RUNS/iterate-baseSEED that is there is used again, if its settings
-are the same); each number of rounds starts from there. Other arguments go to `iterate`.
+Each seed starts from the shipped base (with --pretrain-steps: from scratch) in a run
+RUNS/iterate-baseSEED, which is used again if its settings are the same; each number of rounds
+starts from there. Other arguments go to `iterate`.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ def minirlhf(*arguments: object, one_thread: bool) -> None:
     )
 
 
+def start_of(steps: int | None) -> PretrainConfig:
+    """The shipped base, or `steps` of pretraining from random weights."""
+    return PretrainConfig(steps=steps) if steps else PretrainConfig(start="base", steps=0)
+
+
 def one_seed(seed: int, options: argparse.Namespace, extra: list[str]) -> list[dict]:
     """A row for each number of rounds, all from one pretrained policy."""
     base, rows, one_thread = options.runs / f"iterate-base{seed}", [], options.workers > 1
+    wanted = start_of(options.pretrain_steps)
     if not (base / products.RESULT["pretrain"]).exists():
-        steps = ["--steps", options.pretrain_steps] if options.pretrain_steps else []
         minirlhf(
             "pretrain",
             "--run",
@@ -51,13 +57,13 @@ def one_seed(seed: int, options: argparse.Namespace, extra: list[str]) -> list[d
             "--seed",
             seed,
             "--overwrite",
-            *steps,
+            "--start",
+            wanted.start,
+            "--steps",
+            wanted.steps,
             one_thread=one_thread,
         )
-    found, wanted = (
-        Run.open(base).config,
-        PretrainConfig(steps=options.pretrain_steps or PretrainConfig.steps),
-    )
+    found = Run.open(base).config
     if (found.seed, found.model, found.pretrain) != (seed, ModelConfig(), wanted):
         sys.exit(
             f"{base}: pretrained under other settings; give another --runs folder, or delete it"
@@ -103,7 +109,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--ratings", type=int, default=3000, help="in all")
-    parser.add_argument("--pretrain-steps", type=int, help="(default: that of pretrain)")
+    parser.add_argument(
+        "--pretrain-steps", type=int, help="from scratch (default: start from the shipped base)"
+    )
     parser.add_argument(
         "--workers",
         type=int,

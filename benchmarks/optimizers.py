@@ -4,12 +4,12 @@ The judge against texts, against KL, against step size.
 
     python -m benchmarks.optimizers --seeds 5 --workers 2      (from the project's folder)
 
-For each seed one run is pretrained and gets a reward model; every algorithm starts from a copy of
-it and samples the same number of texts under its default settings (minirlhf/config.py). A second
-sweep repeats the first seeds with four step sizes, a factor of 30 apart in all (the learning rate;
-for TRPO delta, whose root is the length of a step). Every run is a run folder under --runs; what is
-finished there is not done again, what was interrupted goes on at its checkpoint. Writes
-optimizers.json, .png and .md to --output.
+For each seed one run starts from the shipped base (with --pretrain-steps: from scratch) and gets a
+reward model; every algorithm starts from a copy of it and samples the same number of texts under
+its default settings (minirlhf/config.py). A second sweep repeats the first seeds with four step
+sizes, a factor of 30 apart in all (the learning rate; for TRPO delta, whose root is the length of a
+step). Every run is a run folder under --runs; what is finished there is not done again, what was
+interrupted goes on at its checkpoint. Writes optimizers.json, .png and .md to --output.
 """
 
 from __future__ import annotations
@@ -283,8 +283,9 @@ def markdown(results: dict) -> str:
         "# Optimizers side by side",
         "",
         "Task `openings` (simulated raters; the judge is a rubric), "
-        f"{seeds} seed{'s' * (seeds > 1)}, {results['texts']:,} sampled texts a run, default "
-        "settings. Mean over seeds with 95% interval (Student's t). Made by "
+        f"{seeds} seed{'s' * (seeds > 1)}, {results['texts']:,} sampled texts per run, default "
+        f"settings, start: {results['start']}. Mean over seeds with 95% interval (Student's t). "
+        "Made by "
         f"`benchmarks/optimizers.py`, commit {results['commit']}, {hardware['device']} "
         f"({results['workers']} runs at a time, one thread each), "
         f"{hardware['precision']}, PyTorch {hardware['torch']}.",
@@ -463,7 +464,9 @@ def main() -> None:
         default=EvaluateConfig.samples,
         help="texts judged before and after, each split",
     )
-    parser.add_argument("--pretrain-steps", type=int, default=PretrainConfig.steps)
+    parser.add_argument(
+        "--pretrain-steps", type=int, help="from scratch (default: start from the shipped base)"
+    )
     parser.add_argument("--reward-steps", type=int, default=RewardConfig.steps)
     arguments = parser.parse_args()
     if (
@@ -480,12 +483,15 @@ def main() -> None:
         "MKL_NUM_THREADS": "1",
     }  # of the workers
 
+    steps = arguments.pretrain_steps
+    start = PretrainConfig(steps=steps) if steps else PretrainConfig(start="base", steps=0)
+
     def config(seed: int, algorithm: str, factor: float) -> Config:
         finetune = scaled(FinetuneConfig(updates=arguments.updates), algorithm, factor)
         return Config(
             seed=seed,
             device="cpu",
-            pretrain=PretrainConfig(steps=arguments.pretrain_steps),
+            pretrain=start,
             reward=RewardConfig(steps=arguments.reward_steps),
             finetune=finetune,
             evaluate=EvaluateConfig(samples=arguments.samples),
@@ -518,6 +524,7 @@ def main() -> None:
         "seeds": arguments.seeds,
         "sweep_seeds": arguments.sweep_seeds,
         "workers": arguments.workers,
+        "start": "shipped base" if start.start == "base" else f"scratch, {steps} steps",
         "texts": arguments.updates * FinetuneConfig.batch_size,
         "commit": commit(),
         "hardware": hardware(torch.device("cpu")) | {"threads": "1", "system": platform.system()},

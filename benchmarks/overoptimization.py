@@ -2,7 +2,7 @@
 
 After Gao et al. (2022).
 
-    python -m minirlhf pretrain --run base
+    python -m minirlhf pretrain --run base --start base --steps 0     (the shipped base)
     python -m benchmarks.overoptimization --run base --seeds 3 --workers 2 \\
         --json FILE --plot FILE.png
 

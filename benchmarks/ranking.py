@@ -1,6 +1,7 @@
 """Scores or comparisons: from which does a reward model learn more, judgment for judgment?
 
-    python -m minirlhf pretrain --run base && python -m benchmarks.ranking --run base --json FILE
+    python -m minirlhf pretrain --run base --start base --steps 0     (the shipped base)
+    python -m benchmarks.ranking --run base --sizes 250 2500 --steps 60 --json FILE
 
 A judgment is one rater's score of one text, or one rater's answer to "which of these two is
 better". On `openings` the (simulated) rater who compares is one whose scores of both texts are

@@ -37,9 +37,13 @@ class ModelConfig(Settings):
     context: Annotated[int, Range(at_least=2, at_most=MANY)] = 96
     """Maximum length of topic and text together, in tokens."""
     width: Count = 192
+    """Numbers per token inside the transformer."""
     layers: Count = 2
+    """Transformer blocks, one after the other."""
     heads: Count = 4
+    """Attention heads per block, which share the width."""
     tie_embeddings: bool = True
+    """The matrix that reads tokens also predicts them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +89,9 @@ class PretrainConfig(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start == "scratch":
-            self.require(self.base is None, "base", "no base with --from-scratch")
+            self.require(
+                self.base is None, "base", "no base with --from-scratch or --start scratch"
+            )
             self.require(self.steps > 0, "steps", "at least 1 with --pretrain.start scratch")
 
 
@@ -115,7 +121,7 @@ class SoftPromptConfig(Settings):
     """First values: noise, embeddings of random tokens, or those of a demonstration (without
     demonstrations: of the best scored text, else of a text of the corpus)."""
     learning_rate: Positive = 0.3
-    """Of Adam, for the vectors alone."""
+    """Learning rate of Adam for the vectors."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class SFTSoftPromptConfig(SoftPromptConfig):
 class FinetuneSoftPromptConfig(SoftPromptConfig):
     place = "finetune.soft_prompt."
     learning_rate: Positive = 0.25
-    """Of Adam, for the vectors alone."""
+    """Learning rate of Adam for the vectors."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +352,8 @@ class FinetuneConfig(Settings):
     algorithm: Literal["reinforce", "rloo", "grpo", "ppo", "trpo", "dpo"] = "reinforce"
     """PPO and TRPO are those of section 3.2 of the article.
     RLOO and GRPO compare the samples of one prompt with each other.
-    DPO learns from the reward model's comparisons directly: no rounds, its own rate and steps."""
+    DPO learns directly from the comparisons, without a reward model's scores: no rounds, its own
+    rate and steps."""
     tune: Tune = "all"
     """all: every weight. soft-prompt: vectors before the prompt, with REINFORCE, RLOO, GRPO or PPO;
     the model itself is frozen, and without the vectors it is the reference.
@@ -391,6 +398,8 @@ class FinetuneConfig(Settings):
     @property
     def step_size(self) -> str:
         """The name of the setting that makes the chosen algorithm's steps larger or smaller."""
+        if self.tune == "soft-prompt":
+            return "finetune.soft_prompt.learning_rate"
         return getattr(self.of_algorithm, "step_size", "finetune.learning_rate")
 
     @property
@@ -433,10 +442,13 @@ class CommonConfig(Settings):
     """Settings that all stages share."""
 
     task: Literal["openings", "reviews", "assistant"] = "openings"
+    """openings: first lines of texts. reviews: of films, scored by people. assistant: dialogue."""
     size: Literal["tiny", "small", "gpu"] = "small"
     """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
     seed: Seed = 0
+    """Of all random numbers. On a CPU the same seed gives the same run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA if there is such a GPU, else Apple's (mps), else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of matrix products; weights are always float32.
     auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""

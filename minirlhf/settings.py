@@ -29,7 +29,8 @@ class SettingError(Exception):
     """
 
     def __init__(self, name: str, expected: str, found: object):
-        super().__init__(f"{option(name)}: expected {expected}, found {reprlib.repr(found)}")
+        shown = str(found) if isinstance(found, Path) else reprlib.repr(found)
+        super().__init__(f"{option(name)}: expected {expected}, found {shown}")
 
 
 def option(name: str) -> str:

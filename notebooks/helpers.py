@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from minirlhf.config import (
     PretrainConfig,
     RewardConfig,
 )
-from minirlhf.reports.figures import INK, JUDGE, REWARD, STYLE
+from minirlhf.reports.figures import INK, JUDGE, MUTED, REWARD, STYLE
 from minirlhf.runs.folder import Run
 from minirlhf.tasks.openings import task as openings
 from minirlhf.tasks.task import Task
@@ -42,7 +43,9 @@ from minirlhf.tasks.task import Task
 __all__ = [
     "CATEGORIES",
     "FAST",
+    "LiveErrors",
     "LiveTraining",
+    "coloured_html",
     "coloured_text",
     "exercise",
     "fork",
@@ -96,24 +99,34 @@ def show_source(*things) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; floats to three digits, whole numbers in thousands."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for row in rows:
-        cells = [
-            f"{cell:.3g}"
-            if isinstance(cell, float)
-            else f"{cell:,}"
-            if type(cell) is int
-            else str(cell).replace("|", "\\|")
-            for cell in row
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    display(Markdown("\n".join(lines)))
+    """A table; floats to three digits, whole numbers in thousands; columns of numbers to the right.
+
+    A string that is a number, also with "%" or in bold, counts as one.
+    """
+
+    def words(cell: object) -> str:
+        if isinstance(cell, float):
+            return f"{cell:.3g}"
+        return f"{cell:,}" if type(cell) is int else str(cell).replace("|", "\\|")
+
+    body = [[words(cell) for cell in row] for row in rows]
+    number = re.compile(r"(\*\*)?[-−+]?[\d,.]+(e[-+]\d+)?%?(\*\*)?|-|–|")
+    right = [all(number.fullmatch(cell) for cell in column) for column in zip(*body)]
+    rule = [" ---: " if one else " --- " for one in right or [False] * len(header)]
+    lines = [f"|{'|'.join(rule)}|"] + [f"| {' | '.join(row)} |" for row in body]
+    display(Markdown("\n".join([f"| {' | '.join(header)} |", *lines])))
 
 
 def coloured_text(
     pieces: Sequence[str], values: Sequence[float], low: float, high: float, title: str = ""
 ) -> None:
+    """Show `coloured_html`."""
+    display(coloured_html(pieces, values, low, high, title))
+
+
+def coloured_html(
+    pieces: Sequence[str], values: Sequence[float], low: float, high: float, title: str = ""
+) -> HTML:
     """Each piece on a colour from red (`low`) to green (`high`), its value under it."""
     colours = plt.get_cmap("RdYlGn")
     spans = []
@@ -127,11 +140,8 @@ def coloured_text(
             f'background:rgb({red},{green},{blue});color:#111;white-space:pre">{escape(piece)}<br>'
             f'<small style="color:#111">{value:.2f}</small></span>'
         )
-    display(
-        HTML(
-            f'<div style="line-height:1.3">{escape(title)}{"<br>" if title else ""}{"".join(spans)}</div>'
-        )
-    )
+    head = f"{escape(title)}<br>" if title else ""
+    return HTML(f'<div style="line-height:1.3">{head}{"".join(spans)}</div>')
 
 
 class LiveTraining:
@@ -156,6 +166,32 @@ class LiveTraining:
         self.axes[0].set_title(self.title)
         self.picture.update(self.figure)
         self.texts.update(HTML("<br>".join(self.samples)))
+
+
+class LiveErrors:
+    """Error curves that grow while a model learns, in place, with levels to compare them with."""
+
+    def __init__(self, title: str, xlabel: str, ylabel: str, levels: dict[str, float]):
+        """levels: label to value, drawn as flat lines."""
+        self.labels = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
+        self.levels, self.steps, self.curves = levels, [], {}
+        self.figure, self.axes = plt.subplots(figsize=(8, 3.2))
+        self.picture = display(self.figure, display_id=True)
+        plt.close(self.figure)  # else it would be shown once more at the end of the cell
+
+    def add(self, step: int, errors: dict[str, float]) -> None:
+        """One more point of each curve."""
+        self.steps.append(step)
+        for name, error in errors.items():
+            self.curves.setdefault(name, []).append(error)
+        self.axes.clear()
+        for (name, values), colour in zip(self.curves.items(), CATEGORIES):
+            self.axes.plot(self.steps, values, "o-", color=colour, label=name)
+        for (label, level), style in zip(self.levels.items(), ("--", ":")):
+            self.axes.axhline(level, color=MUTED, linestyle=style, label=f"{label}: {level:.3f}")
+        self.axes.set(**self.labels, ylim=(0, None))
+        self.axes.legend(fontsize=8.5)
+        self.picture.update(self.figure)
 
 
 def draw_training(axes: Sequence[plt.Axes], rows: list[dict], updates: int) -> None:

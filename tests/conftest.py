@@ -4,15 +4,18 @@ seconds.
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
+from functools import cache
 from pathlib import Path
 
 # One thread, here and in every process that a test starts: tiny models gain nothing from more, and
 # sums keep their order.
 os.environ["OMP_NUM_THREADS"] = "1"
-
 import pytest
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tiny_command import small_openings
 
 from minirlhf.config import (
@@ -28,6 +31,14 @@ from minirlhf.runs.folder import Run
 from minirlhf.system import devices
 from minirlhf.tasks import custom
 from minirlhf.tasks.task import Task
+
+# tyro reads the source of every dataclass of settings anew for each command line.
+inspect.getsource = cache(inspect.getsource)
+# To lay a figure out takes as long as to draw it, and no test looks at where things are.
+ConstrainedLayoutEngine.execute = lambda engine, figure: None  # type: ignore[method-assign]
+# Where this package is, jsonschema compiles its grammar of web addresses (3 s in each process that
+# reads a notebook). No field of a notebook is checked by it.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Begun first, so that the workers of pytest-xdist end together.
 SLOW_FILES = (

@@ -482,7 +482,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("work", "pretrain.match_share / 2", "pretrain.match_share"),
         ("work", "if pretrain.match_weight else 1.0", ""),
         ("work", "reward.steps * reward.ensemble", "reward.steps"),
-        ("work", "tune.rounds if raters else 1", "tune.rounds"),
+        ("work", "tune.rounds if load.raters else 1", "tune.rounds"),
         ("from_rollouts", "(rounds - 1) * tune.refit_steps", "rounds * tune.refit_steps"),
         ("from_rollouts", "(rounds - 1) * tune.ratings_per_round", "rounds * tune.ratings_per_round"),
         ("from_rollouts", "passes=1 + 3 * learn", "passes=3 * learn"),
@@ -492,6 +492,6 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("seconds", 'device.type != "cpu"', 'device.type == "cpu"'),
         ("in_words", "number < 90 * 60", "number < 90"),
         ("in_words", "max(1, round(number))", "round(number)"),
-        ("plan_lines", "raters and tune.rounds > 1", "tune.rounds > 1"),
+        ("plan_lines", "load.raters and tune.rounds > 1", "tune.rounds > 1"),
     ]),
 ]  # fmt: skip

@@ -155,7 +155,11 @@ def test_no_command_line_ends_in_a_traceback_or_leaves_a_folder(
         ("pretrain --evaluate-every 0", "--pretrain.evaluate-every: expected an integer of at"),
         ("pretrain --match-share 0", "--pretrain.match-share: expected a number above 0 and at"),
         ("pretrain --steps 0", "--pretrain.steps: expected at least 1 with --pretrain.start scr"),
-        ("pretrain --base .", "--pretrain.base: expected no base with --from-scratch"),
+        (
+            "pretrain --base data/base",
+            "--pretrain.base: expected no base with --from-scratch or --start scratch, "
+            "found data/base",
+        ),
         ("pretrain --model.context 1", "--model.context: expected an integer of at least 2"),
         ("pretrain --model.width 191", "--model.width: expected a multiple of --model.heads (4)"),
         ("pretrain --seed 99999999999999999999", "--seed: expected an integer from 0 to 9223"),

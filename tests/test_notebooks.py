@@ -137,6 +137,16 @@ def test_the_training_loop_of_05_stands_in_its_cells():
         assert f"{weigh}: the same step" in outputs
 
 
+def test_the_training_loop_of_03_stands_in_its_cells():
+    """One loop for all three reward models; its loss and its steps are the package's."""
+    (path,) = [path for path in PATHS if path.name.startswith("03")]
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert 'run_stages(run, task, "reward")' not in code
+    assert code.count("loss.backward()") == 1 and code.count("train_by(") == 5
+    outputs = "\n".join(text_outputs(cell) for cell in cells(path, "code"))
+    assert "the same loss" in outputs and "the same three steps" in outputs
+
+
 def test_the_loops_of_10_stand_in_its_cells():
     """Its stages, too: SFT, reward model, RL and DPO; and they are compared with the package's."""
     (path,) = [path for path in PATHS if path.name.startswith("10")]

@@ -11,6 +11,7 @@ import matplotlib.pyplot  # noqa: F401
 import matplotlib_inline.backend_inline  # noqa: F401
 import torch._dynamo  # noqa: F401 (every optimizer imports it when it is made)
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tiny_command import small_openings
 
 import minirlhf.cli.main
@@ -23,6 +24,9 @@ from minirlhf.tasks.openings import task as openings
 # The notebooks take the whole task, whose texts are composed from a seed: one time is enough.
 openings.load = lru_cache(openings.load)
 small_openings()
+
+# As in conftest.py: nobody looks at where the parts of a figure are.
+ConstrainedLayoutEngine.execute = lambda engine, figure: None
 
 # The first figure imports what draws it, and reads the fonts.
 drawn = Figure(layout="constrained")

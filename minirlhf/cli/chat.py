@@ -36,7 +36,12 @@ def chat(arguments: Options) -> None:
 
     run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
     options = SamplingOptions(arguments.temperature, arguments.top_k, arguments.top_p)
-    talk = open_chat(run, arguments.model, options, arguments.max_new_tokens, arguments.seed)
+    soft_prompt = None
+    if arguments.soft_prompt is not None:
+        soft_prompt = run_path(arguments.runs, arguments.soft_prompt)
+    talk = open_chat(
+        run, arguments.model, options, arguments.max_new_tokens, arguments.seed, soft_prompt
+    )
     interactive = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
     if interactive:
         with contextlib.suppress(ImportError):  # Windows has none

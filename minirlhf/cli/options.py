@@ -175,7 +175,10 @@ class Chat(Settings):
     runs: Path = Path("runs")
     model: Literal["tuned", "sft", "base"] | None = None
     """Who answers: the fine-tuned model, the one after supervised fine-tuning, or the base.
-    Default: the furthest that the run has."""
+    Default: the model of the run's latest stage."""
+    soft_prompt: str | None = None
+    """A run (under --runs) that has a soft prompt for the base of this one: the body of this run
+    answers behind that prompt. /compare shows its other models, too."""
     max_new_tokens: Count | None = None
     """Longest answer in tokens. Default: as in the run's fine-tuning."""
     temperature: NotNegative = 1.0
@@ -184,6 +187,11 @@ class Chat(Settings):
     top_p: Annotated[float, Range(above=0, at_most=1)] | None = None
     seed: Seed = 0
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alone = self.soft_prompt is None or self.model is None
+        self.require(alone, "model", "no other model with --soft-prompt, which says who answers")
 
 
 @dataclass(frozen=True)

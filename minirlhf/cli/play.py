@@ -16,10 +16,11 @@ def play(arguments: Play) -> None:
             "play: expected the package tornado, found none; run: pip install tornado"
         ) from None
     from minirlhf.play.workshop import Workshop
+    from minirlhf.runs.folder import no_run
     from minirlhf.runs.products import is_run
 
     if not is_run(arguments.runs / arguments.run):  # before a page opens
-        raise ValueError(f"{arguments.runs / arguments.run}: no run here (no config.json)")
+        raise no_run(arguments.runs / arguments.run)
     workshop = Workshop(arguments.runs, arguments.run, arguments.device, arguments.rater)
     try:
         serve(workshop, arguments.port, browser=arguments.browser, ready=announce)

@@ -1,4 +1,4 @@
-"""Options that are typed but that the chosen algorithm does not read are refused, not ignored."""
+"""Options that are typed but that nothing reads, as other settings stand, are refused."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ READ_BY_DPO = (
     "warn.",
 )
 
+# What the frozen weights of a stage with a soft prompt would learn by. (PPO's own rate is read: its
+# value function learns at it.)
+OF_FROZEN_WEIGHTS = ("learning_rate", "muon_learning_rate", "weight_decay")
+
 
 def refuse_unread(command: object, default: object) -> None:
-    """Raise SettingError if `finetune` or `demo` is given an option that its algorithm ignores.
+    """Raise SettingError if a command is given an option that its algorithm or `tune` ignores.
 
     `default`: the same command without options. A value that equals its default is not seen.
     """
@@ -41,12 +45,23 @@ def refuse_unread(command: object, default: object) -> None:
 
 
 def refuse_soft_prompt(stage: str, given: Any, usual: Any) -> None:
-    """Raise SettingError if a stage that tunes no soft prompt is given an option of one."""
-    if given is None or usual is None or given.tune != "all":
+    """Raise SettingError if a stage is given an option of a soft prompt that it does not tune.
+
+    Or if it tunes nothing but that, and is given an option of the weights that are frozen.
+    """
+    if given is None or usual is None:
         return
-    for name in differing(given.soft_prompt, usual.soft_prompt, "soft_prompt."):
-        expected = f"no such option with --{stage}.tune all, which does not read it"
-        raise SettingError(f"{stage}.{name}", expected, attrgetter(name)(given))
+    if given.tune == "soft-prompt-and-body":
+        return  # both are read
+    unread: tuple[str, ...] = ("soft_prompt.",)
+    instead = "which does not read it"
+    if given.tune == "soft-prompt":
+        unread = OF_FROZEN_WEIGHTS
+        instead = f"whose vectors learn at --{stage}.soft-prompt.learning-rate, without decay"
+    for name in differing(given, usual):
+        if name.startswith(unread):
+            expected = f"no such option with --{stage}.tune {given.tune}, {instead}"
+            raise SettingError(f"{stage}.{name}", expected, attrgetter(name)(given))
 
 
 def settings_of(command: object, stage: str) -> Any:

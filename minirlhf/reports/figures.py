@@ -53,6 +53,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "minirlhf",
 }
+SVG_DPI = 72  # matplotlib's own for SVG: text is measured as it will be drawn
 # How matplotlib names the parts of an SVG figure.
 PART_NAMES = r"figure|axes|patch|text|legend|line2d|matplotlib\.axis|xtick|ytick|PathCollection"
 
@@ -249,6 +250,11 @@ def svg(figure: Figure, description: str) -> str:
     What would clash or is not needed inside a page is removed: the XML header, styles, namespaces,
     and the ids that matplotlib gives to the parts of every figure.
     """
+    if (layout := figure.get_layout_engine()) is not None:
+        # Once, here: savefig would draw the whole figure a second time for it.
+        figure.dpi = SVG_DPI
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     out = io.StringIO()
     no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(out, format="svg", metadata=no_metadata)

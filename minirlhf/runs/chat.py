@@ -12,6 +12,7 @@ import codecs
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from minirlhf.feedback.conversation import Conversation, Prompt, Turn, question_of
 from minirlhf.models.next_token import SamplingOptions
@@ -170,10 +171,12 @@ def open_chat(
     options: SamplingOptions = SamplingOptions(),
     max_new_tokens: int | None = None,
     seed: int = 0,
+    soft_prompt: Path | None = None,
 ) -> Chat:
     """A chat with the policies that the run has; the furthest one talks unless `name` says who.
 
-    Raises ValueError if the run has no such policy.
+    With `soft_prompt`, another run, the body of this one talks behind the soft prompt of that.
+    Raises ValueError if the run has no such policy, or the other one no soft prompt for its base.
     """
     writers = [one for one, stage in WRITERS.items() if run.is_done(stage)]
     name = name or (writers[-1] if writers else "base")
@@ -186,18 +189,27 @@ def open_chat(
         )
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     found = run_models.newest_reward_model(run)
+    context = run_models.room_for_text(run)
+    prompted: dict[str, Policy] = {}
+    if soft_prompt is not None:
+        policy = run_models.behind_soft_prompt_of(run, soft_prompt, tokenizer)
+        name = f"soft prompt {soft_prompt.name}"  # no run's name has a space
+        prompted[name] = policy.to(run.device).eval()
+        context = min(context, policy.config.context)  # all models read the same prompts
 
     def load(writer: str) -> Policy:
+        if writer in prompted:
+            return prompted[writer]
         return run_models.load_policy(run, RESULT[WRITERS[writer]], tokenizer).eval()
 
     def load_reward_model(file: str) -> AnyReward:
         return run_models.load_reward_model(run, file, tokenizer).eval()
 
     return Chat(
-        writers,
+        [*writers, *prompted],
         load,
         tokenizer,
-        run_models.room_for_text(run),
+        context,
         max_new_tokens or run.config.finetune.max_new_tokens,
         name=name,
         options=options,

@@ -57,6 +57,8 @@ def check_loss(rows: list[dict], stage: str, config: Config) -> None:
 def advice(stage: str, config: Config) -> str:
     """Which settings to lower. Only those above the preset are blamed, if there are any."""
     names, tune = STEP_SIZES.get(stage, ()), config.finetune
+    if stage == "sft" and config.sft.tune == "soft-prompt":
+        names = ("sft.soft_prompt.learning_rate",)
     if stage == "finetune":
         names = (tune.step_size, tune.kl_price, *(() if tune.algorithm == "dpo" else names))
     usual = preset(config.size, config.task)

@@ -26,6 +26,16 @@ GPU_STEP, GPU_TOKEN = 0.012, 0.0005
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What decides how much a run computes, besides its settings: the task's data and raters."""
+
+    raters: bool  # the policy's samples are rated
+    demonstrations: bool = False
+    rankings: bool = False  # answers are ranked, instead of rated
+    judged: int = 4  # how often as many samples as `evaluate.samples` are judged
+
+
+@dataclass(frozen=True)
 class Work:
     """What a stage computes.
 
@@ -74,19 +84,8 @@ def sampling(config: Config, texts: int, batch_size: int) -> Work:
     )
 
 
-def work(
-    config: Config,
-    raters: bool,
-    demonstrations: bool = False,
-    rankings: bool = False,
-    judged: int = 4,
-) -> dict[str, Work]:
-    """What each stage of a whole run computes.
-
-    `raters`: whether the policy's samples are rated. `demonstrations`: whether there are any.
-    `rankings`: whether answers are ranked, instead of rated. `judged`: how often as many samples as
-    `evaluate.samples` are judged.
-    """
+def work(config: Config, load: Workload) -> dict[str, Work]:
+    """What each stage of a whole run computes."""
     pretrain, reward, tune = config.pretrain, config.reward, config.finetune
     matching = 1 + pretrain.match_share / 2 if pretrain.match_weight else 1.0
     first = training(config, round(pretrain.batch_size * matching), pretrain.steps, head=True)
@@ -97,19 +96,19 @@ def work(
 
     steps = reward.steps * reward.ensemble
     fit = training(config, reward.batch_size, steps, head=False) + muon(config, steps)
-    rounds = tune.rounds if raters else 1
-    if raters:
+    rounds = tune.rounds if load.raters else 1
+    if load.raters:
         fit += sampling(config, reward.own_texts, 128)
-    if rankings:
+    if load.rankings:
         # Each prompt has two samples of the SFT model and one of the base.
         fit += sampling(config, 3 * (reward.ranked_prompts + reward.ranked_heldout), 128)
 
     loop = from_comparisons(config) if tune.algorithm == "dpo" else from_rollouts(config, rounds)
 
-    texts = judged * config.evaluate.samples
+    texts = load.judged * config.evaluate.samples
     judge = training(config, 128, texts // 128, head=True, passes=2)
     judge += sampling(config, texts, 128)
-    second = {"sft": imitate} if demonstrations else {}
+    second = {"sft": imitate} if load.demonstrations else {}
     return {"pretrain": first, **second, "reward": fit, "finetune": loop, "evaluate": judge}
 
 
@@ -156,18 +155,11 @@ def product_rate(device: torch.device) -> float:
     return 2 * size**3 * count / (time.perf_counter() - started)
 
 
-def seconds(
-    config: Config,
-    device: torch.device,
-    raters: bool,
-    demonstrations: bool = False,
-    rankings: bool = False,
-    judged: int = 4,
-) -> dict[str, float]:
+def seconds(config: Config, device: torch.device, load: Workload) -> dict[str, float]:
     """Approximate seconds of each stage on this device."""
     rate = product_rate(device)
     estimates = {}
-    for stage, part in work(config, raters, demonstrations, rankings, judged).items():
+    for stage, part in work(config, load).items():
         took = part.training / (TRAINING_EFFICIENCY * rate)
         took += part.sampling / (SAMPLING_EFFICIENCY * rate)
         if device.type != "cpu":
@@ -186,25 +178,23 @@ def in_words(number: float) -> str:
 
 
 def plan_lines(
-    config: Config,
-    raters: bool,
-    expected: dict[str, float],
-    stages: list[str],
-    rankings: bool = False,
-    judged: int = 4,
+    config: Config, load: Workload, expected: dict[str, float], stages: list[str]
 ) -> list[str]:
-    """What a run will do: one line per stage with its expected time, then the total."""
+    """What a run will do: one line per stage with its expected time, then the total.
+
+    expected: the seconds of each stage, from `seconds`.
+    """
     tune, pretrain = config.finetune, config.pretrain
-    rounds = f" in {tune.rounds} rounds" if raters and tune.rounds > 1 else ""
-    rated = f"{config.reward.own_texts:,} samples are rated, then " if raters else ""
-    if rankings:
+    rounds = f" in {tune.rounds} rounds" if load.raters and tune.rounds > 1 else ""
+    rated = f"{config.reward.own_texts:,} samples are rated, then " if load.raters else ""
+    if load.rankings:
         rated = f"answers to {config.reward.ranked_prompts:,} prompts are ranked, then "
     words = {
         "pretrain": f"from scratch, {pretrain.steps:,} steps",
         "sft": f"up to {config.sft.steps:,} steps on demonstrations",
         "reward": f"{rated}{config.reward.steps:,} steps",
         "finetune": f"{tune.updates} updates of {tune.batch_size} samples{rounds}",
-        "evaluate": f"{judged} x {config.evaluate.samples} samples for the judge",
+        "evaluate": f"{load.judged} x {config.evaluate.samples} samples for the judge",
     }
     if tune.algorithm == "dpo":
         words["finetune"] = f"{tune.dpo.steps} steps of {tune.dpo.batch_size} comparisons (DPO)"

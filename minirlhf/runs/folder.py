@@ -84,6 +84,12 @@ def run_words(path: Path) -> str:
     return quoted(*words)
 
 
+def no_run(path: Path) -> ValueError:
+    """The error for a folder that should hold a run."""
+    make = f"python -m minirlhf demo {run_words(path)}"
+    return ValueError(f"{path}: no run here (no config.json); make one: {make}")
+
+
 def read_config(path: Path) -> Config:
     """The settings of the run in this folder.
 
@@ -93,7 +99,7 @@ def read_config(path: Path) -> Config:
     try:
         content = read_json(file)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no run here (no config.json)") from None
+        raise no_run(path) from None
     return from_json(content, str(file))
 
 

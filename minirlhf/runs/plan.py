@@ -250,6 +250,17 @@ def judged_lists(task: Task) -> int:
     return models * (2 + len(task.more_prompts) + (task.safety is not None))
 
 
+def workload(task: Task) -> estimate.Workload:
+    """What the estimate of a run's time has to know of its task."""
+    ranked = task.ranker is not None
+    return estimate.Workload(
+        raters=task.raters is not None and not ranked,
+        demonstrations=bool(task.demonstrations),
+        rankings=ranked,
+        judged=judged_lists(task),
+    )
+
+
 def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
     """Run the stages that are not done yet; if there are several, print how long each may take.
 
@@ -260,10 +271,9 @@ def carry_out(run: Run, task: Task, stages: tuple[str, ...]) -> None:
         todo.remove(SFT)
     expected = {}
     if len(todo) > 1:
-        ranked, demonstrated = task.ranker is not None, bool(task.demonstrations)
-        rated, judged = task.raters is not None and not ranked, judged_lists(task)
-        expected = estimate.seconds(run.config, run.device, rated, demonstrated, ranked, judged)
-        print("\n".join(estimate.plan_lines(run.config, rated, expected, todo, ranked, judged)))
+        load = workload(task)
+        expected = estimate.seconds(run.config, run.device, load)
+        print("\n".join(estimate.plan_lines(run.config, load, expected, todo)))
     slower = 1.0  # measured over expected time of the last stage
     for number, stage in enumerate(todo):
         if expected:

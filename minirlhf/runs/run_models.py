@@ -90,20 +90,26 @@ def _behind(
     return SoftPromptPolicy(base, vectors_of(tensors, header, base, str(path)))
 
 
+def behind_soft_prompt_of(run: Run, other: Path, tokenizer: Tokenizer) -> SoftPromptPolicy:
+    """A policy of this run behind the soft prompt of another one.
+
+    Of a run that feedback has tuned it is that prompt, else the one of its demonstrations. Raises
+    ValueError, one line, if the other run has none, or if its base is another one.
+    """
+    done = [stage for stage in ("finetune", SFT) if is_done(other, stage)]
+    if not done:
+        raise ValueError(f"{other}: expected a run with a soft prompt, found none")
+    return behind_soft_prompt(run, other / RESULT[done[0]], tokenizer)
+
+
 def behind_soft_prompts(
     run: Run, others: Sequence[Path], each: int, tokenizer: Tokenizer
 ) -> SoftPromptPolicy:
     """The body of this run for a batch of `each` rows per soft prompt of other runs.
 
-    Of a run that feedback has tuned it is that prompt, else the one of its demonstrations. Raises
-    ValueError, one line, if a run has none, or if its base is another one.
+    Raises ValueError, one line, if the runs have several bases; else as `behind_soft_prompt_of`.
     """
-    prompted = []
-    for path in others:
-        done = [stage for stage in ("finetune", SFT) if is_done(path, stage)]
-        if not done:
-            raise ValueError(f"{path}: expected a run with a soft prompt, found none")
-        prompted.append(behind_soft_prompt(run, path / RESULT[done[0]], tokenizer))
+    prompted = [behind_soft_prompt_of(run, path, tokenizer) for path in others]
     hashes = {base_hash(policy) for policy in prompted}
     if len(hashes) > 1:
         raise ValueError("--soft-prompt: expected runs on one base, found several")

@@ -1,4 +1,4 @@
-"""What a run stands on: random seeds, devices, processes, files, locks.
+"""Infrastructure: random seeds, devices, processes, files, locks.
 
-Not here: anything that knows of language models, feedback or training.
+Not here: anything specific to language models, feedback or training.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -54,6 +55,10 @@ class Batch:
     tokens: Tensor  # (batch, time): the text alone, column 0 is y_1
     mask: Tensor  # (batch, time) bool
     index: Tensor  # (batch,): position of each row in the data
+
+    def select(self, rows: slice) -> Batch:
+        """The batch of these rows alone."""
+        return Batch(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 class EncodedTexts:

@@ -89,10 +89,10 @@ def train_on_demonstrations(
             checkpoints.maybe_save(done)
 
     if not math.isfinite(best.loss):
-        raise ValueError(
-            f"{log.stage}: the held-out loss was never a finite number; lower "
-            "--sft.learning-rate or --sft.muon-learning-rate"
-        )
+        rates = "--sft.learning-rate or --sft.muon-learning-rate"
+        if settings.tune == "soft-prompt":
+            rates = "--sft.soft-prompt.learning-rate"
+        raise ValueError(f"{log.stage}: the held-out loss was never a finite number; lower {rates}")
     if settings.keep == "best":
         load_weights(learned, weights(best.model), "best")
     return policy

@@ -39,7 +39,7 @@ LOG_EVERY, EVALUATE_EVERY = 10, 200  # steps
 class Masks:
     """What to hide of each text.
 
-    Dynamic (RoBERTa): drawn anew each time. Static (BERT): ten masks per text, drawn beforehand.
+    Dynamic (RoBERTa): a new mask each time. Static (BERT): ten masks per text, drawn in advance.
     """
 
     def __init__(

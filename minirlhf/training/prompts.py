@@ -13,7 +13,7 @@ from minirlhf.training.rollout import Models
 
 
 class Prompts:
-    """The training topics, drawn anew for each update; those of one group stand in a row."""
+    """The training topics, drawn again for each update; the prompts of one group are adjacent."""
 
     def __init__(
         self,

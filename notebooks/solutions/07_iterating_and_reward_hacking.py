@@ -2,7 +2,7 @@
 # ruff: noqa: F821 (names of the notebook)
 
 # %% exercise 1
-rows = curve_of(weak)
+rows = curve_of(careless)
 means = {
     rows[i]["step"]: statistics.fmean(row["judge"] for row in rows[max(0, i - 4) : i + 1])
     for i in range(min(4, len(rows) - 1), len(rows))

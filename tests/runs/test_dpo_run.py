@@ -188,12 +188,12 @@ def test_what_it_computes():
     row = estimate.ROW_TOKENS * body
     with_head = row + estimate.TEXT_TOKENS * head
     for raters in (True, False):  # there are no rounds
-        found = estimate.work(config, raters)["finetune"]
+        found = estimate.work(config, estimate.Workload(raters))["finetune"]
         # 40 steps on 10 answers: forward, backward, reference. 9 times 6 samples, read by two.
         learned, judged = 40 * 10 * 4 * with_head, 9 * 6 * (with_head + row)
         assert found.training == pytest.approx(learned + judged)
         assert found.sampling == pytest.approx(54 * estimate.TEXT_TOKENS * (body + head))
-    lines = estimate.plan_lines(config, True, {"finetune": 1.0}, ["finetune"])
+    lines = estimate.plan_lines(config, estimate.Workload(True), {"finetune": 1.0}, ["finetune"])
     assert "40 steps of 5 comparisons (DPO)" in lines[1]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import pytest
 import torch
 from conftest import TINY
 
-from minirlhf.cli.main import main
+from minirlhf.cli.main import main, parse
 from minirlhf.cli.options import SFT as SFTOptions
+from minirlhf.cli.options import Chat as ChatOptions
 from minirlhf.cli.options import Finetune
 from minirlhf.cli.unread import refuse_unread
 from minirlhf.config import (
@@ -25,7 +27,7 @@ from minirlhf.evaluation.judge import sequence_kl
 from minirlhf.models import build
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.soft_prompt import SoftPromptPolicy
-from minirlhf.runs import chat, pipeline, plan, products, run_models
+from minirlhf.runs import chat, divergence, pipeline, plan, products, run_models
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.settings import SettingError
@@ -96,7 +98,7 @@ def tensors(run: Run, stage: str) -> dict[str, torch.Tensor]:
     return load_tensors(run.path / products.RESULT[stage])[0]
 
 
-def test_both_stages_leave_a_small_file_that_all_that_follows_reads(tmp_path, capsys):
+def test_both_stages_leave_a_small_file_that_all_that_follows_reads(tmp_path, capsys, monkeypatch):
     run = new_run(tmp_path / "r")
     pipeline.sft_stage(run, TASK)
     pipeline.finetune_stage(run, TASK)
@@ -129,11 +131,30 @@ def test_both_stages_leave_a_small_file_that_all_that_follows_reads(tmp_path, ca
     lines = capsys.readouterr().out
     assert lines.count("r: ") >= 4
 
+    # A chat with the body of one run behind the prompt of another.
+    talk = chat.open_chat(run, soft_prompt=run.path)
+    assert talk.name == "soft prompt r" and talk.writers == ["base", "sft", "tuned", talk.name]
+    talk.ask("tea")
+    texts = {name: "".join(talk.answer(name)) for name in talk.writers}
+    assert texts[talk.name] == texts["tuned"] != texts["base"] and talk.context == 44
+    monkeypatch.setattr("sys.stdin", io.StringIO("tea\n"))
+    words = ["--run", "r", "--runs", str(tmp_path), "--device", "cpu"]
+    main(["chat", *words, "--soft-prompt", "r"])
+    assert capsys.readouterr().out == texts["tuned"] + "\n"
+    with pytest.raises(SystemExit):
+        main(["chat", *words, "--soft-prompt", "nobody"])
+    error = capsys.readouterr().err
+    assert "nobody: expected a run with a soft prompt, found none" in error
+    assert error.count("\n") == 1
+
     # On another base they are refused.
     other = build.new_policy(CONFIG.model, TOKENIZER.vocab_size)
     run.save_model(products.RESULT["pretrain"], other)
     with pytest.raises(ValueError, match=r"sft\.safetensors: expected a soft prompt of this base"):
         run_models.load_policy(run, "sft.safetensors", TOKENIZER)
+    refused = r"policy\.safetensors: expected a soft prompt of this base"
+    with pytest.raises(ValueError, match=refused):
+        chat.open_chat(run, soft_prompt=run.path)
 
 
 @pytest.mark.parametrize("stage", ["sft", "finetune"])
@@ -261,7 +282,47 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path):
             prompt = dataclasses.replace(part.soft_prompt, length=5)
             given = dataclasses.replace(part, soft_prompt=prompt)
             refuse_unread(dataclasses.replace(options, **{stage: given}), options)
+    with pytest.raises(SettingError, match=r"^--model: .* --soft-prompt"):
+        ChatOptions(model="base", soft_prompt="r")
     base = build.new_policy(CONFIG.model, TOKENIZER.vocab_size)
     start = SoftPromptPolicy(base, torch.zeros(7, 16))
     with pytest.raises(ValueError, match=r"--finetune\.soft-prompt\.length: expected 7.*found 4"):
         policy_to_tune(start, TUNED, TASK, TOKENIZER, 0)
+
+
+@pytest.mark.parametrize(
+    "words, setting",
+    [
+        (["sft", "--learning-rate", "0.01"], "sft.learning-rate"),
+        (["sft", "--muon-learning-rate", "0.01"], "sft.muon-learning-rate"),
+        (["sft", "--weight-decay", "0"], "sft.weight-decay"),
+        (["finetune", "--learning-rate", "0.01"], "finetune.learning-rate"),
+        (["iterate", "--learning-rate", "0.01"], "finetune.learning-rate"),
+        (["demo", "--finetune.learning-rate", "0.01"], "finetune.learning-rate"),
+        (["finetune", "--algorithm", "ppo", "--learning-rate", "0.01"], "finetune.learning-rate"),
+    ],
+)
+def test_a_rate_of_frozen_weights_is_refused(words, setting):
+    stage = setting.partition(".")[0]
+    tune = "--finetune.tune" if words[0] == "demo" else "--tune"
+    with pytest.raises(SettingError) as error:
+        parse([*words, tune, "soft-prompt"])
+    assert str(error.value).startswith(f"--{setting}: expected no such option with")
+    assert f"--{stage}.soft-prompt.learning-rate" in str(error.value)
+    parse([*words, tune, "soft-prompt-and-body"])  # where it is read
+
+
+def test_the_rates_that_are_read_are_taken():
+    prompt = ["--tune", "soft-prompt", "--soft-prompt.learning-rate", "0.1"]
+    assert parse(["sft", *prompt]).sft.soft_prompt.learning_rate == 0.1
+    ppo = ["--algorithm", "ppo", "--ppo.learning-rate", "0.01"]  # of the value function
+    assert parse(["finetune", *prompt, *ppo]).finetune.ppo.learning_rate == 0.01
+
+
+def test_advice_names_the_rate_of_the_soft_prompt():
+    config = dataclasses.replace(Config(), sft=CONFIG.sft, finetune=TUNED)
+    for stage in ("sft", "finetune"):
+        assert f"--{stage}.soft-prompt.learning-rate 0." in divergence.advice(stage, config)
+        assert f"--{stage}.learning-rate" not in divergence.advice(stage, config)
+    assert TUNED.step_size == "finetune.soft_prompt.learning_rate"
+    assert "--sft.learning-rate" in divergence.advice("sft", Config())

@@ -225,12 +225,14 @@ def test_what_needs_scores_says_that_there_are_none(run, capsys, monkeypatch):
 
 
 def test_the_plan_tells_of_rankings():
+    ranked = estimate.Workload(raters=False, demonstrations=True, rankings=True)
     expected = dict.fromkeys(products.STAGES, 1.0)
-    lines = estimate.plan_lines(CONFIG, False, expected, ["reward", "finetune"], rankings=True)
+    lines = estimate.plan_lines(CONFIG, ranked, expected, ["reward", "finetune"])
     assert "answers to 8 prompts are ranked, then 3 steps" in "".join(lines)
     assert "rounds" not in "".join(lines)
     with_it, without = (
-        estimate.work(CONFIG, False, True, some)["reward"] for some in (True, False)
+        estimate.work(CONFIG, dataclasses.replace(ranked, rankings=some))["reward"]
+        for some in (True, False)
     )
     assert with_it.sampling > without.sampling == 0
     assert json.dumps(with_it.columns) == "6"  # one batch of at most 128 answers

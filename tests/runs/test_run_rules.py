@@ -21,6 +21,7 @@ from minirlhf.config import (
 )
 from minirlhf.feedback.records import Triple
 from minirlhf.runs import estimate, products, redo, run_feedback
+from minirlhf.runs.estimate import Workload
 from minirlhf.runs.settings import differing, with_absolute_paths
 from minirlhf.system.seeds import step_seed
 
@@ -45,7 +46,7 @@ ROW, TEXT = estimate.ROW_TOKENS, estimate.TEXT_TOKENS
 def test_the_operations_of_each_stage():
     """Forward 1, backward 2; the output layer only where words are predicted."""
     with_head, without = ROW * BODY + TEXT * HEAD, ROW * BODY
-    found = estimate.work(SMALL, raters=True)
+    found = estimate.work(SMALL, Workload(raters=True))
     # 16 texts, and a quarter as many under other topics (half of them, half of the time).
     assert found["pretrain"].training == pytest.approx(7 * (3 * 20 * with_head + MUON))
     assert found["pretrain"].steps == 7 and found["pretrain"].sampling == 0
@@ -66,12 +67,12 @@ def test_the_operations_of_each_stage():
 def test_without_raters_there_is_one_round_and_ppo_learns_for_several_epochs():
     with_head, without = ROW * BODY + TEXT * HEAD, ROW * BODY
     tune = dataclasses.replace(SMALL.finetune, algorithm="ppo", ppo=PPOConfig(epochs=5))
-    found = estimate.work(dataclasses.replace(SMALL, finetune=tune), raters=False)
+    found = estimate.work(dataclasses.replace(SMALL, finetune=tune), Workload(raters=False))
     assert found["reward"].sampling == 0
     assert found["finetune"].training == pytest.approx(4 * 6 * (16 * with_head + without))
     assert found["finetune"].sampling == pytest.approx(24 * TEXT * TOKEN)
     alone = dataclasses.replace(SMALL.pretrain, match_weight=0.0)
-    found = estimate.work(dataclasses.replace(SMALL, pretrain=alone), raters=False)
+    found = estimate.work(dataclasses.replace(SMALL, pretrain=alone), Workload(raters=False))
     assert found["pretrain"].training == pytest.approx(7 * (3 * 16 * with_head + MUON))
 
 
@@ -81,7 +82,7 @@ def test_seconds_are_operations_over_the_speed_that_each_kind_reaches(monkeypatc
     monkeypatch.setattr(estimate, "product_rate", lambda _: 1e6)
     work = estimate.Work(training=2e6, sampling=8e5, steps=100, columns=1000)
     monkeypatch.setattr(estimate, "work", lambda *_: {"fit": work})
-    found = estimate.seconds(SMALL, SimpleNamespace(type=device), raters=True)["fit"]
+    found = estimate.seconds(SMALL, SimpleNamespace(type=device), Workload(raters=True))["fit"]
     launches = 0 if device == "cpu" else 100 * 0.012 + 1000 * 0.0005
     assert found == pytest.approx(2 / 0.5 + 0.8 / 0.16 + launches)
 
@@ -93,10 +94,10 @@ def test_times_in_words():
 
 def test_the_plan_names_what_is_done_and_the_sum():
     expected = {"pretrain": 60.0, "reward": 30.0, "finetune": 30.0, "evaluate": 60.0}
-    lines = estimate.plan_lines(SMALL, True, expected, list(expected))
+    lines = estimate.plan_lines(SMALL, Workload(raters=True), expected, list(expected))
     assert "257 samples are rated, then 5 steps" in lines[2] and "in 3 rounds" in lines[3]
     assert "4 x 64 samples" in lines[4] and lines[5].endswith(" 3 min")
-    lines = estimate.plan_lines(SMALL, False, expected, ["reward", "finetune"])
+    lines = estimate.plan_lines(SMALL, Workload(raters=False), expected, ["reward", "finetune"])
     assert "rated" not in lines[1] and "rounds" not in lines[2] and lines[3].endswith(" 60 s")
 
 

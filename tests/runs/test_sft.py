@@ -100,7 +100,10 @@ def test_without_demonstrations_nothing_is_made_and_nothing_expected(run, monkey
 
 
 def test_its_time_is_estimated_only_if_it_runs():
-    with_it, without = (estimate.work(TINY, False, some) for some in (True, False))
+    with_it, without = (
+        estimate.work(TINY, estimate.Workload(raters=False, demonstrations=some))
+        for some in (True, False)
+    )
     assert list(with_it) == list(products.STAGES)
     assert with_it.pop("sft").steps == TINY.sft.steps and with_it == without
 

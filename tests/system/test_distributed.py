@@ -44,7 +44,12 @@ def ready(tmp_path_factory, small_task) -> Path:
     """A folder of runs that holds one, "ready", with a reward model."""
     run = Run.create(
         tmp_path_factory.mktemp("runs") / "ready",
-        dataclasses.replace(TINY, seed=3, precision="float32"),
+        dataclasses.replace(
+            TINY,
+            seed=3,
+            precision="float32",
+            pretrain=dataclasses.replace(TINY.pretrain, corpus_texts=1500),
+        ),
     )
     for stage in ("pretrain", "reward"):
         pipeline.STAGE_FUNCTIONS[stage](run, small_task)
@@ -62,6 +67,8 @@ def copy_of(ready: Path, runs: Path, name: str) -> Path:
 
 # The last minibatch of an epoch is smaller than the others; some updates stop early.
 PPO = ["--algorithm", "ppo", "--ppo.minibatch-size", "8", "--ppo.kl-stop", "0.0007"]
+# Each minibatch mixes in two unscored texts, one for each process.
+PPO_PTX = [*PPO[:4], "--pretraining-weight", "0.5"]
 # Conjugate gradient magnifies rounding, a large step even more so.
 TRPO = ["--algorithm", "trpo", "--trpo.fisher-texts", "6", "--trpo.delta", "0.03"]
 
@@ -74,9 +81,10 @@ TRPO = ["--algorithm", "trpo", "--trpo.fisher-texts", "6", "--trpo.delta", "0.03
         ["--algorithm", "grpo", "--group-size", "3"],
         ["--credit", "reward-to-go"],
         PPO,
+        PPO_PTX,
         TRPO,
     ],
-    ids=["reinforce", "grpo", "reward-to-go", "ppo", "trpo"],
+    ids=["reinforce", "grpo", "reward-to-go", "ppo", "ppo-ptx", "trpo"],
 )
 def test_two_processes_train_as_one_does(ready, tmp_path, extra):
     folders = {name: copy_of(ready, tmp_path, name) for name in ("one", "two")}
@@ -87,7 +95,7 @@ def test_two_processes_train_as_one_does(ready, tmp_path, extra):
         assert [process.wait() for process in processes] == [0, 0], processes[0].errors()
         printed = "".join(process.printed() for process in processes)
     else:
-        main(arguments["one"])  # on the whole task, as torchrun's processes
+        main(arguments["one"])  # on the task as torchrun's processes load it
         printed = torchrun(arguments["two"])
     assert printed.count("done: finetune") == 1  # one of them speaks
 

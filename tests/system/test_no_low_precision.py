@@ -5,16 +5,24 @@ there must be none.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
-from conftest import TINY, run_all
+from conftest import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minirlhf.config import EncoderPretrainConfig, PPOConfig
+from minirlhf.config import Config, EncoderPretrainConfig, PPOConfig
+from minirlhf.runs import pipeline, products
+from minirlhf.runs.folder import Run
 from minirlhf.system import devices
+from minirlhf.tasks.task import Task
 
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu"}
+# In inference mode the last three come whole, not as the products that they are made of.
+PRODUCTS = {
+    *("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu"),
+    *("linear", "matmul", "scaled_dot_product_attention"),
+}
 LOW = {torch.bfloat16, torch.float16}
 
 
@@ -49,25 +57,40 @@ def config_of(**finetune):
     )
 
 
-CASES = {
-    "reinforce": config_of(),
-    "ppo": config_of(
-        algorithm="ppo", pretraining_weight=0.1, ppo=PPOConfig(epochs=1, minibatch_size=8)
-    ),
-    "trpo": config_of(algorithm="trpo"),
-}
-CASES["encoder"] = dataclasses.replace(
-    CASES["reinforce"],
-    reward=dataclasses.replace(CASES["reinforce"].reward, body="encoder", target="final"),
-)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_no_stage_multiplies_in_low_precision(name, tmp_path, small_task, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_bfloat16(monkeypatch):
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device: False)
-    with NoLowPrecisionProducts() as mode:
-        run_all(tmp_path / "run", small_task, CASES[name])
-    assert mode.count > 500  # the mode saw the training
+
+
+def test_no_stage_multiplies_in_low_precision(tmp_path, small_task):
+    run = Run.create(tmp_path / "reinforce", config_of())
+    counted(run, small_task, "pretrain", "reward")
+    ppo = PPOConfig(epochs=1, minibatch_size=8)
+    others = [
+        copy_of(run, "ppo", config_of(algorithm="ppo", pretraining_weight=0.1, ppo=ppo)),
+        copy_of(run, "trpo", config_of(algorithm="trpo")),
+    ]
+    encoder = dataclasses.replace(run.config.reward, body="encoder", target="final")
+    with_encoder = copy_of(run, "encoder", dataclasses.replace(run.config, reward=encoder))
+    (with_encoder.path / products.RESULT["reward"]).unlink()
+
+    counted(run, small_task, "finetune", "evaluate")
+    for other in others:
+        counted(other, small_task, "finetune")
+    counted(with_encoder, small_task, "reward", "finetune", "evaluate")
+
+
+def counted(run: Run, task: Task, *stages: str) -> None:
+    """Run the stages where a product in low precision raises, and check that it saw products."""
+    for stage in stages:
+        with NoLowPrecisionProducts() as mode:
+            pipeline.STAGE_FUNCTIONS[stage](run, task)
+        assert mode.count > 50, stage
+
+
+def copy_of(run: Run, name: str, config: Config) -> Run:
+    """A copy of its folder with other settings."""
+    return Run(shutil.copytree(run.path, run.path.with_name(name)), config)
 
 
 def test_the_mode_notices():

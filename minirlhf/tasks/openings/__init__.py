@@ -1,6 +1,6 @@
 """The default task: openings for a topic, composed from hand-written knowledge; nothing to
 download.
 
-The rubric in judge.py is the judge; the raters are simulated and see it through noise.
+The judge is the rubric in judge.py; the raters are simulated and apply it with bias and noise.
 Not here: the data files themselves (data/).
 """

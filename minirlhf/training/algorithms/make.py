@@ -58,11 +58,6 @@ def check_processes(settings: FinetuneConfig) -> None:
             f"--finetune.algorithm: expected one of {', '.join(ALGORITHMS)} with more than one "
             f"process, found {settings.algorithm}"
         )
-    if settings.pretraining_weight != 0:
-        raise ValueError(
-            "--finetune.pretraining-weight: expected 0 with more than one process, "
-            f"found {settings.pretraining_weight}"
-        )
     parts = {"--finetune.batch-size": settings.batch_size}
     # An update takes parts of the batch, which must be shared evenly, too.
     if settings.algorithm == "ppo":

@@ -133,7 +133,7 @@ class PPO:
         return values, advantages, returns
 
     def minibatches(self, count: int, step: int) -> list[Tensor]:
-        """Positions of the texts of each minibatch of all epochs; each epoch is shuffled anew."""
+        """Positions of the texts in each minibatch; every epoch is shuffled again."""
         generator = step_generator(self.seed, "ppo", step)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(self.settings.epochs)]
         return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]

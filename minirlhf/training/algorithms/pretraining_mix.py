@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from minirlhf.config import Config
+from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.training.batches import Corpus, EncodedTexts
 from minirlhf.training.pretrain import language_model_loss
@@ -29,13 +30,20 @@ class PretrainingMix:
     def loss(self, samples: int, step: int, number: int = 0) -> Tensor:
         """Weighted nats per token of the texts beside the `samples` of one step.
 
-        `number` is that of the minibatch, where an update has several.
+        `number` is that of the minibatch, where an update has several. With several processes each
+        takes its part of the texts; the mean of their losses is the loss of all texts.
         """
         device, stage = self.policy.device, f"pretraining mix {step}"
         count = max(1, samples // SHARE)
         batch = self.texts.random_batch(count, self.seed, stage, number, device)
+        weight, processes = self.weight, distributed.world_size()
+        if 1 < processes <= count:  # with fewer texts than processes, all take all of them
+            part = batch.select(slice(distributed.rank(), None, processes))
+            # A part with more tokens counts for more, so that each token counts the same.
+            weight = weight * processes * float(part.mask.sum() / batch.mask.sum())
+            batch = part
         with autocast(device):
-            return self.weight * language_model_loss(self.policy, batch)
+            return weight * language_model_loss(self.policy, batch)
 
 
 def make_mix(models: Models, config: Config, corpus: Corpus | None) -> PretrainingMix | None:
