@@ -147,6 +147,16 @@ def test_the_training_loop_of_03_stands_in_its_cells():
     assert "the same loss" in outputs and "the same three steps" in outputs
 
 
+def test_what_01_writes_out_is_what_the_package_does():
+    """Merges, attention, transformer, loss, loop and sampling stand in its cells."""
+    (path,) = [path for path in PATHS if path.name.startswith("01")]
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert code.count("backward(loss, policy)") == 1 and code.count("assert mine == package") == 1
+    outputs = "\n".join(text_outputs(cell) for cell in cells(path, "code"))
+    for found in ("first merges", "attention", "logits", "loss", "weights", "text"):
+        assert re.search(rf"the same (as the package's )?{found}", outputs), found
+
+
 def test_the_loops_of_10_stand_in_its_cells():
     """Its stages, too: SFT, reward model, RL and DPO; and they are compared with the package's."""
     (path,) = [path for path in PATHS if path.name.startswith("10")]
