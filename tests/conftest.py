@@ -13,6 +13,7 @@ from pathlib import Path
 # One thread, here and in every process that a test starts: tiny models gain nothing from more, and
 # sums keep their order.
 os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from matplotlib.layout_engine import ConstrainedLayoutEngine
