@@ -190,6 +190,8 @@ class RewardConfig(OptimizerConfig):
     body: Literal["causal", "encoder"] = "causal"
     """Causal like the policy, or bidirectional like BERT (one forward pass per prefix)."""
     encoder: EncoderPretrainConfig = field(default_factory=EncoderPretrainConfig)
+    likelihood: bool = False
+    """Also read how likely the text is by the language model inside the reward model."""
     own_texts: CountOrZero = 1000
     """Samples from the pretrained policy that are rated first, if the task has raters."""
     ranked_prompts: Annotated[int, Range(at_least=2, at_most=MANY)] = 3000
@@ -216,6 +218,8 @@ class RewardConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        causal = self.body == "causal" or not self.likelihood
+        self.require(causal, "likelihood", "no likelihood with --reward.body encoder (not causal)")
         if self.body == "encoder" and self.loss == "ranking":
             self.require(self.target == "final", "target", "final with an encoder that ranks")
 
@@ -487,6 +491,11 @@ class Config(CommonConfig):
             reward.ensemble > 1 or finetune.conservatism == 0,
             "finetune.conservatism",
             "0 without an ensemble (--reward.ensemble 2 or more)",
+        )
+        self.require(
+            self.model.tie_embeddings or not reward.likelihood,
+            "reward.likelihood",
+            "no likelihood without --model.tie-embeddings",
         )
         if reward.body == "encoder" and finetune.algorithm == "ppo":
             self.require(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from minirlhf.config import ModelConfig, RewardConfig
 from minirlhf.models.encoder import Encoder, EncoderConfig, EncoderReward, MaskedLanguageModel
+from minirlhf.models.likelihood_reward import LikelihoodReward
 from minirlhf.models.policy import Policy
 from minirlhf.models.reward_model import RewardEnsemble, RewardModel
 from minirlhf.models.transformer import TransformerConfig
@@ -75,4 +76,5 @@ def _reward_member(
 ) -> RewardModel | EncoderReward:
     if reward.body == "encoder":
         return EncoderReward(Encoder(encoder_config(model, vocab_size)), class_id(vocab_size))
-    return RewardModel(transformer_config(model, vocab_size))
+    kind = LikelihoodReward if reward.likelihood else RewardModel
+    return kind(transformer_config(model, vocab_size))

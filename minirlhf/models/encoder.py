@@ -182,14 +182,18 @@ class EncoderReward(nn.Module):
     def members(self) -> list[EncoderReward]:
         return [self]
 
-    def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
+    def text_logits(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
         """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns)."""
         tokens = F.pad(rows, (1, 0), value=self.class_id)  # (batch, 1 + columns)
         # One column more than `lengths`: the classification token.
         valid = torch.arange(tokens.shape[1], device=rows.device) <= lengths[:, None]
         return self.score(self.body(tokens, valid)[:, 0]).squeeze(-1).float()
 
-    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+    def text_scores(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
         """Scores (batch,) in [0, 1], as `text_logits`."""
         return torch.sigmoid(self.text_logits(rows, lengths))
 

@@ -66,13 +66,20 @@ class RewardModel(nn.Module):
         """The scores before the sigmoid, (batch, time); E8 compares their differences."""
         return self.score(self.body(rows, valid)).squeeze(-1).float()
 
-    def text_logits(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns)."""
+    def text_logits(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
+        """Logits (batch,) of the first `lengths` (batch,) columns of rows (batch, columns).
+
+        `prompt_lengths` (batch,) are read by `LikelihoodReward` alone.
+        """
         return self.logits(rows).gather(1, lengths[:, None] - 1).squeeze(1)
 
-    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+    def text_scores(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
         """Scores (batch,) in [0, 1], as `text_logits`."""
-        return torch.sigmoid(self.text_logits(rows, lengths))
+        return torch.sigmoid(self.text_logits(rows, lengths, prompt_lengths))
 
     def prefix_scores(
         self, rows: Tensor, prompt_lengths: Tensor, time: int, lengths: Tensor | None = None
@@ -125,9 +132,11 @@ class RewardEnsemble(nn.Module):
     def device(self) -> torch.device:
         return self.members[0].device
 
-    def text_scores(self, rows: Tensor, lengths: Tensor) -> Tensor:
+    def text_scores(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
         """As `RewardModel.text_scores`: (batch,), in [0, 1]."""
-        scores = [member.text_scores(rows, lengths) for member in self.members]
+        scores = [member.text_scores(rows, lengths, prompt_lengths) for member in self.members]
         return self.lower_confidence_bound(torch.stack(scores))
 
     def prefix_scores(

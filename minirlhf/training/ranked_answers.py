@@ -97,7 +97,7 @@ def ranked_reward_loss(
     prompts, answers = ranks.shape
     if target != "every-prefix" or not isinstance(model, RewardModel):
         lengths = batch.prompt_lengths + batch.mask.sum(1)
-        logits = model.text_logits(batch.rows, lengths)
+        logits = model.text_logits(batch.rows, lengths, batch.prompt_lengths)
         return equations.ranked_answers_loss(logits.view(prompts, answers), ranks)
     time = batch.tokens.shape[1]
     logits = model.prefix_logits(batch.rows, batch.prompt_lengths, time)  # (batch, time)

@@ -121,7 +121,7 @@ def ranking_reward_loss(
     """
     if target != "every-prefix":
         better, worse = model.text_logits(
-            batch.rows, batch.prompt_lengths + batch.mask.sum(1)
+            batch.rows, batch.prompt_lengths + batch.mask.sum(1), batch.prompt_lengths
         ).chunk(2)
         return tied_ranking_loss(better, worse, tie)
     if not isinstance(model, RewardModel):

@@ -130,7 +130,8 @@ def reward_loss(
         every_prefix = equations.mse_reward_loss(prefix, scores, batch.mask)
         return every_prefix + equations.mse_reward_loss(whole, scores)
     lengths = batch.prompt_lengths + batch.mask.sum(1)
-    return equations.mse_reward_loss(model.text_scores(batch.rows, lengths), scores)
+    whole = model.text_scores(batch.rows, lengths, batch.prompt_lengths)
+    return equations.mse_reward_loss(whole, scores)
 
 
 def heldout_ranking_loss(predicted: Tensor, pairs: Pairs) -> float:
@@ -151,7 +152,8 @@ def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
     result = torch.empty(len(texts))
     for batch in texts.in_order(256, device):
         with autocast(device):
-            scores = model.text_scores(batch.rows, batch.prompt_lengths + batch.mask.sum(1))
+            lengths = batch.prompt_lengths + batch.mask.sum(1)
+            scores = model.text_scores(batch.rows, lengths, batch.prompt_lengths)
         result[batch.index.cpu()] = scores.cpu()
     return result
 

@@ -104,10 +104,10 @@ def scores_of(
     reward_model: AnyReward, prompt: list[int], texts: Sequence[list[int]]
 ) -> list[float]:
     """The reward model's scores in [0, 1] of whole texts (token ids) on one prompt."""
-    rows, lengths = join_rows([prompt] * len(texts), list(texts), reward_model.device)
-    lengths = lengths + torch.tensor([len(text) for text in texts]).to(lengths)
+    rows, prompt_lengths = join_rows([prompt] * len(texts), list(texts), reward_model.device)
+    lengths = prompt_lengths + torch.tensor([len(text) for text in texts]).to(prompt_lengths)
     with autocast(rows.device):
-        return reward_model.text_scores(rows, lengths).tolist()
+        return reward_model.text_scores(rows, lengths, prompt_lengths).tolist()
 
 
 def in_turn(topics: Sequence[AnyPrompt], count: int) -> list[AnyPrompt]:

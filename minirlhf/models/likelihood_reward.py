@@ -1,0 +1,77 @@
+"""A reward model that also reads how likely the text is (奖励模型 with a likelihood term).
+
+    f(x, y_1:t) = score of the last hidden state + w (1/t) sum_{k<=t} log p(y_k | x, y_<k)
+
+p is the language model inside it: its body, with the embeddings as output layer. Both start as
+those of the policy, which after supervised fine-tuning knows what an answer to this prompt looks
+like. The last hidden state does not tell, as it was trained to predict the *next* token: a reward
+model without the term took an answer to a similar question for a good one. Body and w learn from
+the rankings, so p becomes a judge of answers and is no longer the policy's.
+
+Source: our own measurement (benchmarks/README.md, assistant). Kin: the implicit reward of DPO
+(E12), a log-probability too; Yang et al. 2024, who keep a language-modelling loss in the reward
+model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minirlhf import equations
+from minirlhf.models.policy import gather_text
+from minirlhf.models.reward_model import RewardModel
+from minirlhf.models.transformer import TransformerConfig
+
+FIRST_WEIGHT = 2.0  # logits per nat per token
+
+
+class LikelihoodReward(RewardModel):
+    """A RewardModel whose logits (and so its scores) also rise with the text's likelihood."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
+        self.likelihood_weight = nn.Parameter(torch.tensor([FIRST_WEIGHT]))  # w
+
+    def text_logits(
+        self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
+        """As `RewardModel.text_logits`. Raises ValueError without `prompt_lengths`."""
+        if prompt_lengths is None:
+            raise ValueError("text_logits: expected prompt_lengths, as the text is to be scored")
+        text_lengths = lengths - prompt_lengths
+        logits = self.prefix_logits(rows, prompt_lengths, int(text_lengths.max()))
+        return logits.gather(1, text_lengths[:, None] - 1).squeeze(1)
+
+    def prefix_scores(
+        self, rows: Tensor, prompt_lengths: Tensor, time: int, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `RewardModel.prefix_scores`. The bare prompt's score has no likelihood in it."""
+        hidden = self.body(rows) if lengths is None else self.body.by_length(rows, lengths)
+        bare = self.score(gather_text(hidden, prompt_lengths - 1, 1)).float()  # (batch, 1, 1)
+        prefixes = self._prefix_logits(hidden, rows, prompt_lengths, time)
+        return torch.sigmoid(bare.flatten()), torch.sigmoid(prefixes)
+
+    def prefix_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
+        """As `RewardModel.prefix_logits`: (batch, time)."""
+        return self._prefix_logits(self.body(rows), rows, prompt_lengths, time)
+
+    def _prefix_logits(
+        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, time: int
+    ) -> Tensor:
+        logits = self.score(gather_text(hidden, prompt_lengths, time)).squeeze(-1).float()
+        likelihood = self.mean_log_probs(hidden, rows, prompt_lengths, time)
+        return logits + self.likelihood_weight * likelihood
+
+    def mean_log_probs(
+        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, time: int
+    ) -> Tensor:
+        """Mean log p(y_k | x, y_<k) of the first t tokens, nats per token: (batch, time).
+
+        hidden (batch, columns, width): the body's, over `rows`. Padded positions mean nothing.
+        """
+        tokens = gather_text(rows[:, :, None], prompt_lengths, time).squeeze(-1)  # (batch, time)
+        before = gather_text(hidden, prompt_lengths - 1, time)  # each predicts one of the tokens
+        logits = before @ self.body.token_embedding.weight.T  # (batch, time, vocab)
+        log_probs = equations.token_log_probs(logits.float(), tokens)  # (batch, time)
+        return log_probs.cumsum(1) / torch.arange(1, time + 1, device=log_probs.device)
