@@ -18,8 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minirlhf import equations
-from minirlhf.models.policy import gather_text
+from minirlhf.models.policy import gather_text, gather_unpadded, masked_log_probs
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
 
@@ -40,7 +39,8 @@ class LikelihoodReward(RewardModel):
         if prompt_lengths is None:
             raise ValueError("text_logits: expected prompt_lengths, as the text is to be scored")
         text_lengths = lengths - prompt_lengths
-        logits = self.prefix_logits(rows, prompt_lengths, int(text_lengths.max()))
+        mask = text_mask(text_lengths, int(text_lengths.max()))
+        logits = self._prefix_logits(self.body(rows), rows, prompt_lengths, mask)
         return logits.gather(1, text_lengths[:, None] - 1).squeeze(1)
 
     def prefix_scores(
@@ -49,29 +49,38 @@ class LikelihoodReward(RewardModel):
         """As `RewardModel.prefix_scores`. The bare prompt's score has no likelihood in it."""
         hidden = self.body(rows) if lengths is None else self.body.by_length(rows, lengths)
         bare = self.score(gather_text(hidden, prompt_lengths - 1, 1)).float()  # (batch, 1, 1)
-        prefixes = self._prefix_logits(hidden, rows, prompt_lengths, time)
+        ends = rows.shape[1] if lengths is None else lengths
+        mask = text_mask(ends - prompt_lengths, time)
+        prefixes = self._prefix_logits(hidden, rows, prompt_lengths, mask)
         return torch.sigmoid(bare.flatten()), torch.sigmoid(prefixes)
 
     def prefix_logits(self, rows: Tensor, prompt_lengths: Tensor, time: int) -> Tensor:
         """As `RewardModel.prefix_logits`: (batch, time)."""
-        return self._prefix_logits(self.body(rows), rows, prompt_lengths, time)
+        mask = text_mask(rows.shape[1] - prompt_lengths, time)
+        return self._prefix_logits(self.body(rows), rows, prompt_lengths, mask)
 
     def _prefix_logits(
-        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, time: int
+        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, mask: Tensor
     ) -> Tensor:
-        logits = self.score(gather_text(hidden, prompt_lengths, time)).squeeze(-1).float()
-        likelihood = self.mean_log_probs(hidden, rows, prompt_lengths, time)
+        logits = self.score(gather_text(hidden, prompt_lengths, mask.shape[1])).squeeze(-1).float()
+        likelihood = self.mean_log_probs(hidden, rows, prompt_lengths, mask)
         return logits + self.likelihood_weight * likelihood
 
     def mean_log_probs(
-        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, time: int
+        self, hidden: Tensor, rows: Tensor, prompt_lengths: Tensor, mask: Tensor
     ) -> Tensor:
         """Mean log p(y_k | x, y_<k) of the first t tokens, nats per token: (batch, time).
 
-        hidden (batch, columns, width): the body's, over `rows`. Padded positions mean nothing.
+        hidden (batch, columns, width): the body's, over `rows`. mask (batch, time): True on tokens
+        of the text; what stands elsewhere means nothing.
         """
-        tokens = gather_text(rows[:, :, None], prompt_lengths, time).squeeze(-1)  # (batch, time)
-        before = gather_text(hidden, prompt_lengths - 1, time)  # each predicts one of the tokens
-        logits = before @ self.body.token_embedding.weight.T  # (batch, time, vocab)
-        log_probs = equations.token_log_probs(logits.float(), tokens)  # (batch, time)
-        return log_probs.cumsum(1) / torch.arange(1, time + 1, device=log_probs.device)
+        tokens = gather_text(rows[:, :, None], prompt_lengths, mask.shape[1]).squeeze(-1)
+        before = gather_unpadded(hidden, prompt_lengths - 1, mask)  # each predicts one of them
+        logits = before @ self.body.token_embedding.weight.T  # (tokens, vocab)
+        log_probs = masked_log_probs(logits, tokens, mask)  # (batch, time)
+        return log_probs.cumsum(1) / torch.arange(1, mask.shape[1] + 1, device=log_probs.device)
+
+
+def text_mask(text_lengths: Tensor, time: int) -> Tensor:
+    """(batch, time), True on the first `text_lengths` (batch,) columns."""
+    return torch.arange(time, device=text_lengths.device) < text_lengths[:, None]

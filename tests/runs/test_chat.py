@@ -105,7 +105,7 @@ class ByLength:
 
     device = torch.device("cpu")
 
-    def text_scores(self, rows, lengths):
+    def text_scores(self, rows, lengths, prompt_lengths):
         return lengths / 1000
 
 
