@@ -351,7 +351,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("_decode", "cache.keep_rows(keep)", "pass"),
         ("_decode", "rows[keep], drawn[keep], alive[keep]", "rows[keep], drawn[: len(keep)], alive[keep]"),
         ("_decode", "descending=True", "descending=False"),
-        ("_decode", "randomness[rows, t] if", "randomness[rows, 0] if"),
+        ("_Draws.next", "randomness[rows, t] if", "randomness[rows, 0] if"),
         ("_decode", "if remaining == 0:", "if False:"),
         ("_decode", "tokens[:, : t + 1], log", "tokens[:, :t], log"),
         ("_joined", "rows.argsort()", "torch.arange(len(rows))"),

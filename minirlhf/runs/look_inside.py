@@ -18,7 +18,7 @@ from minirlhf.feedback.conversation import Prompt, as_conversation, from_json
 from minirlhf.look_inside.html import CSS, view
 from minirlhf.look_inside.looks import TextLook
 from minirlhf.look_inside.tokens import Judge, LookModels, look
-from minirlhf.look_inside.write import Chosen, write
+from minirlhf.look_inside.write import Chosen, WritingOptions, write
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
 from minirlhf.runs import run_models
@@ -175,7 +175,7 @@ def show(
     for stage in stages or models.writers:
         shown: str | list[int] | None = text
         if shown is None:
-            *_, last = write(models, prompt, stage, options, seed)
+            *_, last = write(models, prompt, stage, WritingOptions(options, seed))
             assert isinstance(last, Chosen)
             shown = last.tokens
         looks.append(look(models, prompt, shown, stage))
