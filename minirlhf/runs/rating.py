@@ -12,7 +12,7 @@ from minirlhf.feedback.session import RatingSession, make_items, make_queue
 from minirlhf.runs import run_models, run_task
 from minirlhf.runs.folder import Run
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.ratings import sample_texts
+from minirlhf.training.ratings import sample_to_rate
 
 ENOUGH_TOPICS = 256  # where a task has thousands of conversations, texts for so many will do
 
@@ -54,7 +54,7 @@ def open_session(run: Run, path: Path, questions: Questions, rater: str) -> Rati
         topics = topics[: max(1, count // 2)]
     number = max(2 * len(topics), wanted)
     length = run.config.finetune.max_new_tokens
-    texts = sample_texts(models, tokenizer, topics, number, length, seed)
+    texts = sample_to_rate(models, tokenizer, topics, number, length, seed)
     items = make_items(texts, pairs, count, seed)
     if not items:
         missing = "two texts on one topic" if pairs else "whole text"

@@ -169,7 +169,7 @@ def test_held_out_texts_that_the_policy_writes_again_are_not_trained_on(
 ):
     monkeypatch.setattr(
         run_feedback,
-        "sample_texts",
+        "sample_to_rate",
         lambda *_: [
             *((triple.topic, triple.text, "before") for triple in small_task.feedback[:30]),
             *(
