@@ -34,8 +34,6 @@ PLAIN = Task(
     heldout_prompts=["tea"],
     corpus=PAIRS,
     corpus_heldout=PAIRS,
-    feedback=[],
-    handwritten=[],
     judge=lambda topic, text: 0.5,
     judge_name="nobody",
 )
