@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from minirlhf.config import Config
@@ -54,7 +53,6 @@ from minirlhf.system.files import (
     write_jsonl,
 )
 from minirlhf.system.locks import LOCK, locked
-from minirlhf.system.seeds import step_generator
 from minirlhf.system.terminal import quoted
 from minirlhf.system.weights import load_weights
 from minirlhf.training.log import TrainLog
@@ -181,11 +179,6 @@ class Run:
     def replace_config(self, config: Config) -> None:
         self.config = config
         atomic_write(self.path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
-
-    def generator(
-        self, stage: str, step: int, device: torch.device | str = "cpu"
-    ) -> torch.Generator:
-        return step_generator(self.config.seed, stage, step, device)
 
     # One JSON object per line -----------------------------------------------------------------
 
