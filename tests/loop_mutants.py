@@ -486,7 +486,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("from_rollouts", "(rounds - 1) * tune.refit_steps", "rounds * tune.refit_steps"),
         ("from_rollouts", "(rounds - 1) * tune.ratings_per_round", "rounds * tune.ratings_per_round"),
         ("from_rollouts", "passes=1 + 3 * learn", "passes=3 * learn"),
-        ("from_rollouts", 'tune.algorithm == "ppo"', 'tune.algorithm != "ppo"'),
+        ("from_rollouts", 'tune.of_algorithm, "epochs"', 'tune.ppo, "epochs"'),
         ("from_rollouts", "reward.batch_size // 2, refits", "reward.batch_size, refits"),
         ("seconds", "(TRAINING_EFFICIENCY * rate)", "rate"),
         ("seconds", 'device.type != "cpu"', 'device.type == "cpu"'),
