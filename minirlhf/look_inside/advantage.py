@@ -20,10 +20,10 @@ from minirlhf.training.algorithms.advantages import scores_before, weights_befor
 from minirlhf.training.rollout import Rollout
 
 
-def token_advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: float) -> Tensor | None:
+def token_advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: float) -> Tensor:
     """The weight of each token (batch, time); a text does not depend on the others.
 
-    kl_weight: reward units per nat. None for an algorithm that does not stand above.
+    kl_weight: reward units per nat. Raises ValueError for an unknown algorithm.
     """
     mask, algorithm = rollout.mask, settings.algorithm
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)  # (batch, time)
@@ -41,4 +41,4 @@ def token_advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: floa
         return equations.generalized_advantage(rewards, values, mask, discount, gae_lambda)
     if algorithm == "dpo":
         return settings.dpo.beta * kl
-    return None
+    raise ValueError(f"algorithm: expected one that weighs texts, found {algorithm!r}")

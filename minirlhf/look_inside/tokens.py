@@ -101,7 +101,7 @@ def look(models: LookModels, prompt: Prompt, text: str | list[int], stage: str) 
             rollout.prefix_rewards[:, -1] = 0.0  # as in training: a text without its end
         rollout.reward = rollout.prefix_rewards[:, -1]
         weights = token_advantages(rollout, models.settings, models.kl_weight)
-        advantages = None if weights is None else weights[0].tolist()
+        advantages = weights[0].tolist()
 
     log_ratios = (log_probs - reference_log_probs)[0]  # (time,)
     entropies = equations.entropy(logits)[0].tolist()
