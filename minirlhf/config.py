@@ -273,9 +273,10 @@ class PPOConfig(Settings):
     """How far the probability ratio new/old of a token may move from 1 until it is clipped."""
     kl_stop: PositiveOrInf = 1.0
     """KL(old || new), in nats per text, at which an update stops early; inf: never."""
-    value: Literal["separate", "shared"] = "separate"
+    value: Literal["separate", "shared", "prefix-score"] = "separate"
     """separate: the value function has its own body, which starts as the reward model's.
-    shared: it is a linear layer on the policy's body."""
+    shared: it is a linear layer on the policy's body.
+    prefix-score: it is r_(t-1), the reward model's score of the text so far; nothing is learned."""
     value_weight: NotNegative = 0.5
     """Weight of the value loss; matters most when policy and value share a body."""
     value_clip: PositiveOrInf = float("inf")
@@ -499,9 +500,9 @@ class Config(CommonConfig):
         )
         if reward.body == "encoder" and finetune.algorithm == "ppo":
             self.require(
-                finetune.ppo.value == "shared",
+                finetune.ppo.value != "separate",
                 "finetune.ppo.value",
-                "shared with an encoder, which sees the tokens to come",
+                "shared or prefix-score with an encoder, which sees the tokens to come",
             )
 
 

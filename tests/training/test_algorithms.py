@@ -297,6 +297,35 @@ def test_value_loss_reaches_the_body_only_if_it_is_shared(tiny):
     assert found["separate"] == 0 and found["shared"] > 1e-3
 
 
+def test_prefix_scores_as_values_of_ppo(tiny):
+    """With lambda 0 an advantage is the change of the prefix score, minus the price of the KL."""
+    policy, reward_model, rollout = tiny
+    algorithm = make_ppo(
+        policy,
+        reward_model,
+        value="prefix-score",
+        kl_weight=0.2,
+        gae_lambda=0.0,
+        whiten=False,
+        epochs=1,
+        minibatch_size=32,
+    )
+    values, advantages, _ = algorithm.estimate(rollout)
+    before = torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
+    kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, rollout.mask)
+    mask = rollout.mask
+    torch.testing.assert_close(values[mask], before[mask])
+    after = rollout.prefix_rewards.scatter(
+        1, mask.sum(1, keepdim=True) - 1, rollout.reward[:, None]
+    )
+    wanted = after - before - 0.2 * kl
+    torch.testing.assert_close(advantages[mask], wanted[mask])
+    learned = sum(len(group["params"]) for group in algorithm.optimizer.param_groups)
+    assert algorithm.modules == {} and learned == len(list(policy.parameters()))
+    metrics = algorithm.update(rollout, AFTER_WARMUP)
+    assert metrics["gradient_norm"] > 0
+
+
 def test_ppo_stops_early_when_the_policy_has_moved(tiny):
     policy, reward_model, rollout = tiny
     steps = {}
@@ -491,7 +520,8 @@ def test_trpo_direction_is_the_natural_gradient():
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["reinforce", "rloo", "grpo", "ppo-separate", "ppo-shared", "trpo"]
+    "algorithm",
+    ["reinforce", "rloo", "grpo", "ppo-separate", "ppo-shared", "ppo-prefix-score", "trpo"],
 )
 def test_policy_learns_a_reward_it_can_reach(algorithm):
     policy, reward_model = world()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minirlhf import equations
-from minirlhf.config import Config
+from minirlhf.config import Config, PPOConfig
 from minirlhf.models.policy import Policy, gather_text, masked_log_probs
 from minirlhf.models.transformer import Transformer
 from minirlhf.models.value_model import ValueModel
@@ -42,19 +42,18 @@ class PPO:
             config.finetune.ppo,
         )
         self.seed = config.seed
-        if self.settings.value == "shared":
-            self.value = ValueModel(self.policy.config.width).to(models.device)
-        else:
-            self.value = ValueModel.from_reward_model(models.reward_model)
+        self.value = new_value_model(models, self.settings)
+        learned = [self.policy] if self.value is None else [self.policy, self.value]
+        self.learners: list[nn.Module] = list(learned)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
-        learners = nn.ModuleList([self.policy, self.value])
         self.optimizer = adamw(
-            learners,
+            nn.ModuleList(self.learners),
             self.settings.learning_rate,
             weight_decay=0.0,
             soft_prompt_rate=self.finetune.soft_prompt.learning_rate,
         )
-        self.modules, self.optimizers = {"value": self.value}, [self.optimizer]
+        self.modules = {} if self.value is None else {"value": self.value}
+        self.optimizers = [self.optimizer]
         self.states = {"kl_weight": self.kl_weight}
         self.mix = make_mix(models, config, corpus)
 
@@ -71,7 +70,7 @@ class PPO:
             part = rollout.select(index)
             columns = (index, slice(part.mask.shape[1]))
             with autocast(part.mask.device):
-                hidden, values = text_values(self.policy, self.value, part)
+                hidden, values = self.states_and_values(part)
                 logits = self.policy.next_token_logits(hidden[part.mask])  # (tokens, vocab)
             log_probs = masked_log_probs(logits, part.tokens, part.mask)  # (minibatch, time)
 
@@ -81,9 +80,15 @@ class PPO:
             loss = equations.ppo_policy_loss(
                 log_probs, part.log_probs, advantages[columns], part.mask, self.settings.clip_range
             )
-            loss = loss + self.settings.value_weight * equations.ppo_value_loss(
-                values, old_values[columns], returns[columns], part.mask, self.settings.value_clip
-            )
+            if values is not None:
+                value_loss = equations.ppo_value_loss(
+                    values,
+                    old_values[columns],
+                    returns[columns],
+                    part.mask,
+                    self.settings.value_clip,
+                )
+                loss = loss + self.settings.value_weight * value_loss
             if self.settings.entropy_weight != 0:
                 entropies = equations.entropy(logits.float()[None])  # (1, tokens)
                 per_text = entropies.sum() / len(index)  # nats
@@ -91,7 +96,7 @@ class PPO:
             if self.mix is not None:
                 loss = loss + self.mix.loss(self.settings.minibatch_size, step, number)
             moved["gradient_norm"] = gradient_step(
-                loss, self.optimizer, [self.policy, self.value], self.finetune.gradient_clip
+                loss, self.optimizer, self.learners, self.finetune.gradient_clip
             )
             # On average; with the KL from the policy that sampled.
             entropy = distributed.all_reduce_sum(-log_probs.detach().sum())
@@ -116,12 +121,7 @@ class PPO:
 
         All are (batch, time).
         """
-        mask = rollout.mask
-        part, _ = own_share(rollout, mask)
-        body = self.policy.body if self.value.body is None else self.value.body
-        with torch.no_grad(), autocast(mask.device):
-            values = self.value(text_states(body, part))  # (share, time)
-        values = distributed.gather_rows(values, len(mask))  # (share, time) to (batch, time)
+        mask, values = rollout.mask, self.values(rollout)
         kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, mask)
         rewards = equations.kl_penalized_rewards(rollout.reward, kl, mask, self.kl_weight.weight)
         advantages = equations.generalized_advantage(
@@ -132,11 +132,37 @@ class PPO:
             advantages = equations.whiten(advantages, mask)
         return values, advantages, returns
 
+    def values(self, rollout: Rollout) -> Tensor:
+        """V(s_t) before the update, (batch, time)."""
+        if self.value is None:  # r_(t-1), the score of what stands before token t
+            before = [rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]]
+            return torch.cat(before, dim=1)
+        part, _ = own_share(rollout, rollout.mask)
+        body = self.policy.body if self.value.body is None else self.value.body
+        with torch.no_grad(), autocast(rollout.mask.device):
+            values = self.value(text_states(body, part))  # (share, time)
+        return distributed.gather_rows(values, len(rollout.mask))  # (share, time) to (batch, time)
+
+    def states_and_values(self, part: Rollout) -> tuple[Tensor, Tensor | None]:
+        """The policy's states (batch, time, width) and, if V is learned, V(s_t) (batch, time)."""
+        if self.value is None:
+            return text_states(self.policy.body, part), None
+        return text_values(self.policy, self.value, part)
+
     def minibatches(self, count: int, step: int) -> list[Tensor]:
         """Positions of the texts in each minibatch; every epoch is shuffled again."""
         generator = step_generator(self.seed, "ppo", step)
         shuffles = [torch.randperm(count, generator=generator) for _ in range(self.settings.epochs)]
         return [part for order in shuffles for part in order.split(self.settings.minibatch_size)]
+
+
+def new_value_model(models: Models, settings: PPOConfig) -> ValueModel | None:
+    """The value function to learn; None where the reward model's score of a prefix serves as V."""
+    if settings.value == "prefix-score":
+        return None
+    if settings.value == "shared":
+        return ValueModel(models.policy.config.width).to(models.device)
+    return ValueModel.from_reward_model(models.reward_model)
 
 
 def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
