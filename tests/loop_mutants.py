@@ -450,7 +450,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("RankedAnswers.__init__", "settings.batch_size // texts.train.answers", "settings.batch_size"),
         ("RankedAnswers.draw", "self.texts.train.ranks[drawn]", "self.texts.train.ranks[: len(drawn)]"),
         ("RankedAnswers.heldout", "right_pairs(predicted, ranks)", "right_pairs(-predicted, ranks)"),
-        ("RankedAnswers.finish", "centre(member, self.texts.heldout)", "pass"),
+        ("RankedAnswers.finish", "(ranks == 1)", "(ranks >= 1)"),
         ("ranked_reward_loss", 'target != "every-prefix"', 'target == "every-prefix"'),
         ("ranked_reward_loss", ".amax(1, keepdim=True)", ".amin(1, keepdim=True)"),
         ("ranked_reward_loss", "columns.minimum(last)", "columns.expand(len(last), time)"),

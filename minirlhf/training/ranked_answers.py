@@ -80,8 +80,13 @@ class RankedAnswers:
         }
 
     def finish(self, member: RewardModel | EncoderReward) -> None:
-        """Rankings leave the level of the scores open; the held-out texts will do to set it."""
-        centre(member, self.texts.heldout)
+        """Rankings leave the level of the scores open: the best held-out answers get 1/2.
+
+        The sigmoid is steepest there. With 1/2 for the mean answer, those of a policy that answers
+        well would lie where it is flat, and a better answer would hardly get more.
+        """
+        ranks = self.texts.heldout.ranks
+        centre(member, self.texts.heldout, chosen=(ranks == 1).flatten())
 
 
 def ranked_reward_loss(

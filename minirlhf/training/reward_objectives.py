@@ -159,9 +159,16 @@ def predict(model: AnyReward, texts: EncodedTexts) -> Tensor:
 
 
 @torch.no_grad()
-def centre(model: RewardModel | EncoderReward, texts: EncodedTexts) -> None:
-    """Shift all logits alike so that their mean over `texts` is 0."""
+def centre(
+    model: RewardModel | EncoderReward, texts: EncodedTexts, chosen: Tensor | None = None
+) -> None:
+    """Shift all logits alike so that their mean over `texts` is 0, or over the `chosen` of them.
+
+    chosen: (n_texts,) bool.
+    """
     logits = torch.logit(predict(model, texts).double(), eps=1e-9)
+    if chosen is not None:
+        logits = logits[chosen]
     model.score.bias.sub_(logits.mean().to(model.score.bias))
 
 
