@@ -22,7 +22,7 @@ from minirlhf.models.policy import gather_text, gather_unpadded, masked_log_prob
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
 
-FIRST_WEIGHT = 2.0  # logits per nat per token
+FIRST_WEIGHT = 10.0  # logits per nat per token
 
 
 class LikelihoodReward(RewardModel):
