@@ -56,6 +56,7 @@ __all__ = [
     "show_source",
     "small_config",
     "small_task",
+    "still",
     "table",
 ]
 
@@ -86,16 +87,43 @@ def pick(full, fast):
     return fast if FAST else full
 
 
-def show_source(*things) -> None:
-    """The very source of functions or classes, as it runs, with the file that it stands in."""
+def show_source(*things, folded: bool = False) -> None:
+    """The very source of functions or classes, as it runs, with the file that it stands in.
+
+    folded: only its name is seen until the reader clicks on it.
+    """
     for thing in things:
         thing = getattr(thing, "__wrapped__", thing)
-        source = textwrap.dedent(inspect.getsource(thing))
-        display(
-            Markdown(
-                f"`{thing.__module__.replace('.', '/')}.py`\n```python\n{source.rstrip()}\n```"
-            )
-        )
+        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        file = f"{thing.__module__.replace('.', '/')}.py"
+        head, end = f"`{file}`", ""
+        if folded:
+            head = f"<details><summary>{thing.__name__} in {file}</summary>\n"
+            end = "\n\n</details>"
+        display(Markdown(f"{head}\n```python\n{source}\n```{end}"))
+
+
+def still(widget) -> HTML:
+    """A picture of a widget made of boxes, labels, texts and buttons, for readers of a page."""
+    frame = "border:1px solid #999;border-radius:4px;padding:6px;max-width:52em"
+    return HTML(f'<div style="{frame}">{_drawn(widget)}</div>')
+
+
+def _drawn(widget) -> str:
+    kind = type(widget).__name__
+    if kind in ("VBox", "HBox"):
+        style = "display:flex;gap:4px;flex-wrap:wrap" if kind == "HBox" else ""
+        return f'<div style="{style}">{"".join(map(_drawn, widget.children))}</div>'
+    if kind == "Button":
+        style = "background:#eee;color:#111;padding:3px 18px;border-radius:2px"
+        return f'<span style="{style}">{escape(widget.description)}</span>'
+    if kind == "IntProgress":
+        filled = "background:#2b8065;height:100%;width:"
+        share = 100 * widget.value / widget.max
+        bar = f'<div style="{filled}{share:.0f}%"></div>'
+        return f'<div style="background:#eee;height:10px">{bar}</div>'
+    border = "border:1px solid #ccc;" if kind == "Textarea" else ""
+    return f'<div style="{border}padding:4px;margin:4px 0">{escape(widget.value) or "&nbsp;"}</div>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
