@@ -130,7 +130,7 @@ def _drawn(widget) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; floats to three digits, whole numbers in thousands; columns of numbers to the right.
 
-    A string that is a number, also with "%", an interval in brackets or in bold, counts as one.
+    A string that is a number, also with "%", an interval, a "k" or "M" or in bold, counts as one.
     """
 
     def words(cell: object) -> str:
@@ -139,7 +139,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         return f"{cell:,}" if type(cell) is int else str(cell).replace("|", "\\|")
 
     body = [[words(cell) for cell in row] for row in rows]
-    number = re.compile(r"(\*\*)?[-−+]?[\d,.]+(e[-+]\d+)?%?( ± [\d.]+| \[[^a-z]+\])?(\*\*)?|-|–|")
+    number = re.compile(
+        r"(\*\*)?[-−+]?[\d,.]+(e[-+]\d+)?%?"
+        r"( ± [\d.]+| \[[^a-z]+\]| [kMGT](FLOP/s)?)?(\*\*)?|-|–|"
+    )
     right = [all(number.fullmatch(cell) for cell in column) for column in zip(*body)]
     rule = [" ---: " if one else " --- " for one in right or [False] * len(header)]
     lines = [f"|{'|'.join(rule)}|"] + [f"| {' | '.join(row)} |" for row in body]
