@@ -47,6 +47,7 @@ __all__ = [
     "LiveTraining",
     "coloured_html",
     "coloured_text",
+    "draw_training",
     "exercise",
     "fork",
     "new_run",
@@ -56,6 +57,7 @@ __all__ = [
     "show_source",
     "small_config",
     "small_task",
+    "still",
     "table",
 ]
 
@@ -86,22 +88,49 @@ def pick(full, fast):
     return fast if FAST else full
 
 
-def show_source(*things) -> None:
-    """The very source of functions or classes, as it runs, with the file that it stands in."""
+def show_source(*things, folded: bool = False) -> None:
+    """The very source of functions or classes, as it runs, with the file that it stands in.
+
+    folded: only its name is seen until the reader clicks on it.
+    """
     for thing in things:
         thing = getattr(thing, "__wrapped__", thing)
-        source = textwrap.dedent(inspect.getsource(thing))
-        display(
-            Markdown(
-                f"`{thing.__module__.replace('.', '/')}.py`\n```python\n{source.rstrip()}\n```"
-            )
-        )
+        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        file = f"{thing.__module__.replace('.', '/')}.py"
+        head, end = f"`{file}`", ""
+        if folded:
+            head = f"<details><summary>{thing.__name__} in {file}</summary>\n"
+            end = "\n\n</details>"
+        display(Markdown(f"{head}\n```python\n{source}\n```{end}"))
+
+
+def still(widget) -> HTML:
+    """A picture of a widget made of boxes, labels, texts and buttons, for readers of a page."""
+    frame = "border:1px solid #999;border-radius:4px;padding:6px;max-width:52em"
+    return HTML(f'<div style="{frame}">{_drawn(widget)}</div>')
+
+
+def _drawn(widget) -> str:
+    kind = type(widget).__name__
+    if kind in ("VBox", "HBox"):
+        style = "display:flex;gap:4px;flex-wrap:wrap" if kind == "HBox" else ""
+        return f'<div style="{style}">{"".join(map(_drawn, widget.children))}</div>'
+    if kind == "Button":
+        style = "background:#eee;color:#111;padding:3px 18px;border-radius:2px"
+        return f'<span style="{style}">{escape(widget.description)}</span>'
+    if kind == "IntProgress":
+        filled = "background:#2b8065;height:100%;width:"
+        share = 100 * widget.value / widget.max
+        bar = f'<div style="{filled}{share:.0f}%"></div>'
+        return f'<div style="background:#eee;height:10px">{bar}</div>'
+    border = "border:1px solid #ccc;" if kind == "Textarea" else ""
+    return f'<div style="{border}padding:4px;margin:4px 0">{escape(widget.value) or "&nbsp;"}</div>'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; floats to three digits, whole numbers in thousands; columns of numbers to the right.
 
-    A string that is a number, also with "%" or in bold, counts as one.
+    A string that is a number, also with "%", an interval, a "k" or "M" or in bold, counts as one.
     """
 
     def words(cell: object) -> str:
@@ -110,7 +139,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         return f"{cell:,}" if type(cell) is int else str(cell).replace("|", "\\|")
 
     body = [[words(cell) for cell in row] for row in rows]
-    number = re.compile(r"(\*\*)?[-−+]?[\d,.]+(e[-+]\d+)?%?(\*\*)?|-|–|")
+    number = re.compile(
+        r"(\*\*)?[-−+]?[\d,.]+(e[-+]\d+)?%?"
+        r"( ± [\d.]+| \[[^a-z]+\]| [kMGT](FLOP/s)?)?(\*\*)?|-|–|"
+    )
     right = [all(number.fullmatch(cell) for cell in column) for column in zip(*body)]
     rule = [" ---: " if one else " --- " for one in right or [False] * len(header)]
     lines = [f"|{'|'.join(rule)}|"] + [f"| {' | '.join(row)} |" for row in body]
