@@ -244,6 +244,10 @@ class ReinforceConfig(CreditConfig):
     place = "finetune.reinforce."
 
 
+# Algorithms that compare the samples of one prompt with each other.
+IN_GROUPS = ("rloo", "grpo")
+
+
 @dataclass(frozen=True)
 class GroupConfig(Settings):
     """RLOO and GRPO compare the samples of one prompt with each other."""
@@ -393,7 +397,7 @@ class FinetuneConfig(Settings):
     @property
     def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig | DPOConfig:
         """The settings of the chosen algorithm alone."""
-        return getattr(self, "group" if self.algorithm in ("rloo", "grpo") else self.algorithm)
+        return getattr(self, "group" if self.algorithm in IN_GROUPS else self.algorithm)
 
     @property
     def step_size(self) -> str:
@@ -412,7 +416,7 @@ class FinetuneConfig(Settings):
         if self.algorithm in ("trpo", "dpo"):
             whole = f"all with {self.algorithm} (a soft prompt: reinforce, rloo, grpo or ppo)"
             self.require(self.tune == "all", "tune", whole)
-        if self.algorithm in ("rloo", "grpo"):
+        if self.algorithm in IN_GROUPS:
             divides = self.batch_size % self.group.size == 0
             whole = f"a divisor of --finetune.batch-size ({self.batch_size})"
             self.require(divides, "group.size", whole)
