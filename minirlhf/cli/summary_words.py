@@ -6,15 +6,18 @@ from minirlhf.reports.judged import REQUESTS, SPLITS, evaluated_splits, has_base
 from minirlhf.stats import correlation_words, pairs_words
 from minirlhf.system.terminal import visible_line
 
+# By whom texts were rated; other kinds of raters are called as the feedback calls them ("people").
+RATED_BY = {"simulated": "simulated raters", "authors": "the authors"}
+
 
 def feedback_words(ratings: dict, quality: dict) -> str:
     """What the reward model learned from, and who gave it."""
-    raters = visible_line(ratings["raters"])
+    raters = visible_line(RATED_BY.get(ratings["raters"], ratings["raters"]))
     if "pairs_right" in quality:
         answers, prompts = quality["answers_each"], quality["rankings"]
-        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters} raters."
+        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters}."
     return (
-        f"Scores: {ratings['shipped']} texts rated by {raters} raters, "
+        f"Scores: {ratings['shipped']} texts rated by {raters}, "
         f"{ratings['collected']} more during training."
     )
 

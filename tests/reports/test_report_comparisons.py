@@ -7,7 +7,7 @@ import copy
 import pytest
 from test_report import interval, make_run, read_page, synthetic_summary
 
-from minirlhf.cli.summary_words import comparison_lines, judged_lines
+from minirlhf.cli.summary_words import comparison_lines, feedback_words, judged_lines
 from minirlhf.reports.comparisons import sections
 
 KINDS = ("effect", "another", "harmful")
@@ -129,6 +129,18 @@ def test_the_terminal_shows_every_part():
         "by feedback 0.104 [0.094, 0.114]",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    "raters, words",
+    [("people", "people"), ("simulated", "simulated raters"), ("my class", "my class")],
+)
+def test_who_rated_the_texts(raters, words):
+    told = feedback_words({"raters": raters, "shipped": 22, "collected": 0}, {})
+    assert told == f"Scores: 22 texts rated by {words}, 0 more during training."
+    ranked = {"pairs_right": {}, "answers_each": 4, "rankings": 12}
+    told = feedback_words({"raters": raters}, ranked)
+    assert told == f"Rankings: 4 answers to each of 12 prompts, by {words}."
 
 
 def test_without_supervised_fine_tuning_the_words_stay_short(tmp_path):
