@@ -446,9 +446,11 @@ class CommonConfig(Settings):
     """Settings that all stages share."""
 
     task: Literal["openings", "reviews", "assistant"] = "openings"
-    """openings: first lines of texts. reviews: of films, scored by people. assistant: dialogue."""
+    """openings: first sentences on a topic. reviews: sentences on a film, scored by people.
+    assistant: instructions and dialogue."""
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
+    """Preset of all settings: `small` for any CPU, `gpu` for a GPU. `tiny`, a smaller model, to try
+    commands: it writes worse. Both `gpu` and `tiny` pretrain a model of their own."""
     seed: Seed = 0
     """Of all random numbers. On a CPU the same seed gives the same run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -457,7 +459,8 @@ class CommonConfig(Settings):
     """Precision of matrix products; weights are always float32.
     auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
-    """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
+    """Your own scored texts (JSONL: topic, text, score) or comparisons (topic, better, worse)
+    instead of the task's."""
     score_range: tuple[Finite, Finite] = (1.0, 5.0)
     """Lowest and highest score in that file."""
     model: ModelConfig = field(default_factory=ModelConfig)
