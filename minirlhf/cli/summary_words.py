@@ -17,8 +17,8 @@ def feedback_words(ratings: dict, quality: dict) -> str:
         answers, prompts = quality["answers_each"], quality["rankings"]
         return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters}."
     return (
-        f"Scores: {ratings['shipped']} texts rated by {raters}, "
-        f"{ratings['collected']} more during training."
+        f"Scores: {ratings['shipped']:,} texts rated by {raters}, "
+        f"{ratings['collected']:,} more during training."
     )
 
 
@@ -29,15 +29,26 @@ def quality_lines(quality: dict) -> list[str]:
         lines.append(f"  {'training topics':16s} {pairs_words(quality['pairs_right'])}")
         if other := quality.get("pairs_right_heldout_topics"):
             lines.append(f"  {'held-out topics':16s} {pairs_words(other)}")
-        return lines
+        return lines + _chance_lines(quality["pairs_right"]["low"], chance=0.5)
     handwritten = ""
     if quality.get("handwritten_n"):
         words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
         handwritten = f"; on handwritten texts: Spearman {words}"
     pearson = correlation_words(quality, "pearson", quality.get("n"))
-    return [
+    line = (
         f"Reward model on held-out feedback: Pearson r {pearson}; "
         f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
+    )
+    return [line, *_chance_lines(quality.get("pearson_low"), chance=0)]
+
+
+def _chance_lines(low: float | None, chance: float) -> list[str]:
+    """A line, if the interval that begins at `low` does not lie above what chance gives."""
+    if low is None or low > chance:
+        return []
+    return [
+        f"  It may be no better than chance (the interval is not above {chance:g}), and then a "
+        "higher reward means nothing: give more feedback"
     ]
 
 
