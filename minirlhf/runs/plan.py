@@ -104,8 +104,8 @@ def plan_stages(
         )
     if done:
         raise ValueError(
-            f"{path}: {done[0]}, which comes after {first}, is done already; --overwrite removes it "
-            "(and what follows)"
+            f"{path}: {done[0]}, which comes after {first}, is done already; --overwrite removes "
+            "it (and what follows)"
         )
     if is_interrupted:
         raise ValueError(
