@@ -12,14 +12,20 @@ RATED_BY = {"simulated": "simulated raters", "authors": "the authors"}
 
 def feedback_words(ratings: dict, quality: dict) -> str:
     """What the reward model learned from, and who gave it."""
-    raters = visible_line(RATED_BY.get(ratings["raters"], ratings["raters"]))
+    raters = _rated_by(ratings["raters"])
     if "pairs_right" in quality:
         answers, prompts = quality["answers_each"], quality["rankings"]
         return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters}."
+    others = [name for name in ratings.get("collected_by", ()) if name != ratings["raters"]]
+    by = f" (by {' and '.join(map(_rated_by, others))})" if others else ""
     return (
         f"Scores: {ratings['shipped']:,} texts rated by {raters}, "
-        f"{ratings['collected']:,} more during training."
+        f"{ratings['collected']:,} more during training{by}."
     )
+
+
+def _rated_by(name: str) -> str:
+    return visible_line(RATED_BY.get(name, name))
 
 
 def quality_lines(quality: dict) -> list[str]:

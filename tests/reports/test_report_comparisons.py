@@ -143,6 +143,10 @@ def test_the_terminal_shows_every_part():
 def test_who_rated_the_texts(raters, words):
     told = feedback_words({"raters": raters, "shipped": 22, "collected": 0}, {})
     assert told == f"Scores: 22 texts rated by {words}, 0 more during training."
+    ratings = {"raters": "simulated", "shipped": 12000, "collected": 12}
+    told = feedback_words(ratings | {"collected_by": [raters]}, {})
+    by = "" if raters == "simulated" else f" (by {words})"
+    assert told == f"Scores: 12,000 texts rated by simulated raters, 12 more during training{by}."
     ranked = {"pairs_right": {}, "answers_each": 4, "rankings": 12}
     told = feedback_words({"raters": raters}, ranked)
     assert told == f"Rankings: 4 answers to each of 12 prompts, by {words}."
