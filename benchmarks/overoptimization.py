@@ -36,6 +36,7 @@ from benchmarks.forms import best_of_n_scores, fit_form
 from minirlhf.equations import best_of_n_kl_bound
 from minirlhf.runs import run_feedback, run_models, run_task
 from minirlhf.runs.folder import Run, run_path
+from minirlhf.runs.products import is_run
 from minirlhf.stats import correlation
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
@@ -98,9 +99,9 @@ def one(job: tuple[int, int], options: argparse.Namespace) -> dict:
         updates=options.updates,
         batch_size=options.batch_size,
     )
-    run = Run.create(
-        path, dataclasses.replace(base.config, seed=seed, finetune=settings), overwrite=True
-    )
+    if is_run(path):  # of an earlier call
+        shutil.rmtree(path)
+    run = Run.create(path, dataclasses.replace(base.config, seed=seed, finetune=settings))
     for name in ("tokenizer.json", "pretrained.safetensors"):
         shutil.copy(base.path / name, path / name)
     tokenizer = run_models.tokenizer_of(run, task)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
@@ -26,6 +27,9 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from minirlhf.system.devices import autocast, precision_of
+
+if TYPE_CHECKING:
+    from benchmarks.step import Ours
 
 GROUP = 8  # texts of one prompt that RLOO and GRPO compare
 
@@ -103,21 +107,12 @@ class Stopwatch(TrainerCallback):
         self.between()
 
 
-def trl_steps(
-    kind: str,
-    shape,
-    prompts: list[list[int]],
-    score: Callable[[list[list[int]], list[list[int]]], list[float]],
-    device: torch.device,
-    *,
-    steps: int,
-    clock: Callable[[], float],
-    between: Callable[[], None],
-) -> list[float]:
+def trl_steps(kind: str, ours: Ours, steps: int) -> list[float]:
     """Seconds of `steps` steps of TRL's trainer of that kind ("rloo" or "grpo").
 
-    `score` gives the rewards of texts.
+    Our shape, prompts, scores of texts, device and clock; between the steps runs one of ours.
     """
+    shape, prompts, device = ours.shape, ours.prompts, ours.device
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # of names that the next TRL will change
@@ -129,7 +124,7 @@ def trl_steps(
     def reward(prompts: list[str], completion_ids: list[list[int]], **_) -> list[float]:
         if {len(ids) for ids in completion_ids} != {shape.new} or len(prompts) != shape.batch:
             raise RuntimeError("TRL: expected a whole batch of full texts")
-        return score(
+        return ours.score(
             [[int(word[1:]) for word in prompt.split()] for prompt in prompts], completion_ids
         )
 
@@ -154,7 +149,7 @@ def trl_steps(
             save_strategy="no",
             disable_tqdm=True,
         )
-        watch = Stopwatch(clock, between)
+        watch = Stopwatch(ours.clock, ours.step)
         data = Dataset.from_dict(
             {"prompt": [" ".join(f"t{token}" for token in row) for row in prompts]}
         )

@@ -361,16 +361,7 @@ def measure(shape: Shape, device: torch.device, repeats: int) -> dict:
     for kind in ("rloo", "grpo"):
         for values in ours.times.values():
             values.clear()
-        theirs = peers.trl_steps(
-            kind,
-            shape,
-            ours.prompts,
-            ours.score,
-            device,
-            steps=repeats + 2,
-            clock=ours.clock,
-            between=ours.step,
-        )
+        theirs = peers.trl_steps(kind, ours, steps=repeats + 2)
         found = {
             "ours": statistics.median(ours.times["step"][2:]),
             "peer": statistics.median(theirs[2:]),

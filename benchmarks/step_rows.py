@@ -132,16 +132,7 @@ def trl_row(rows: Rows, size: str, ours: Ours, kind: str, repeats: int) -> None:
 
     for values in ours.times.values():
         values.clear()
-    theirs = peers.trl_steps(
-        kind,
-        ours.shape,
-        ours.prompts,
-        ours.score,
-        ours.device,
-        steps=repeats + 2,
-        clock=ours.clock,
-        between=ours.step,
-    )
+    theirs = peers.trl_steps(kind, ours, steps=repeats + 2)
     versus(
         rows,
         size,

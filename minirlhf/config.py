@@ -262,7 +262,7 @@ class PPOConfig(Settings):
     """Proximal policy optimisation (PPO, 近端策略优化): several clipped steps per batch."""
 
     place = "finetune.ppo."
-    step_size = "finetune.ppo.learning_rate"
+    step_size, texts_at_once = "finetune.ppo.learning_rate", "minibatch_size"
     learning_rate: NotNegative = 2e-4
     """Learning rate of the policy and of the value function."""
     epochs: Count = 2
@@ -297,7 +297,7 @@ class TRPOConfig(CreditConfig):
     """
 
     place = "finetune.trpo."
-    step_size = "finetune.trpo.delta"
+    step_size, texts_at_once = "finetune.trpo.delta", "fisher_texts"
     delta: Positive = 0.3
     """Bound on the mean KL(old || new) of an update, nats per text; replaces the learning rate."""
     cg_steps: Count = 5

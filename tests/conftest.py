@@ -15,8 +15,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import quick_figures  # noqa: F401
 import torch
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tiny_command import small_openings
 
 from minirlhf.config import (
@@ -35,8 +35,6 @@ from minirlhf.tasks.task import Task
 
 # tyro reads the source of every dataclass of settings anew for each command line.
 inspect.getsource = cache(inspect.getsource)
-# To lay a figure out takes as long as to draw it, and no test looks at where things are.
-ConstrainedLayoutEngine.execute = lambda engine, figure: None  # type: ignore[method-assign]
 # Where this package is, jsonschema compiles its grammar of web addresses (3 s in each process that
 # reads a notebook). No field of a notebook is checked by it.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]

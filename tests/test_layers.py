@@ -1,14 +1,17 @@
 """The layers hold: a file imports only from its own folder or from above, and not in circles.
 
-The files are read, not run. Imports inside functions and under TYPE_CHECKING count too.
+Imports inside functions and under TYPE_CHECKING count too. Nor does any function take many
+parameters. The files are read, not run.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "minirlhf"
+BENCHMARKS = PACKAGE.parent / "benchmarks"
 
 # From the ground up. Files of one layer may import each other, and everything in the layers before.
 LAYERS = [
@@ -28,6 +31,11 @@ LAYERS = [
     ["cli"],
     ["__main__"],
 ]
+MOST_PARAMETERS = 6
+TAKE_MORE = {
+    "evaluation.judge.sample_texts",  # who orders the prompts passes the order as the seventh
+    "runs.chat.Chat.__init__",  # its parts are named one by one in notebook 10
+}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -105,3 +113,50 @@ def test_every_folder_says_what_lives_in_it():
             assert len(ast.parse(path.read_text(encoding="utf-8")).body) == 1, (
                 f"{name}: only a docstring"
             )
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(node: ast.AST, name: str) -> Iterator[tuple[str, Function]]:
+    """All functions in a piece of code with their full names, also methods and inner ones."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef):
+            inner = f"{name}.{child.name}"
+            if not isinstance(child, ast.ClassDef):
+                yield inner, child
+            yield from functions(child, inner)
+        else:
+            yield from functions(child, name)
+
+
+def count_parameters(function: Function) -> int:
+    """The parameters that a caller may give."""
+    taken = function.args
+    listed = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+    return sum(one is not None and one.arg not in ("self", "cls") for one in listed)
+
+
+def test_what_counts_as_a_parameter():
+    source = """
+class A:
+    def one(self, a): ...
+if True:
+    async def five(a, /, b, *c, d, **e): ...
+    def outer():
+        def inner(a, b): ...
+"""
+    counts = {name: count_parameters(found) for name, found in functions(ast.parse(source), "m")}
+    assert counts == {"m.A.one": 1, "m.five": 5, "m.outer": 0, "m.outer.inner": 2}
+
+
+def test_no_function_takes_many_parameters():
+    """Arguments that travel together are one object."""
+    files = FILES | {f"benchmarks.{path.stem}": path for path in BENCHMARKS.glob("*.py")}
+    many = {
+        full_name
+        for name, path in files.items()
+        for full_name, function in functions(ast.parse(path.read_text(encoding="utf-8")), name)
+        if count_parameters(function) > MOST_PARAMETERS
+    }
+    assert many == TAKE_MORE

@@ -9,9 +9,9 @@ os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported: no progress bars
 import ipykernel.kernelapp  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import matplotlib_inline.backend_inline  # noqa: F401
+import quick_figures  # noqa: F401
 import torch._dynamo  # noqa: F401 (every optimizer imports it when it is made)
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tiny_command import small_openings
 
 import minirlhf.cli.main
@@ -24,9 +24,6 @@ from minirlhf.tasks.openings import task as openings
 # The notebooks take the whole task, whose texts are composed from a seed: one time is enough.
 openings.load = lru_cache(openings.load)
 small_openings()
-
-# As in conftest.py: nobody looks at where the parts of a figure are.
-ConstrainedLayoutEngine.execute = lambda engine, figure: None
 
 # The first figure imports what draws it, and reads the fonts.
 drawn = Figure(layout="constrained")

@@ -8,18 +8,10 @@ from minirlhf.cli.options import Rate
 def rate(arguments: Rate) -> None:
     from minirlhf.feedback.screens import rate_in_terminal
     from minirlhf.runs.folder import Run, run_path
-    from minirlhf.runs.rating import open_session
+    from minirlhf.runs.rating import Questions, open_session
 
     run = Run.open(run_path(arguments.runs, arguments.run), arguments.device)
     pairs = arguments.mode == "pair"
     path = arguments.output or run.path / ("comparisons.jsonl" if pairs else "ratings.jsonl")
-    session = open_session(
-        run,
-        path,
-        pairs=pairs,
-        count=arguments.count,
-        rater=arguments.rater,
-        repeat_share=arguments.repeats,
-        seed=arguments.seed,
-    )
-    rate_in_terminal(session)
+    questions = Questions(pairs, arguments.count, arguments.repeats, arguments.seed)
+    rate_in_terminal(open_session(run, path, questions, arguments.rater))

@@ -184,8 +184,6 @@ def iterate(arguments: Iterate) -> None:
     from minirlhf.runs.folder import Run
 
     folder, settings = arguments.folder, arguments.finetune
-    samples = settings.algorithm != "dpo"
-    settings.require(samples, "algorithm", "one that learns from the samples rated between rounds")
     opened = Run.open(folder.path, arguments.device)
     given: dict[str, object] = {"finetune": settings}
     opened.config = dataclasses.replace(opened.config, finetune=settings)

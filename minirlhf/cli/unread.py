@@ -5,8 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
-from minirlhf.cli.options import Demo, Finetune
-from minirlhf.config import FinetuneConfig
+from minirlhf.cli.options import Iterate
 from minirlhf.runs.settings import differing
 from minirlhf.settings import SettingError
 
@@ -31,13 +30,17 @@ OF_FROZEN_WEIGHTS = ("learning_rate", "muon_learning_rate", "weight_decay")
 def refuse_unread(command: object, default: object) -> None:
     """Raise SettingError if a command is given an option that its algorithm or `tune` ignores.
 
-    `default`: the same command without options. A value that equals its default is not seen.
+    Or if iterate is given an algorithm that learns from no samples. `default`: the same command
+    without options. A value that equals its default is not seen.
     """
     for stage in ("sft", "finetune"):
         refuse_soft_prompt(stage, settings_of(command, stage), settings_of(default, stage))
-    given, usual = finetune_settings(command), finetune_settings(default)
+    given, usual = settings_of(command, "finetune"), settings_of(default, "finetune")
     if given is None or usual is None:
         return
+    if isinstance(command, Iterate):
+        samples = given.algorithm != "dpo"
+        given.require(samples, "algorithm", "one that learns from the samples rated between rounds")
     for name in differing(given, usual):
         if is_unread(name, given.algorithm):
             expected = f"no such option with {given.algorithm}, which does not read it"
@@ -73,9 +76,3 @@ def is_unread(name: str, algorithm: str) -> bool:
     if algorithm == "dpo":
         return not name.startswith(READ_BY_DPO)
     return algorithm == "trpo" and name == "pretraining_weight"
-
-
-def finetune_settings(command: object) -> FinetuneConfig | None:
-    if isinstance(command, Demo):
-        return command.config.finetune
-    return command.finetune if isinstance(command, Finetune) else None

@@ -31,23 +31,6 @@ SIGNED = ("advantage", "log_ratio")  # their full colour is the largest of the t
 MISSING = "–"
 
 
-def page(looks: list[TextLook], title: str) -> str:
-    """A whole page that loads nothing; the texts stand one below the other."""
-    body = "".join(view(look, f"look{number}") for number, look in enumerate(looks))
-    html = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{shown(title)}</title>"
-        "<style>body{margin:1rem auto;max-width:62rem;padding:0 1rem;"
-        'font:16px/1.5 system-ui,"DejaVu Sans",sans-serif}'
-        f"{CSS}</style></head><body><h1>{shown(title)}</h1>{body}</body></html>\n"
-    )
-    return html.encode("utf-8", "replace").decode()  # half a surrogate pair becomes "?"
-
-
 def view(look: TextLook, name: str) -> str:
     """One text, without the style sheet (CSS).
 

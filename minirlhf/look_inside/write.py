@@ -20,6 +20,15 @@ from minirlhf.training.rollout import scores_of
 
 
 @dataclass(frozen=True)
+class WritingOptions:
+    """How a text is written: alone, or as the best of n."""
+
+    sampling: SamplingOptions = SamplingOptions()
+    seed: int = 0
+    best_of_n: int = 1
+
+
+@dataclass(frozen=True)
 class Written:
     """One token, just drawn."""
 
@@ -41,9 +50,7 @@ def write(
     models: LookModels,
     prompt: Prompt,
     stage: str,
-    options: SamplingOptions = SamplingOptions(),
-    seed: int = 0,
-    best_of_n: int = 1,
+    options: WritingOptions = WritingOptions(),
     kept: Sequence[int] = (),
 ) -> Iterator[Written | Chosen]:
     """Each token as it is drawn, text after text; last of all which text is taken.
@@ -55,7 +62,7 @@ def write(
     Raises ValueError, before anything is drawn, for an unknown stage, best_of_n under 1 or without
     a reward model, or kept tokens that are not in the vocabulary or leave no room.
     """
-    policy, tokenizer = models.writer(stage), models.tokenizer
+    policy, tokenizer, best_of_n = models.writer(stage), models.tokenizer, options.best_of_n
     if best_of_n < 1:
         raise ValueError(f"best_of_n: expected 1 or more, found {best_of_n}")
     if best_of_n > 1 and models.reward_model is None:
@@ -72,13 +79,13 @@ def write(
         for number, text in enumerate(texts):
             if ended:
                 continue
-            generator = step_generator(seed, "look", number, models.device)
+            generator = step_generator(options.seed, "look", number, models.device)
             drawn = stream(
                 policy,
                 prompt_ids + kept,
                 longest - len(kept),
                 tokenizer.end_id,
-                options,
+                options.sampling,
                 generator,
             )
             for token in drawn:

@@ -91,15 +91,8 @@ def sample(
         cache = KeyValueCache(policy.config, len(prompts), columns, device, dtype)
         with torch.inference_mode(), torch.autocast(device.type, enabled=autocast):
             hidden = policy.body(padded, valid, cache)[:, -1]  # (batch, width)
-            tokens, log_probs = _decode(
-                policy,
-                cache,
-                hidden,
-                max_new_tokens=max_new_tokens,
-                end_id=end_id,
-                options=options,
-                randomness=randomness,
-            )
+            draws = _Draws(options, randomness)
+            tokens, log_probs = _decode(policy, cache, hidden, max_new_tokens, end_id, draws)
     return _up_to_the_end(tokens, log_probs, end_id)
 
 
@@ -132,15 +125,30 @@ def stream(
         tokens = drawn[:, None]
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """How the tokens of a batch are drawn, and with which random numbers (see `sample`)."""
+
+    options: SamplingOptions
+    randomness: torch.Generator | Tensor | None
+
+    def next(self, logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """Token t of the texts `rows` (rows,) from logits (rows, vocab), and its log-probability.
+
+        Both are (rows,).
+        """
+        randomness = self.randomness
+        step_randomness = randomness[rows, t] if isinstance(randomness, Tensor) else randomness
+        return next_token(logits, self.options, step_randomness)
+
+
 def _decode(
     policy: Policy,
     cache: KeyValueCache,
     hidden: Tensor,
-    *,
     max_new_tokens: int,
     end_id: int,
-    options: SamplingOptions,
-    randomness: torch.Generator | Tensor | None,
+    draws: _Draws,
 ) -> tuple[Tensor, Tensor]:
     """The decoding loop: tokens and their log-probabilities, both (batch, time).
 
@@ -154,9 +162,8 @@ def _decode(
     alive = torch.ones(batch, dtype=torch.bool, device=device)  # which of `rows` have not ended
 
     for t in range(max_new_tokens):
-        step_randomness = randomness[rows, t] if isinstance(randomness, Tensor) else randomness
         logits = policy.head(hidden).float()  # (rows, vocab)
-        drawn, drawn_log_probs = next_token(logits, options, step_randomness)
+        drawn, drawn_log_probs = draws.next(logits, rows, t)
         tokens[rows, t], log_probs[rows, t] = drawn, drawn_log_probs
         if t + 1 == max_new_tokens:
             break

@@ -201,21 +201,14 @@ def rated_names(stages: tuple[str, ...]) -> dict[str, str]:
 
 def _begun(models: LookModels, wanted: asked.Writing) -> Texts:
     from minirlhf.look_inside.tokens import piece
-    from minirlhf.look_inside.write import write
+    from minirlhf.look_inside.write import WritingOptions, write
     from minirlhf.models.next_token import SamplingOptions
 
-    options = SamplingOptions(wanted.temperature, top_p=wanted.top_p)
+    sampling = SamplingOptions(wanted.temperature, top_p=wanted.top_p)
+    options = WritingOptions(sampling, wanted.seed, wanted.best_of)
     writers = {}
     for stage in wanted.stages:
-        writers[stage] = write(
-            models,
-            wanted.prompt,
-            stage,
-            options,
-            wanted.seed,
-            best_of_n=wanted.best_of,
-            kept=wanted.start,
-        )
+        writers[stage] = write(models, wanted.prompt, stage, options, wanted.start)
     kept = [(token, piece(models.tokenizer, token)) for token in wanted.start]
     return Texts(wanted, kept, writers)
 

@@ -116,8 +116,8 @@ def from_rollouts(config: Config, rounds: int) -> Work:
     """Fine-tuning by policy gradient."""
     reward, tune = config.reward, config.finetune
     # The reference and the reward model make one forward pass over each sample. The update makes a
-    # forward and a backward pass, PPO `epochs` times.
-    learn = tune.ppo.epochs if tune.algorithm == "ppo" else 1
+    # forward and a backward pass, `epochs` times where the algorithm has such a setting.
+    learn = getattr(tune.of_algorithm, "epochs", 1)
     loop = training(config, tune.batch_size, tune.updates, head=True, passes=1 + 3 * learn)
     loop += training(config, tune.batch_size, tune.updates, head=False, passes=1)
     loop += sampling(config, tune.updates * tune.batch_size, tune.batch_size)

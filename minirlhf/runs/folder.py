@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from minirlhf.config import Config
@@ -33,7 +32,7 @@ from minirlhf.config_file import from_json, to_json
 from minirlhf.models.soft_prompt import saved
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.divergence import check_finite
-from minirlhf.runs.products import CHECKPOINT, PRODUCTS, is_done, is_run
+from minirlhf.runs.products import CHECKPOINT, is_done, is_run
 from minirlhf.runs.redo import REDO, SWAP, recover
 from minirlhf.system import distributed
 from minirlhf.system.devices import (
@@ -54,7 +53,6 @@ from minirlhf.system.files import (
     write_jsonl,
 )
 from minirlhf.system.locks import LOCK, locked
-from minirlhf.system.seeds import step_generator
 from minirlhf.system.terminal import quoted
 from minirlhf.system.weights import load_weights
 from minirlhf.training.log import TrainLog
@@ -147,27 +145,18 @@ class Run:
                 )
 
     @classmethod
-    def create(
-        cls, path: Path, config: Config, resume: bool = False, overwrite: bool = False
-    ) -> Run:
+    def create(cls, path: Path, config: Config, resume: bool = False) -> Run:
         """A new run.
 
-        With `resume` an existing run is opened with its own config. With `overwrite` the files that
-        it wrote (PRODUCTS) are deleted first; people's answers, other files and those that
-        `config` names are kept. Raises ValueError if the folder holds a run and neither is given,
-        or if it is not a run folder.
+        With `resume` an existing run is opened with its own config. Raises ValueError if the folder
+        holds a run and `resume` is not given, or if it holds anything else.
         """
         if resume and is_run(path):
             return cls.open(path)
-        cls.check_free(path, overwrite)
+        cls.check_free(path, overwrite=False)
         run = cls(path, config)
-        own_files = (config.feedback, config.sft.demonstrations)
-        kept = [file.resolve() for file in own_files if file is not None]
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for name in PRODUCTS:
-                if (path / name).resolve() not in kept:
-                    (path / name).unlink(missing_ok=True)
             atomic_write(path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
         except OSError as error:
             raise ValueError(f"{path}: cannot be written: {error.strerror}") from None
@@ -190,11 +179,6 @@ class Run:
     def replace_config(self, config: Config) -> None:
         self.config = config
         atomic_write(self.path / "config.json", json.dumps(to_json(config), indent=1) + "\n")
-
-    def generator(
-        self, stage: str, step: int, device: torch.device | str = "cpu"
-    ) -> torch.Generator:
-        return step_generator(self.config.seed, stage, step, device)
 
     # One JSON object per line -----------------------------------------------------------------
 

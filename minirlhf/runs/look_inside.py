@@ -18,18 +18,19 @@ from minirlhf.feedback.conversation import Prompt, as_conversation, from_json
 from minirlhf.look_inside.html import CSS, view
 from minirlhf.look_inside.looks import TextLook
 from minirlhf.look_inside.tokens import Judge, LookModels, look
-from minirlhf.look_inside.write import Chosen, write
+from minirlhf.look_inside.write import Chosen, WritingOptions, write
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.policy import Policy
 from minirlhf.runs import run_models
 from minirlhf.runs.chat import WRITERS
 from minirlhf.runs.folder import Run
-from minirlhf.runs.products import RESULT, REWARD_FINAL
+from minirlhf.runs.products import RESULT
 from minirlhf.runs.run_task import task_of
 from minirlhf.runs.topics import has_conversations
 from minirlhf.tasks.openings import judge as openings
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.training.rollout import AnyReward
 
 SPLITS_SHOWN = ("train", "heldout")  # in the report
 
@@ -105,7 +106,7 @@ def explained(
 
 
 def looks_of_samples(
-    run: Run, task: Task, policies: dict[str, Policy], rows: list[dict]
+    run: Run, task: Task, policies: dict[str, Policy], reward_model: AnyReward, rows: list[dict]
 ) -> list[TextLook]:
     """A few evaluated samples, token by token: of each split the first, before and after.
 
@@ -114,12 +115,11 @@ def looks_of_samples(
     """
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     stages = {"before": "sft" if "base" in policies else "base", "after": "tuned"}
-    conservatism = run.config.finetune.conservatism
     models = LookModels(
         writers={stage: policies[when] for when, stage in stages.items()},
         reference=policies["before"],
         tokenizer=tokenizer,
-        reward_model=run_models.load_reward_model(run, REWARD_FINAL, tokenizer, conservatism),
+        reward_model=reward_model,
         judge=explained(task.judge, task.explain),
         settings=run.config.finetune,
         kl_weight=last_kl_weight(run),
@@ -175,7 +175,7 @@ def show(
     for stage in stages or models.writers:
         shown: str | list[int] | None = text
         if shown is None:
-            *_, last = write(models, prompt, stage, options, seed)
+            *_, last = write(models, prompt, stage, WritingOptions(options, seed))
             assert isinstance(last, Chosen)
             shown = last.tokens
         looks.append(look(models, prompt, shown, stage))

@@ -167,12 +167,14 @@ def evaluate_stage(run: Run, task: Task) -> dict:
     Returns the summary.
     """
     started = time.perf_counter()
-    models = models_of(run, task)
-    splits, rows = judge_samples(run, task, models)
+    models, conservatism = models_of(run, task), run.config.finetune.conservatism
+    reward_model = load_reward_model(run, REWARD_FINAL, tokenizer_of(run, task), conservatism)
+    splits, rows = judge_samples(run, task, models, reward_model)
     others = safety_of(run, task, models) | alignment_tax(run, task, models)
     logged = [row for row in run.read("samples.jsonl") if row["when"].startswith("step")]
     run.rewrite("samples.jsonl", logged + rows)
-    run.rewrite(LOOKS, map(to_json, looks_of_samples(run, task, models, rows)))
+    looks = looks_of_samples(run, task, models, reward_model, rows)
+    run.rewrite(LOOKS, map(to_json, looks))
     run.finish_stage("evaluate", time.perf_counter() - started, {})
     summary = summary_of(run, task, splits, others)
     text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"

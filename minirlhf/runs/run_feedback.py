@@ -16,7 +16,7 @@ from minirlhf.runs.run_models import model_for_sampling, tokenizer_of
 from minirlhf.runs.run_rankings import check_rankings
 from minirlhf.system.files import atomic_write
 from minirlhf.tasks.task import Task, rated
-from minirlhf.training.ratings import sample_texts
+from minirlhf.training.ratings import sample_to_rate
 
 # Texts by the authors are repeated this often in training: there are few of them, and they are the
 # only feedback in words that no program composed.
@@ -90,6 +90,6 @@ def first_samples(run: Run, task: Task, count: int) -> list[tuple[Prompt, str]]:
     models = {"before": model_for_sampling(run, tokenizer, tuned=False)}
     number = count + count // 8  # some are truncated, empty or repeated
     length, seed = run.config.finetune.max_new_tokens, run.config.seed
-    samples = sample_texts(models, tokenizer, task.train_prompts, number, length, seed)
+    samples = sample_to_rate(models, tokenizer, task.train_prompts, number, length, seed)
     texts = dict.fromkeys((topic, text) for topic, text, _ in samples if text.strip())
     return list(texts)[:count]

@@ -19,17 +19,12 @@ from minirlhf.evaluation.refusals import refusal_shares
 from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
 from minirlhf.runs.hardware import hardware
-from minirlhf.runs.products import FIRST_RATINGS, RESULT, REWARD_FINAL, SFT
-from minirlhf.runs.run_models import (
-    load_policy,
-    load_reward_model,
-    model_for_sampling,
-    tokenizer_of,
-)
+from minirlhf.runs.products import FIRST_RATINGS, RESULT, SFT
+from minirlhf.runs.run_models import load_policy, model_for_sampling, tokenizer_of
 from minirlhf.tasks.task import Task
 from minirlhf.training.batches import EncodedTexts
 from minirlhf.training.ratings import COLLECTED
-from minirlhf.training.rollout import Models, in_turn
+from minirlhf.training.rollout import AnyReward, Models, in_turn
 
 CORPUS_TEXTS = 256  # held-out texts of the corpus, for the alignment tax
 SAFETY_SHARE = 2  # requests of each of the two kinds, as a share of evaluate.samples: a half
@@ -47,11 +42,10 @@ def models_of(run: Run, task: Task) -> dict[str, Policy]:
 
 
 def judge_samples(
-    run: Run, task: Task, models: dict[str, Policy]
+    run: Run, task: Task, models: dict[str, Policy], reward_model: AnyReward
 ) -> tuple[dict[str, dict], list[dict]]:
     """Per split of the prompts the means before and after; and the judged samples."""
     config, tokenizer = run.config, tokenizer_of(run, task)
-    reward_model = load_reward_model(run, REWARD_FINAL, tokenizer, config.finetune.conservatism)
     listed = {"train": task.train_prompts, "heldout": task.heldout_prompts, **task.more_prompts}
     splits, rows = {}, []
     for split, topics in listed.items():

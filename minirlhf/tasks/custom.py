@@ -72,7 +72,6 @@ def load(path: str | os.PathLike[str], score_range: tuple[float, float], seed: i
         heldout_feedback=triples_of_comparisons(shares.heldout_comparisons),
         comparisons=shares.comparisons,
         heldout_comparisons=shares.heldout_comparisons,
-        handwritten=[],
         learn_prompts=shipped.learn_prompts,
         context=shipped.context,
         base=shipped.base,

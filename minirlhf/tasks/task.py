@@ -25,21 +25,21 @@ class Safety:
     answered: Callable[[str], bool]  # whether it is an answer, and does not decline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Everything that a run needs. A prompt is a topic or a conversation."""
 
     name: str
-    train_prompts: Sequence[Prompt]
-    heldout_prompts: Sequence[Prompt]
+    train_prompts: Sequence[Prompt] = ()
+    heldout_prompts: Sequence[Prompt] = ()
 
     # (prompt, text) without scores, for pretraining.
-    corpus: Sequence[tuple[Prompt, str]]
-    corpus_heldout: Sequence[tuple[Prompt, str]]
+    corpus: Sequence[tuple[Prompt, str]] = ()
+    corpus_heldout: Sequence[tuple[Prompt, str]] = ()
 
     # Scored texts that the reward model learns from, and texts written by hand to test it.
-    feedback: list[Triple]
-    handwritten: list[Triple]
+    feedback: list[Triple] = field(default_factory=list)
+    handwritten: list[Triple] = field(default_factory=list)
 
     # (prompt, text) -> score in [0, 1]; its scores are never shown to the reward model. Any: of a
     # task whose prompts are all topics it takes a str.

@@ -26,7 +26,7 @@ from minirlhf.system.devices import autocast
 from minirlhf.system.weights import load_weights, weights
 from minirlhf.training.batches import Batch, EncodedTexts, Split
 from minirlhf.training.early_stopping import BestModel
-from minirlhf.training.log import NoCheckpoints, TrainLog
+from minirlhf.training.log import CheckpointKeeper, NoCheckpoints, TrainLog
 from minirlhf.training.optimizers import (
     backward,
     linear_schedule,
@@ -51,7 +51,7 @@ def train_on_demonstrations(
     settings: SFTConfig,
     seed: int,
     log: TrainLog | None = None,
-    checkpoints=None,
+    checkpoints: CheckpointKeeper | None = None,
 ) -> Policy:
     """Train `policy` in place; keep its last weights, or the best on held-out prompts.
 

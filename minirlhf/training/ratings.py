@@ -144,7 +144,7 @@ def ask_raters(models: Models, task: Task, config: Config, number: int) -> list[
     return triples
 
 
-def sample_texts(
+def sample_to_rate(
     models: dict[str, Policy],
     tokenizer: Tokenizer,
     topics: Sequence[AnyPrompt],
@@ -152,7 +152,7 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
 ) -> list[tuple[AnyPrompt, str, str]]:
-    """`count` samples (topic, text, name of the model) of each model, the topics in turn.
+    """`count` samples (topic, text, name of the model) of each model, for raters; topics in turn.
 
     Texts that were cut off are left out, so there may be fewer.
     """

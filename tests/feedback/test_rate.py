@@ -20,7 +20,7 @@ from minirlhf.feedback.conversation import Turn
 from minirlhf.feedback.records import read_comparisons, read_feedback, read_triples
 from minirlhf.feedback.screens import question, rate_in_terminal, rate_widget
 from minirlhf.feedback.session import Item, RatingSession, make_items, make_queue
-from minirlhf.runs.rating import open_session
+from minirlhf.runs.rating import Questions, open_session
 
 TEXTS = [
     (f"topic {index % 4}", f"text {index}", ["before", "after"][index % 2]) for index in range(40)
@@ -324,7 +324,7 @@ def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode
     """From keys in a pipe to the summary. The tiny policy hardly writes a whole text, so texts are
     given."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("1 2 su\n1q"))
-    monkeypatch.setattr("minirlhf.runs.rating.sample_texts", lambda *_: TEXTS)
+    monkeypatch.setattr("minirlhf.runs.rating.sample_to_rate", lambda *_: TEXTS)
     path = tmp_path / "r.jsonl"
     main(
         [
@@ -346,20 +346,20 @@ def test_rate_command_on_a_run(finished_run, tmp_path, capsys, monkeypatch, mode
     main(["feedback", "summary", str(path)])
     assert "people 3" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds (scores|comparisons)"):
-        open_session(finished_run, path, pairs=mode == "single", count=8, rater="me")
+        open_session(finished_run, path, Questions(pairs=mode == "single", count=8), "me")
 
 
 def test_texts_of_a_run_come_from_both_models(finished_run, small_task, monkeypatch, tmp_path):
     from minirlhf.runs import run_models
     from minirlhf.tokenizer import Tokenizer
-    from minirlhf.training.ratings import sample_texts
+    from minirlhf.training.ratings import sample_to_rate
 
     tokenizer = Tokenizer.load(finished_run.path / "tokenizer.json")
     models = {"before": run_models.model_for_sampling(finished_run, tokenizer, False)}
-    texts = sample_texts(
+    texts = sample_to_rate(
         models, tokenizer, ["Keeping a diary", "Why sleep matters"], 200, 60, seed=0
     )
-    assert texts == sample_texts(
+    assert texts == sample_to_rate(
         models, tokenizer, ["Keeping a diary", "Why sleep matters"], 200, 60, seed=0
     )
     assert 0 < len(texts) <= 200 and {topic for topic, _, _ in texts} == {
@@ -448,8 +448,8 @@ def test_few_of_thousands_of_conversations_are_answered(finished_run, small_task
         asked.append((len(topics), count))
         return [(topic, "So.", "before") for topic in topics]
 
-    monkeypatch.setattr("minirlhf.runs.rating.sample_texts", texts)
+    monkeypatch.setattr("minirlhf.runs.rating.sample_to_rate", texts)
     path = finished_run.path.parent / "few.jsonl"
-    session = open_session(finished_run, path, pairs=False, count=50, rater="me")
+    session = open_session(finished_run, path, Questions(pairs=False, count=50), "me")
     assert asked == [(256, 512)] and session.total == 55
     assert all(isinstance(item.topic, tuple) for item in session.queue)

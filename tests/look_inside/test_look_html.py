@@ -12,6 +12,7 @@ from test_report import Page
 from minirlhf.look_inside import html
 from minirlhf.look_inside.looks import Alternative, TextLook, TokenLook, to_json
 from minirlhf.reports.run_report import write_report
+from minirlhf.runs.look_inside import Shown
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\u2066\x00\x1b[2J\ud800 \U0001f600"
 TOKEN = TokenLook(HOSTILE, 84, 0.75, -0.5, -1.25, 0.125, 2.5, (Alternative(HOSTILE, 7, 0.25),))
@@ -34,14 +35,14 @@ def text(*tokens: TokenLook, **changed) -> TextLook:
 
 
 def test_everything_foreign_is_escaped_and_visible():
-    page = html.page([text()], HOSTILE)
+    page = Shown([text()])._repr_html_()
     parsed = Page(page)
     assert parsed.open == [] and not {tag for tag, _ in parsed.tags} & {"script", "img", "link"}
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in page
     for character in "\u202e\u2066\x00\x1b\ud800":
         assert character not in page
     for escaped in ("\\u202e", "\\u2066", "\\x00", "\\x1b[2J", "\\ud800", "\U0001f600"):
-        assert page.count(escaped) >= 5  # title, heading, prompt, reason, token, alternative
+        assert page.count(escaped) >= 4  # prompt, reason, token, alternative
     assert "://" not in page and "url(" not in page
     page.encode("utf-8")
 

@@ -17,7 +17,7 @@ from minirlhf.config import IN_GROUPS, FinetuneConfig, ModelConfig
 from minirlhf.feedback.conversation import Turn
 from minirlhf.look_inside.looks import from_json, to_json
 from minirlhf.look_inside.tokens import LookModels, look, piece, reasons
-from minirlhf.look_inside.write import Chosen, Written, rewards, write
+from minirlhf.look_inside.write import Chosen, WritingOptions, Written, rewards, write
 from minirlhf.models import build
 from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.reward_model import RewardModel
@@ -218,7 +218,7 @@ def test_what_cannot_be_looked_at(text, stage, words):
 
 def test_writing_is_sampling():
     for seed in range(3):
-        *events, last = write(MODELS, PROMPT, "tuned", SamplingOptions(0.8), seed)
+        *events, last = write(MODELS, PROMPT, "tuned", WritingOptions(SamplingOptions(0.8), seed))
         assert isinstance(last, Chosen) and last.scores == []
         generator = step_generator(seed, "look", 0)
         prompt = MODELS.prompt(PROMPT)
@@ -228,7 +228,7 @@ def test_writing_is_sampling():
 
 
 def test_the_best_of_n_is_what_training_scores_highest():
-    *events, last = write(MODELS, PROMPT, "tuned", seed=4, best_of_n=5)
+    *events, last = write(MODELS, PROMPT, "tuned", WritingOptions(seed=4, best_of_n=5))
     texts = [[event.token for event in events if event.number == n] for n in range(5)]
     scores = []
     for text in texts:
@@ -244,7 +244,7 @@ def test_the_best_of_n_is_what_training_scores_highest():
 
 def test_what_if_another_token_stood_here():
     kept, new = BYTES.encode(" It"), 65
-    *events, last = write(MODELS, PROMPT, "tuned", seed=1, kept=[*kept, new])
+    *events, last = write(MODELS, PROMPT, "tuned", WritingOptions(seed=1), [*kept, new])
     written = [event.token for event in events]
     assert last.tokens == [*kept, new, *written] and len(last.tokens) <= 12
     prompt = MODELS.prompt(PROMPT) + [*kept, new]
@@ -258,7 +258,7 @@ def test_what_if_another_token_stood_here():
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"best_of_n": 0}, "best_of_n: expected 1 or more, found 0"),
+        ({"options": WritingOptions(best_of_n=0)}, "best_of_n: expected 1 or more, found 0"),
         ({"kept": [1] * 12}, "kept: expected fewer than 12 tokens, found 12"),
         ({"kept": [999]}, "expected 0 to 257, found 999"),
     ],
@@ -267,7 +267,8 @@ def test_nothing_is_drawn_that_cannot_be_written(changed, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         write(MODELS, PROMPT, "base", **changed)  # at once, not at the first token
     with pytest.raises(ValueError, match="expected a run with a reward model"):
-        write(dataclasses.replace(MODELS, reward_model=None), PROMPT, "base", best_of_n=2)
+        models = dataclasses.replace(MODELS, reward_model=None)
+        write(models, PROMPT, "base", WritingOptions(best_of_n=2))
 
 
 # Of a run -----------------------------------------------------------------------------------------

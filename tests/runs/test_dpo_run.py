@@ -143,6 +143,8 @@ def test_feedback_without_two_texts_on_a_topic_is_refused_before_anything_is_tra
         ("demo --algorithm dpo --finetune.learning-rate 1", "--finetune.learning-rate: expected"),
         ("finetune --algorithm dpo --kl-target 5", "--finetune.kl-target: expected None with dpo"),
         ("finetune --algorithm dpo --dpo.beta 0", "--finetune.dpo.beta: expected a number above"),
+        ("iterate --algorithm dpo --rounds 5", "--finetune.algorithm: expected one that learns"),
+        ("iterate --algorithm trpo --pretraining-weight 1", "--finetune.pretraining-weight: exp"),
     ],
 )
 def test_an_option_that_it_does_not_read_is_refused(tmp_path, monkeypatch, capsys, words, told):

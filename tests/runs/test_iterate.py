@@ -49,7 +49,7 @@ def pretrained(tmp_path, finished_run, monkeypatch) -> Run:
     run.finish_stage("pretrain", 1.0, {})
     monkeypatch.setattr(
         run_feedback,
-        "sample_texts",
+        "sample_to_rate",
         lambda models, tokenizer, topics, count, *_: [
             (topics[index % len(topics)], f"Text {index} is here.", "before")
             for index in range(count)

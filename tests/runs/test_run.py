@@ -19,7 +19,7 @@ from minirlhf.evaluation.judge import is_reward_hacking
 from minirlhf.feedback.records import Comparison as Compared
 from minirlhf.feedback.records import Triple
 from minirlhf.feedback.splits import merged, split_comparisons
-from minirlhf.runs import pipeline, run_feedback, run_models, run_task
+from minirlhf.runs import pipeline, products, redo, run_feedback, run_models, run_task
 from minirlhf.runs.checkpoints import Checkpoints
 from minirlhf.runs.folder import Run
 from minirlhf.settings import SettingError
@@ -75,11 +75,11 @@ def test_a_crash_before_the_model_is_saved_leaves_the_stage_undone(run, monkeypa
 
 
 def test_overwriting_a_run_keeps_what_people_answered(run, tmp_path):
-    for name in ("ratings.jsonl", "comparisons.jsonl", "mine.jsonl", "metrics.jsonl"):
+    for name in ("ratings.jsonl", "comparisons.jsonl", "mine.jsonl"):
         (run.path / name).write_text("an answer\n")
-    Run.create(
-        run.path, dataclasses.replace(TINY, feedback=run.path / "mine.jsonl"), overwrite=True
-    )
+    (run.path / "metrics.jsonl").write_text('{"stage": "pretrain"}\n')
+    redo.begin(run.path, TINY, products.STAGES, None)
+    redo.swap(run.path)
     assert sorted(path.name for path in run.path.iterdir()) == [
         "comparisons.jsonl",
         "config.json",
@@ -169,7 +169,7 @@ def test_held_out_texts_that_the_policy_writes_again_are_not_trained_on(
 ):
     monkeypatch.setattr(
         run_feedback,
-        "sample_texts",
+        "sample_to_rate",
         lambda *_: [
             *((triple.topic, triple.text, "before") for triple in small_task.feedback[:30]),
             *(

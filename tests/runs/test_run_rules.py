@@ -161,7 +161,9 @@ def test_first_samples_are_different_and_not_empty(monkeypatch):
         run_feedback, "model_for_sampling", lambda run, tokenizer, tuned: f"tuned: {tuned}"
     )
     drawn = [("tea", " ", "before"), *[("tea", text, "before") for text in "aabcbdefghijk"]]
-    monkeypatch.setattr(run_feedback, "sample_texts", lambda *rest: (asked.append(rest), drawn)[1])
+    monkeypatch.setattr(
+        run_feedback, "sample_to_rate", lambda *rest: (asked.append(rest), drawn)[1]
+    )
     config = Config(seed=3, finetune=FinetuneConfig(max_new_tokens=20))
     task = SimpleNamespace(train_prompts=["tea"])
     found = run_feedback.first_samples(SimpleNamespace(config=config), task, 8)

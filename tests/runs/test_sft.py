@@ -16,7 +16,7 @@ from minirlhf.cli.main import main
 from minirlhf.config import ModelConfig, SFTConfig
 from minirlhf.models import build
 from minirlhf.reports.run_report import write_report
-from minirlhf.runs import estimate, pipeline, plan, products, run_models, run_task
+from minirlhf.runs import estimate, pipeline, plan, products, run_models, run_task, workplace
 from minirlhf.runs.folder import Run
 from minirlhf.system.files import load_tensors
 from minirlhf.tasks.task import Task
@@ -34,8 +34,6 @@ PLAIN = Task(
     heldout_prompts=["tea"],
     corpus=PAIRS,
     corpus_heldout=PAIRS,
-    feedback=[],
-    handwritten=[],
     judge=lambda topic, text: 0.5,
     judge_name="nobody",
 )
@@ -203,7 +201,9 @@ def test_ones_own_demonstrations(run, monkeypatch, capsys):
 def test_ones_own_file_in_the_run_folder_is_not_deleted(run):
     mine = written(run.path / "demonstrations.jsonl")
     config = dataclasses.replace(CONFIG, sft=SFTConfig(demonstrations=mine))
-    Run.create(run.path, config, overwrite=True)
+    again = plan.Plan(run.path, config, products.STAGES, redo=True)
+    workplace.prepare(again)
+    workplace.finish(again)
     assert mine.exists() and not run.is_done("pretrain")
 
 

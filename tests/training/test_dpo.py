@@ -56,10 +56,6 @@ TASK = Task(
     name="openings",
     train_prompts=TOPICS,
     heldout_prompts=TOPICS,
-    corpus=[],
-    corpus_heldout=[],
-    feedback=[],
-    handwritten=[],
     judge=lambda topic, text: 0.25,
     judge_name="nobody",
 )

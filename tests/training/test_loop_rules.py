@@ -57,7 +57,7 @@ from minirlhf.training.optimizers import (
 )
 from minirlhf.training.pretrain import TopicMatching, heldout_loss, topic_match_loss
 from minirlhf.training.prompts import Prompts, draw_topics
-from minirlhf.training.ratings import COLLECTED, RatingRounds, ask_raters, sample_texts
+from minirlhf.training.ratings import COLLECTED, RatingRounds, ask_raters, sample_to_rate
 from minirlhf.training.rollout import Models, collect
 from minirlhf.training.train_reward_model import BestModel, refit_config
 
@@ -719,7 +719,7 @@ def test_samples_to_rate_first_have_an_end(models, monkeypatch):
     monkeypatch.setattr(
         ratings_module, "sample", fake_sample(calls, lambda count: torch.arange(count) % 2 == 0)
     )
-    drawn = sample_texts({"before": models.policy}, models.tokenizer, WORDS, 130, 7, seed=4)
+    drawn = sample_to_rate({"before": models.policy}, models.tokenizer, WORDS, 130, 7, seed=4)
     assert [call[0] for call in calls] == [128, 2]
     assert [call[3] for call in calls] == [step_seed(4, "rate before", at) for at in (0, 128)]
     assert len(drawn) == 65

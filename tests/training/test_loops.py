@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -29,11 +30,12 @@ from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.runs import run_feedback, run_models
 from minirlhf.runs.checkpoints import Checkpoints
+from minirlhf.system import distributed
 from minirlhf.system.files import load_tensors, save_tensors
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training import ratings as ratings_module
 from minirlhf.training.algorithms.kl_weight import KLWeight
-from minirlhf.training.algorithms.make import ALGORITHMS, make_algorithm
+from minirlhf.training.algorithms.make import ALGORITHMS, check_processes, make_algorithm
 from minirlhf.training.batches import Split, corpus_of
 from minirlhf.training.finetune import finetune
 from minirlhf.training.log import METRICS, SAMPLES, RowsInMemory, TrainLog
@@ -196,6 +198,23 @@ def test_one_update_of_each_algorithm(name, models, small_task):
     assert again.modules.keys() == algorithm.modules.keys()
     for optimizer in algorithm.optimizers:
         assert optimizer.param_groups[0]["lr"] > 0
+
+
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        ({"batch_size": 7}, "--finetune.batch-size: expected a multiple of the 3 processes"),
+        ({"algorithm": "ppo"}, "--finetune.ppo.minibatch-size: expected a multiple"),
+        ({"algorithm": "trpo"}, "--finetune.trpo.fisher-texts: expected a multiple .* found 8"),
+        ({"algorithm": "dpo", "kl_target": None}, "--finetune.algorithm: expected one of reinf"),
+        ({"algorithm": "reinforce"}, None),  # takes no part of a batch
+    ],
+)
+def test_processes_share_whole_batches_and_their_parts(changed, told, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    settings = dataclasses.replace(SETTINGS, **{"batch_size": 18} | changed)
+    with pytest.raises(ValueError, match=told) if told else nullcontext():
+        check_processes(settings)
 
 
 def test_an_update_takes_the_learning_rate_of_its_step():

@@ -55,7 +55,9 @@ def test_a_topic_is_sampled_under_the_prompt_that_was_learned(
 
     monkeypatch.setattr(ratings, "sample", sample)
     with pytest.raises(InterruptedError):
-        ratings.sample_texts({"before": policy}, tokenizer, TOPICS, len(TOPICS), max_new_tokens, 0)
+        ratings.sample_to_rate(
+            {"before": policy}, tokenizer, TOPICS, len(TOPICS), max_new_tokens, 0
+        )
     models = Models(policy, policy, policy, tokenizer)
     texts = EncodedTexts(tokenizer, [(topic, "It is so.") for topic in TOPICS], CONTEXT)
     for row, topic in enumerate(TOPICS):

@@ -17,6 +17,7 @@ from minirlhf.tasks.assistant.items import (
     KINDS,
     SAFETY,
     TRANSLATION,
+    Answered,
     Demonstration,
     Item,
 )
@@ -73,17 +74,15 @@ def conversation(rng: random.Random) -> Conversation:
     """One to four questions, with answers by one persona."""
     persona = _quality(rng)
     number = rng.choices(list(NUMBER_OF_QUESTIONS), list(NUMBER_OF_QUESTIONS.values()))[0]
-    turns: Conversation = ()
-    asked: list[Item] = []
+    asked: list[Answered] = []
     for _ in range(number):
-        item = _next_question(turns, asked, rng)
+        item = _next_question(asked, rng)
         quality = persona if rng.random() < STAYS else _quality(rng)
         longer = (*item.conversation, Turn("assistant", quality(item, rng)))
         if asked and sum(map(_words, longer)) > MOST_WORDS:
             break
-        turns = longer
-        asked.append(item)
-    return turns
+        asked.append(Answered(item, longer))
+    return asked[-1].conversation
 
 
 def _quality(rng: random.Random) -> Callable[[Item, random.Random], str]:
@@ -95,14 +94,14 @@ def _words(turn: Turn) -> int:
     return len(turn.text.split()) + sum(character > "\u3000" for character in turn.text)
 
 
-def _next_question(turns: Conversation, asked: list[Item], rng: random.Random) -> Item:
-    """Any kind of question that makes sense after the turns so far."""
+def _next_question(asked: list[Answered], rng: random.Random) -> Item:
+    """Any kind of question that makes sense after those that were asked and answered."""
     wording = "tuning" if rng.random() < TUNING_WORDING else "pretraining"
     if not asked:
         kind = rng.choice((*ALONE, "hello"))
         return question(kind, *_anything(kind, rng), wording, rng)
 
-    first, last = asked[0], asked[-1]
+    first, last = asked[0].item, asked[-1].item
     kinds = [*ALONE, "thanks"]
     if last.kind in GIVE_A_PHRASE:
         kinds += 2 * TO_BE_CONTINUED
@@ -115,7 +114,7 @@ def _next_question(turns: Conversation, asked: list[Item], rng: random.Random) -
         about, split = first.about, first.split
     elif stays or kind == "thanks" or kind in TO_BE_CONTINUED:
         about, split = last.about, last.split
-    return question(kind, about, split, wording, rng, turns, last)
+    return question(kind, about, split, wording, rng, asked[-1])
 
 
 def _anything(kind: str, rng: random.Random) -> tuple[str, str]:

@@ -53,6 +53,14 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """An item and its conversation with an answer at the end; a further question may follow."""
+
+    item: Item
+    conversation: Conversation
+
+
+@dataclass(frozen=True)
 class Demonstration:
     """An item with a good answer, for supervised fine-tuning."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from minirlhf.feedback.conversation import Conversation, Turn
+from minirlhf.feedback.conversation import Turn
 from minirlhf.tasks.assistant.good import good
-from minirlhf.tasks.assistant.items import FIELDS, KINDS, Item
+from minirlhf.tasks.assistant.items import FIELDS, KINDS, Answered, Item
 from minirlhf.tasks.assistant.lookup import already_said, topic_named, topics
 from minirlhf.tasks.assistant.vocabulary import clauses, names, requests
 from minirlhf.tasks.assistant.wording import LANGUAGES, QUESTIONS
@@ -46,13 +46,13 @@ def question(
     split: str,
     wording: str,
     rng: random.Random,
-    history: Conversation = (),
-    follows: Item | None = None,
+    before: Answered | None = None,
 ) -> Item:
-    """An item of that kind: the history, then a question in one of the phrasings of `wording`.
+    """An item of that kind: the turns before it, then one of the phrasings of `wording`.
 
-    `follows` is the item before it, whose kind of answer "another" asks for again.
+    "another" asks again for the kind of answer that the item before it has.
     """
+    history = before.conversation if before is not None else ()
     pattern, about = _pattern(kind, about, split, wording, rng)
     source, field = "", FIELDS.get(kind, "")
     said: tuple[str, ...] = ()
@@ -60,8 +60,8 @@ def question(
         source = sentence_on(topic_named(about), rng)
     elif kind == "shorter":
         source = long_winded(topic_named(about), rng)
-    elif kind == "another" and follows is not None:
-        field = follows.field
+    elif kind == "another" and before is not None:
+        field = before.item.field
         said = already_said(topic_named(about), field, history)
     text = pattern.format(
         n=topics()[about].name if about in topics() else "",
@@ -120,19 +120,19 @@ def ask(kind: str, split: str, wording: str, rng: random.Random) -> Item:
     if kind not in FOLLOW_UPS:
         return question(kind, about, split, wording, rng)
     first = question(rng.choice(FOLLOW_UPS[kind]), about, split, "tuning", rng)
-    history, before = answered(first, rng), first
+    before = answered(first, rng)
     if kind == "recall" and rng.random() < 0.5:
         # A question about something else comes between.
         other = rng.choice([one for one in subjects_of(kind, split) if one != about])
-        before = question(rng.choice(FOLLOWED), other, split, "tuning", rng, history)
-        history = answered(before, rng)
+        between = question(rng.choice(FOLLOWED), other, split, "tuning", rng, before)
+        before = answered(between, rng)
     elif kind in ("another", "instance") and rng.random() < 0.3 and first.kind == "effect":
         # "Why?" comes between, and "another" then asks for another reason.
-        before = question("why", about, split, "tuning", rng, history)
-        history = answered(before, rng)
-    return question(kind, about, split, wording, rng, history, before)
+        between = question("why", about, split, "tuning", rng, before)
+        before = answered(between, rng)
+    return question(kind, about, split, wording, rng, before)
 
 
-def answered(item: Item, rng: random.Random) -> Conversation:
-    """The conversation with a good answer at its end."""
-    return (*item.conversation, Turn("assistant", good(item, rng)))
+def answered(item: Item, rng: random.Random) -> Answered:
+    """The item with a good answer."""
+    return Answered(item, (*item.conversation, Turn("assistant", good(item, rng))))

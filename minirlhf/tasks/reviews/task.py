@@ -66,7 +66,6 @@ def load(seed: int, cache_dir: str | os.PathLike[str] | None = None) -> Task:
         corpus_heldout=[(triple.topic, triple.text) for triple in heldout],
         feedback=feedback,
         heldout_feedback=heldout,
-        handwritten=[],
         judge=judge,
         judge_name=JUDGE_NAME,
         fluency=fluency,

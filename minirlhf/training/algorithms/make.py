@@ -1,4 +1,5 @@
-"""The algorithm that the settings name. A new one is one more file and one line in ALGORITHMS.
+"""The algorithm that the settings name. A new one is one more file and one line in ALGORITHMS,
+beside its name and its settings in config.py.
 
 An algorithm is made once and holds all that it needs from update to update: optimizer,
 learning-rate schedule, KL weight, value model. The loop (finetune.py) asks for no more than this:
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minirlhf.config import Config, FinetuneConfig
+from minirlhf.settings import option
 from minirlhf.system import distributed
 from minirlhf.training.algorithms.policy_gradient import PolicyGradient, grpo, reinforce, rloo
 from minirlhf.training.algorithms.ppo import PPO
@@ -58,12 +60,10 @@ def check_processes(settings: FinetuneConfig) -> None:
             f"--finetune.algorithm: expected one of {', '.join(ALGORITHMS)} with more than one "
             f"process, found {settings.algorithm}"
         )
-    parts = {"--finetune.batch-size": settings.batch_size}
-    # An update takes parts of the batch, which must be shared evenly, too.
-    if settings.algorithm == "ppo":
-        parts["--finetune.ppo.minibatch-size"] = settings.ppo.minibatch_size
-    if settings.algorithm == "trpo":
-        parts["--finetune.trpo.fisher-texts"] = settings.trpo.fisher_texts
+    own, parts = settings.of_algorithm, {"--finetune.batch-size": settings.batch_size}
+    # An update may take parts of the batch, which must be shared evenly, too.
+    if name := getattr(own, "texts_at_once", ""):
+        parts[option(own.place + name)] = getattr(own, name)
     for name, texts in parts.items():
         if min(texts, settings.batch_size) % processes:
             raise ValueError(
