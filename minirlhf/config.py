@@ -248,6 +248,10 @@ class ReinforceConfig(CreditConfig):
     place = "finetune.reinforce."
 
 
+# Algorithms that compare the samples of one prompt with each other.
+IN_GROUPS = ("rloo", "grpo")
+
+
 @dataclass(frozen=True)
 class GroupConfig(Settings):
     """RLOO and GRPO compare the samples of one prompt with each other."""
@@ -398,7 +402,7 @@ class FinetuneConfig(Settings):
     @property
     def of_algorithm(self) -> ReinforceConfig | GroupConfig | PPOConfig | TRPOConfig | DPOConfig:
         """The settings of the chosen algorithm alone."""
-        return getattr(self, "group" if self.algorithm in ("rloo", "grpo") else self.algorithm)
+        return getattr(self, "group" if self.algorithm in IN_GROUPS else self.algorithm)
 
     @property
     def step_size(self) -> str:
@@ -417,7 +421,7 @@ class FinetuneConfig(Settings):
         if self.algorithm in ("trpo", "dpo"):
             whole = f"all with {self.algorithm} (a soft prompt: reinforce, rloo, grpo or ppo)"
             self.require(self.tune == "all", "tune", whole)
-        if self.algorithm in ("rloo", "grpo"):
+        if self.algorithm in IN_GROUPS:
             divides = self.batch_size % self.group.size == 0
             whole = f"a divisor of --finetune.batch-size ({self.batch_size})"
             self.require(divides, "group.size", whole)
@@ -447,9 +451,11 @@ class CommonConfig(Settings):
     """Settings that all stages share."""
 
     task: Literal["openings", "reviews", "assistant"] = "openings"
-    """openings: first lines of texts. reviews: of films, scored by people. assistant: dialogue."""
+    """openings: first sentences on a topic. reviews: sentences on a film, scored by people.
+    assistant: instructions and dialogue."""
     size: Literal["tiny", "small", "gpu"] = "small"
-    """Preset of all settings: `small` for any CPU, `tiny` for a quick look, `gpu` for a GPU."""
+    """Preset of all settings: `small` for any CPU, `gpu` for a GPU. `tiny`, a smaller model, to try
+    commands: it writes worse. Both `gpu` and `tiny` pretrain a model of their own."""
     seed: Seed = 0
     """Of all random numbers. On a CPU the same seed gives the same run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -458,7 +464,8 @@ class CommonConfig(Settings):
     """Precision of matrix products; weights are always float32.
     auto: bfloat16 on CUDA and on CPUs with instructions for it (AVX-512 BF16, AMX)."""
     feedback: Path | None = None
-    """Your own scored texts (JSONL: topic, text, score) instead of the task's."""
+    """Your own scored texts (JSONL: topic, text, score) or comparisons (topic, better, worse)
+    instead of the task's."""
     score_range: tuple[Finite, Finite] = (1.0, 5.0)
     """Lowest and highest score in that file."""
     model: ModelConfig = field(default_factory=ModelConfig)

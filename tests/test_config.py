@@ -20,6 +20,7 @@ from minirlhf.config import SIZES, Config, FinetuneConfig, ModelConfig, Pretrain
 from minirlhf.config_file import RENAMED, from_json
 from minirlhf.runs import plan, run_task, workplace
 from minirlhf.settings import SettingError, Settings, alternatives, fits, limits_of, range_of
+from minirlhf.training.algorithms.make import ALGORITHMS
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
@@ -55,6 +56,14 @@ def test_every_setting_has_limits_and_every_dataclass_checks_them(kind):
     assert issubclass(kind, Settings)
     for name, hint in limits_of(kind).items():
         assert all(map(limited, alternatives(hint))), f"{kind.__name__}.{name} has no limits"
+
+
+def test_every_algorithm_can_be_chosen_and_has_settings():
+    names = get_args(limits_of(FinetuneConfig)["algorithm"])
+    assert set(names) == {*ALGORITHMS, "dpo"}
+    for name in names:
+        settings = FinetuneConfig(algorithm=name).of_algorithm
+        assert isinstance(settings, Settings) and settings.place.startswith("finetune."), name
 
 
 def test_the_presets_are_within_their_limits():

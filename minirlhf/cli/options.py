@@ -211,9 +211,8 @@ class Play(Settings):
 
 @dataclass(frozen=True)
 class Data(Settings):
-    """Prepare data.
-
-    `reviews` downloads scores by real people; `openings` rebuilds the shipped simulated feedback.
+    """Prepare data: `reviews` downloads scores by real people, `openings` rebuilds the shipped
+    simulated feedback.
     """
 
     what: tyro.conf.Positional[Literal["reviews", "openings"]]
@@ -235,9 +234,9 @@ class Rate(Settings):
     rater: str = "me"
     """Your name, stored with each answer."""
     count: Annotated[int, Range(at_least=1, at_most=10_000)] = 50
-    """Number of questions."""
+    """Number of different questions; some come twice (--repeats)."""
     repeats: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.1
-    """Fraction of the questions asked twice, to measure your consistency."""
+    """Fraction of the questions that are asked a second time, to measure your consistency."""
     seed: Seed = 0
     """Raters with the same seed get the same texts, each in a different order."""
     device: Device = "auto"

@@ -6,17 +6,26 @@ from minirlhf.reports.judged import REQUESTS, SPLITS, evaluated_splits, has_base
 from minirlhf.stats import correlation_words, pairs_words
 from minirlhf.system.terminal import visible_line
 
+# By whom texts were rated; other kinds of raters are called as the feedback calls them ("people").
+RATED_BY = {"simulated": "simulated raters", "authors": "the authors"}
+
 
 def feedback_words(ratings: dict, quality: dict) -> str:
     """What the reward model learned from, and who gave it."""
-    raters = visible_line(ratings["raters"])
+    raters = _rated_by(ratings["raters"])
     if "pairs_right" in quality:
         answers, prompts = quality["answers_each"], quality["rankings"]
-        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters} raters."
+        return f"Rankings: {answers} answers to each of {prompts:,} prompts, by {raters}."
+    others = [name for name in ratings.get("collected_by", ()) if name != ratings["raters"]]
+    by = f" (by {' and '.join(map(_rated_by, others))})" if others else ""
     return (
-        f"Scores: {ratings['shipped']} texts rated by {raters} raters, "
-        f"{ratings['collected']} more during training."
+        f"Scores: {ratings['shipped']:,} texts rated by {raters}, "
+        f"{ratings['collected']:,} more during training{by}."
     )
+
+
+def _rated_by(name: str) -> str:
+    return visible_line(RATED_BY.get(name, name))
 
 
 def quality_lines(quality: dict) -> list[str]:
@@ -26,15 +35,26 @@ def quality_lines(quality: dict) -> list[str]:
         lines.append(f"  {'training topics':16s} {pairs_words(quality['pairs_right'])}")
         if other := quality.get("pairs_right_heldout_topics"):
             lines.append(f"  {'held-out topics':16s} {pairs_words(other)}")
-        return lines
+        return lines + _chance_lines(quality["pairs_right"]["low"], chance=0.5)
     handwritten = ""
     if quality.get("handwritten_n"):
         words = correlation_words(quality, "handwritten_spearman", quality["handwritten_n"])
         handwritten = f"; on handwritten texts: Spearman {words}"
     pearson = correlation_words(quality, "pearson", quality.get("n"))
-    return [
+    line = (
         f"Reward model on held-out feedback: Pearson r {pearson}; "
         f"MSE {quality['mse']:.4f} (constant {quality['mse_constant']:.4f}){handwritten}"
+    )
+    return [line, *_chance_lines(quality.get("pearson_low"), chance=0)]
+
+
+def _chance_lines(low: float | None, chance: float) -> list[str]:
+    """A line, if the interval that begins at `low` does not lie above what chance gives."""
+    if low is None or low > chance:
+        return []
+    return [
+        f"  It may be no better than chance (the interval is not above {chance:g}), and then a "
+        "higher reward means nothing: give more feedback"
     ]
 
 

@@ -257,10 +257,15 @@ def run(path: Path, make_plan, words: str, ask=lambda task: task) -> None:
 
 
 def report_done(path: Path, stage: str) -> None:
-    """Print which file the stage has written."""
-    from minirlhf.runs.products import RESULT
+    """Print which file the stage has written, and which stage of the run comes next."""
+    from minirlhf.runs.folder import run_words
+    from minirlhf.runs.products import RESULT, is_done, stages_from
 
     print(f"done: {stage} -> {visible_line(str(path / RESULT[stage]))}")
+    after = stages_from(stage)[1]
+    # After `pretrain` that depends on the task: `sft` is there only with demonstrations.
+    if stage != "pretrain" and not is_done(path, after):
+        print(f"next: python -m minirlhf {after} {visible_line(run_words(path))}")
 
 
 def print_summary(path: Path) -> None:

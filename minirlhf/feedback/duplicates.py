@@ -80,15 +80,24 @@ def remarks(feedback: Feedback) -> list[str]:
             f"{_count(shared, 'text')} under several topics, such as {shown(shared[0])}: held-out "
             "texts may be known from training"
         )
-    unnamed = [normal_key((line.topic, line.text)) for line in feedback.triples if not line.rater]
-    if repeated := len(unnamed) - len(set(unnamed)):
+    seen: set[Key] = set()
+    repeated = []
+    for line in feedback.triples:
+        key = normal_key((line.topic, line.text))
+        if not line.rater and key in seen:
+            repeated.append(line.text)
+        elif not line.rater:
+            seen.add(key)
+    if repeated:
+        lines = f"{len(repeated):,} lines repeat a topic and text of another line and name"
+        if len(repeated) == 1:
+            lines = "1 line repeats a topic and text of another line and names"
         found.append(
-            f"{repeated:,} lines repeat a topic and text of another line and name no rater: each "
-            "counts as one more rating"
+            f"{lines} no rater, such as {shown(repeated[0])}: each counts as one more rating"
         )
     alike = sum(normal(one.better) == normal(one.worse) for one in feedback.comparisons)
     if alike:
-        found.append(f"{alike:,} comparisons are between texts that look the same")
+        found.append(f"{_count(range(alike), 'comparison')} between two texts that look the same")
     return found
 
 
@@ -100,6 +109,6 @@ def _variants(texts: Iterable[str]) -> list[str]:
     return [text for text, count in ways.items() if count > 1]
 
 
-def _count(items: Sequence[str], noun: str) -> str:
+def _count(items: Sequence[object], noun: str) -> str:
     """1 text is, 2 texts are."""
     return f"1 {noun} is" if len(items) == 1 else f"{len(items):,} {noun}s are"

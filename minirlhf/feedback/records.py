@@ -51,6 +51,7 @@ from minirlhf.feedback.conversation import Prompt, as_conversation, from_json, t
 from minirlhf.system.files import MAX_LINE_BYTES, TOO_LONG, JsonLine, json_lines, replacing
 
 MAX_LISTED = 20  # faults listed in one error
+MANY_OUTSIDE = 0.1  # share of scores outside the range that makes the range itself doubtful
 MAX_EQUAL = 3  # lines listed that lack the same field; more of them are counted
 
 
@@ -140,8 +141,32 @@ def _read(
         elif kinds[line.number] in (wanted, None):
             found = record_faults(line.record, wanted, low, high, conversations)
             by_line += [(line.number, fault) for fault in found]
+    if wanted == SCORES:
+        by_line = _with_scale(by_line, lines, low, high)
     raise_if_any(faults + listed(by_line), path)
     return _converted(lines, wanted, low, high)
+
+
+def _with_scale(
+    by_line: list[tuple[int, str]], lines: list[JsonLine], low: float, high: float
+) -> list[tuple[int, str]]:
+    """The faults (line, fault). If many scores lie outside the range, the first says how to give
+    another one.
+    """
+    scores = {line.number: line.record.get("score") for line in lines}
+    numbers = {
+        line: score
+        for line, score in scores.items()
+        if isinstance(score, (int, float)) and not isinstance(score, bool)
+    }
+    outside = {line for line, score in numbers.items() if not low <= score <= high}
+    if len(outside) < max(2, MANY_OUTSIDE * len(numbers)):
+        return by_line
+    how = f"as {len(outside):,} lines lie outside: another range is given by --score-range LOW HIGH"
+    for place, (line, fault) in enumerate(by_line):
+        if line in outside and fault.startswith("score: "):
+            return [*by_line[:place], (line, f"{fault} ({how})"), *by_line[place + 1 :]]
+    return by_line
 
 
 def lines_of(path: str | os.PathLike[str]) -> list[JsonLine]:

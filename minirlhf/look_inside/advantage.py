@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from minirlhf import equations
-from minirlhf.config import FinetuneConfig
+from minirlhf.config import IN_GROUPS, FinetuneConfig
 from minirlhf.training.algorithms.advantages import scores_before, weights_before_mean
 from minirlhf.training.rollout import Rollout
 
@@ -31,7 +31,7 @@ def token_advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: floa
         return weights_before_mean(rollout, settings.reinforce, kl_weight)
     if algorithm == "trpo":
         return weights_before_mean(rollout, settings.trpo, kl_weight)
-    if algorithm in ("rloo", "grpo"):
+    if algorithm in IN_GROUPS:
         rewards = rollout.reward - kl_weight * kl.sum(1)  # (batch,)
         return rewards[:, None].expand(mask.shape)
     if algorithm == "ppo":
@@ -41,4 +41,6 @@ def token_advantages(rollout: Rollout, settings: FinetuneConfig, kl_weight: floa
         return equations.generalized_advantage(rewards, values, mask, discount, gae_lambda)
     if algorithm == "dpo":
         return settings.dpo.beta * kl
-    raise ValueError(f"algorithm: expected one that weighs texts, found {algorithm!r}")
+    raise ValueError(
+        f"algorithm: expected one that look_inside/advantage.py knows, found {algorithm!r}"
+    )

@@ -30,7 +30,8 @@ HOW_TO_READ = (
     "perfect, and noise keeps it a little above.",
     "<b>Sensitivity</b>: good held-out texts are degraded. The judge decides whether a text became "
     "worse; we count how often the reward model agrees.",
-    "<b>Judge</b>: it trained nothing. The limits of the checks are rules of thumb, not proofs.",
+    "<b>Judge</b>: its scores train no model. The limits of the checks are rules of thumb, not "
+    "proofs.",
     "Passing these checks guarantees nothing off-distribution: fine-tuning moves away from these "
     "texts, and the judge must score the result again.",
 )

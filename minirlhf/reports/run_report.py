@@ -219,9 +219,11 @@ def _raters(summary: dict) -> str:
                 f"{html.number(model.get('rankings'), 0)} prompts were ranked."
             )
         else:
+            others = [str(name) for name in ratings.get("collected_by") or () if name != raters]
+            by = f" ({escape(', '.join(others))})" if others else ""
             what = (
                 f"{html.number(ratings.get('shipped'), 0)} texts came with scores, "
-                f"{html.number(ratings.get('collected'), 0)} more were rated during the run."
+                f"{html.number(ratings.get('collected'), 0)} more were rated during the run{by}."
             )
         words = f"<p><b>{who}</b> {what} Judge: {judge}.</p>"
     notes = [escape(str(note)) for note in summary.get("notes") or []]

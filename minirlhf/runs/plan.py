@@ -97,9 +97,15 @@ def plan_stages(
         return Plan(path, config, stages, redo=redone)
     if redo.is_pending(path):
         raise ValueError(f"{path}: {pending_words(path)} or start over with --overwrite")
-    if any(is_done(path, stage) for stage in stages_from(first)):
+    done = [stage for stage in stages_from(first) if is_done(path, stage)]
+    if done and done[0] == first:
         raise ValueError(
             f"{path}: {first} is done already; redo it (and what follows) with --overwrite"
+        )
+    if done:
+        raise ValueError(
+            f"{path}: {done[0]}, which comes after {first}, is done already; --overwrite removes "
+            "it (and what follows)"
         )
     if is_interrupted:
         raise ValueError(

@@ -19,10 +19,11 @@ from minirlhf.evaluation.refusals import refusal_shares
 from minirlhf.models.policy import Policy
 from minirlhf.runs.folder import Run
 from minirlhf.runs.hardware import hardware
-from minirlhf.runs.products import RESULT, SFT
+from minirlhf.runs.products import FIRST_RATINGS, RESULT, SFT
 from minirlhf.runs.run_models import load_policy, model_for_sampling, tokenizer_of
 from minirlhf.tasks.task import Task
 from minirlhf.training.batches import EncodedTexts
+from minirlhf.training.ratings import COLLECTED
 from minirlhf.training.rollout import AnyReward, Models, in_turn
 
 CORPUS_TEXTS = 256  # held-out texts of the corpus, for the alignment tax
@@ -104,6 +105,12 @@ def alignment_tax(run: Run, task: Task, models: dict[str, Policy]) -> dict[str, 
     return {"corpus_loss": mean, "corpus_loss_rise": rise}
 
 
+def collected_by(run: Run) -> list[str]:
+    """Who rated samples during the run: "simulated", "people", or both if they took turns."""
+    rows = [*run.read(FIRST_RATINGS), *run.read(COLLECTED)]
+    return sorted({row["provenance"] for row in rows})
+
+
 def summary_of(run: Run, task: Task, splits: dict[str, dict], others: dict[str, dict]) -> dict:
     """What summary.json holds: the results, how they were obtained, and all settings.
 
@@ -123,6 +130,7 @@ def summary_of(run: Run, task: Task, splits: dict[str, dict], others: dict[str, 
             "raters": task.raters_are if task.ranker else task.feedback[0].provenance,
             "authors": len(task.authors_feedback),
             "collected": progress.get("collected_first", 0) + progress.get("collected", 0),
+            "collected_by": collected_by(run),
         },
         "reward_model": progress["reward_model"],
         **splits,

@@ -9,6 +9,7 @@ from minirlhf.feedback.conversation import in_words
 from minirlhf.runs.folder import Run
 from minirlhf.runs.products import DEMONSTRATIONS, FEEDBACK
 from minirlhf.system.files import json_lines
+from minirlhf.tasks.load import load_task
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.truncation import CutTopics
 
@@ -68,10 +69,13 @@ def _topics_of_task(task: str) -> list[str]:
         from minirlhf.tasks.openings.knowledge import knowledge
 
         return [topic.topic for topic in knowledge()]
-    from minirlhf.tasks.reviews import task as reviews
+    if task == "reviews":
+        from minirlhf.tasks.reviews import task as reviews
 
-    train, heldout = reviews.heldout_split()
-    return [in_words(triple.topic) for triple in train + heldout]
+        train, heldout = reviews.heldout_split()
+        return [in_words(triple.topic) for triple in train + heldout]
+    found = load_task(task, seed=0, corpus_texts=1)
+    return [in_words(prompt) for prompt in (*found.train_prompts, *found.heldout_prompts)]
 
 
 def nearest(topic: str, topics: list[str]) -> list[str]:

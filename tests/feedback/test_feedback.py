@@ -214,6 +214,19 @@ def test_twenty_faults_are_listed(tmp_path, bad, last):
     assert faults[-1].startswith(last)
 
 
+def test_many_scores_outside_the_range_name_the_option_for_another(tmp_path):
+    rows = [{**GOOD, "score": score} for score in (5, "7", 7, 10, 3)]
+    first, second, third = faults_of(file_of(tmp_path, *rows))
+    assert first == 'line 2: score: expected a number from 1 to 5, found "7"'
+    assert second == (
+        "line 3: score: expected a number from 1 to 5, found 7 (as 2 lines lie outside: another "
+        "range is given by --score-range LOW HIGH)"
+    )
+    assert third == "line 4: score: expected a number from 1 to 5, found 10"
+    few = [GOOD] * 30 + [{**GOOD, "score": 9}] * 2
+    assert not any("--score-range" in fault for fault in faults_of(file_of(tmp_path, *few)))
+
+
 def test_a_line_too_long_is_named_and_not_parsed(tmp_path, monkeypatch):
     filler = MAX_LINE_BYTES - len(json.dumps({**GOOD, "text": ""}))
     longest = {**GOOD, "text": "x" * filler}

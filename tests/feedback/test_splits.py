@@ -153,15 +153,19 @@ def test_what_a_file_holds_twice_is_counted():
         "1 topic is written in several ways that differ only in white space or Unicode composition",
         "1 text is written in several ways that differ only in white space or Unicode composition",
         "1 text is under several topics",
-        "4 lines repeat a topic and text of another line and name no rater: "
-        "each counts as one more "
-        "rating",
+        "4 lines repeat a topic and text of another line and name no rater",
+    ]
+    assert found[-1].endswith(": each counts as one more rating")
+    twice = remarks(Feedback(triples=[Triple("tea", "a leaf", 0.5), Triple("tea", "a leaf", 0.2)]))
+    assert twice == [
+        "1 line repeats a topic and text of another line and names no rater, "
+        'such as "a leaf": each counts as one more rating'
     ]
     named = [Triple("tea", "x", 0.5, rater=name) for name in "ab"]
     assert remarks(Feedback(triples=named)) == []
     same = [Comparison("tea", COMPOSED, DECOMPOSED)]
     assert remarks(Feedback(comparisons=same))[-1] == (
-        "1 comparisons are between texts that look the same"
+        "1 comparison is between two texts that look the same"
     )
 
 

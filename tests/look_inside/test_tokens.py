@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from minirlhf.config import FinetuneConfig, ModelConfig
+from minirlhf.config import IN_GROUPS, FinetuneConfig, ModelConfig
 from minirlhf.feedback.conversation import Turn
 from minirlhf.look_inside.looks import from_json, to_json
 from minirlhf.look_inside.tokens import LookModels, look, piece, reasons
@@ -28,6 +28,7 @@ from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.openings.judge import explain
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.algorithms.advantages import advantages, group_advantages
+from minirlhf.training.algorithms.make import ALGORITHMS
 from minirlhf.training.rollout import Models, collect
 
 BYTES = Tokenizer([bytes([value]) for value in range(256)])
@@ -135,7 +136,7 @@ def test_advantages_of_the_other_algorithms():
 
     ratios = [token.log_ratio for token in SEEN.tokens]
     whole = SEEN.score - 0.3 * SEEN.kl
-    for algorithm in ("rloo", "grpo"):
+    for algorithm in IN_GROUPS:
         assert advantages_of(algorithm=algorithm) == pytest.approx([whole] * len(TEXT), abs=1e-4)
     beta = MODELS.settings.dpo.beta
     assert advantages_of(algorithm="dpo") == pytest.approx([beta * one for one in ratios], abs=1e-5)
@@ -148,6 +149,15 @@ def test_advantages_of_the_other_algorithms():
     wanted = [SEEN.score - 0.3 * sum(ratios[t:]) for t in range(len(TEXT))]
     assert advantages_of(algorithm="trpo", trpo=trpo) == pytest.approx(wanted, abs=1e-3)
     assert group_advantages(rollout_of(), lambda rewards: rewards, 4, 0.3).shape[0] == 4
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "dpo"])
+def test_the_report_of_every_algorithm_weighs_its_tokens(algorithm):
+    """What advantage.py does not know would end a run at its last stage."""
+    settings = dataclasses.replace(MODELS.settings, algorithm=algorithm)
+    seen = look(dataclasses.replace(MODELS, settings=settings), PROMPT, TEXT, "tuned")
+    weights = torch.tensor([token.advantage for token in seen.tokens])
+    assert weights.isfinite().all() and weights.abs().sum() > 0
 
 
 def test_without_a_reward_model_or_judge_their_numbers_are_missing():

@@ -7,7 +7,12 @@ import copy
 import pytest
 from test_report import interval, make_run, read_page, synthetic_summary
 
-from minirlhf.cli.summary_words import comparison_lines, judged_lines
+from minirlhf.cli.summary_words import (
+    comparison_lines,
+    feedback_words,
+    judged_lines,
+    quality_lines,
+)
 from minirlhf.reports.comparisons import sections
 
 KINDS = ("effect", "another", "harmful")
@@ -129,6 +134,35 @@ def test_the_terminal_shows_every_part():
         "by feedback 0.104 [0.094, 0.114]",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    "raters, words",
+    [("people", "people"), ("simulated", "simulated raters"), ("my class", "my class")],
+)
+def test_who_rated_the_texts(raters, words):
+    told = feedback_words({"raters": raters, "shipped": 22, "collected": 0}, {})
+    assert told == f"Scores: 22 texts rated by {words}, 0 more during training."
+    ratings = {"raters": "simulated", "shipped": 12000, "collected": 12}
+    told = feedback_words(ratings | {"collected_by": [raters]}, {})
+    by = "" if raters == "simulated" else f" (by {words})"
+    assert told == f"Scores: 12,000 texts rated by simulated raters, 12 more during training{by}."
+    ranked = {"pairs_right": {}, "answers_each": 4, "rankings": 12}
+    told = feedback_words({"raters": raters}, ranked)
+    assert told == f"Rankings: 4 answers to each of 12 prompts, by {words}."
+
+
+def test_a_reward_model_no_better_than_chance_is_told_of():
+    def told(low: float | None) -> bool:
+        quality = {"pearson": 0.4, "pearson_low": low, "pearson_high": 0.9, "n": 5}
+        lines = quality_lines(quality | {"mse": 0.1, "mse_constant": 0.1})
+        pairs = {"mean": 0.6, "low": low, "high": 0.9, "n": 5, "pairs": 9}
+        ranked = None if low is None else quality_lines({"pairs_right": pairs})
+        assert ranked is None or ("chance" in ranked[-1]) == (low <= 0.5)
+        return "chance" in lines[-1]
+
+    assert told(-0.2) and told(0.0)
+    assert not told(0.1) and not told(0.6) and not told(None)
 
 
 def test_without_supervised_fine_tuning_the_words_stay_short(tmp_path):

@@ -10,6 +10,7 @@ from conftest import TINY
 from test_training import toy_rollout
 
 from minirlhf.cli.main import main
+from minirlhf.cli.summary_words import feedback_words
 from minirlhf.feedback.answers import AnswerFile
 from minirlhf.feedback.person import PersonRaters
 from minirlhf.feedback.records import read_triples
@@ -165,6 +166,10 @@ def test_a_person_quits_and_goes_on_bit_for_bit(
     ours, theirs = (load_tensors(run.path / "policy.safetensors")[0] for run in (pretrained, other))
     assert all(ours[name].equal(theirs[name]) for name in ours)
     assert {row["provenance"] for row in other.read("collected.jsonl")} == {"people"}
+    ratings = json.loads((other.path / "summary.json").read_text())["ratings"]
+    assert (ratings["raters"], ratings["collected_by"]) == ("simulated", ["people"])
+    assert feedback_words(ratings, {}).endswith(" more during training (by people).")
+    assert "more were rated during the run (people)." in (other.path / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("small_openings_only")

@@ -162,11 +162,18 @@ def test_feedback_waits_for_demonstrations(run):
 # On the command line ------------------------------------------------------------------------------
 
 
+def test_a_later_stage_that_is_done_is_named(run, capsys):
+    (run.path / products.RESULT["reward"]).touch()
+    told = fails(capsys, run)
+    assert "r: reward, which comes after sft, is done already; --overwrite removes it" in told
+
+
 def test_ones_own_demonstrations(run, monkeypatch, capsys):
     monkeypatch.chdir(run.path.parent)
     original = written(Path("mine.jsonl"))
     sft(run, "--demonstrations", "mine.jsonl")
-    assert "done: sft -> " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "done: sft -> " in told and "next: python -m minirlhf reward --run " in told
     config = Run.open(run.path).config.sft
     assert config.demonstrations == original.absolute() and config.steps == 2
     # The run keeps a copy; what becomes of the original does not touch it.

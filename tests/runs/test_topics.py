@@ -7,6 +7,7 @@ import json
 import time
 
 from minirlhf.cli.main import main
+from minirlhf.runs import topics as topics_module
 from minirlhf.runs.folder import Run
 from minirlhf.runs.topics import advice_on_topic, known_topics, nearest
 from minirlhf.tokenizer import Tokenizer
@@ -24,6 +25,12 @@ def test_own_topics_come_from_the_runs_copy(tmp_path, finished_run):
     rows = [{"topic": topic, "text": "x", "score": 3} for topic in ("tea", "rain", "tea")]
     (run.path / "feedback.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert known_topics(run) == ["tea", "rain"]
+
+
+def test_the_topics_of_a_task_without_a_faster_way_are_its_prompts(monkeypatch, small_task):
+    monkeypatch.setattr(topics_module, "load_task", lambda name, seed, corpus_texts: small_task)
+    found = topics_module._topics_of_task("a task that somebody adds")
+    assert found == [*small_task.train_prompts, *small_task.heldout_prompts]
 
 
 def test_nearest_topics():

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minirlhf import equations
 from minirlhf.cli.main import main
 from minirlhf.config import (
+    IN_GROUPS,
     Config,
     FinetuneConfig,
     GroupConfig,
@@ -539,7 +540,7 @@ def test_policy_learns_a_reward_it_can_reach(algorithm):
     shares = []
     for update in range(30):
         rollout = roll(policy, reward_model, update, count=64)
-        if name in ("rloo", "grpo"):  # the texts of one prompt in a row
+        if name in IN_GROUPS:  # the texts of one prompt in a row
             rollout = rollout.select(rollout.prompt_lengths.argsort(stable=True))
         shares.append(float(rollout.reward.mean()))
         made.update(rollout, AFTER_WARMUP + update)

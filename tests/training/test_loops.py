@@ -17,6 +17,7 @@ from conftest import TINY
 from test_training import toy_rollout
 
 from minirlhf.config import (
+    IN_GROUPS,
     Config,
     EncoderPretrainConfig,
     FinetuneConfig,
@@ -173,7 +174,7 @@ SETTINGS = FinetuneConfig(
 def test_one_update_of_each_algorithm(name, models, small_task):
     config = Config(finetune=dataclasses.replace(SETTINGS, algorithm=name))
     algorithm = make_algorithm(models, config, corpus_of(small_task))
-    assert algorithm.group_size == (4 if name in ("rloo", "grpo") else 1)
+    assert algorithm.group_size == (4 if name in IN_GROUPS else 1)
     topics = [topic for topic in small_task.train_prompts[:4] for _ in range(4)]
     prompts = [models.prompt(topic) for topic in topics]
     rollout = collect(models, prompts, 24, torch.Generator().manual_seed(0))
