@@ -83,7 +83,6 @@ def judged_row(task: Task, prompt: Prompt, text: str) -> dict:
     return row
 
 
-@torch.inference_mode()
 def sample_texts(
     policy: Policy,
     tokenizer: Tokenizer,
@@ -91,27 +90,42 @@ def sample_texts(
     max_new_tokens: int,
     seed: int,
     label: str,
-    order: Sequence[int] | None = None,
 ) -> list[str]:
-    """One sample per prompt, neither scored nor judged; random numbers as in `sample_and_judge`.
+    """One sample per prompt, neither scored nor judged; random numbers as in `sample_and_judge`."""
+    order = sampling_order(prompts)
+    ordered = [prompts[place] for place in order]
+    texts = sample_as_they_stand(policy, tokenizer, ordered, max_new_tokens, seed, label)
+    return in_places(texts, order)
 
-    order: which prompts go together, as places in `prompts` (default: `sampling_order`).
-    """
-    context, texts = policy.config.context, [""] * len(prompts)
-    order = sampling_order(prompts) if order is None else order
+
+def in_places(texts: Sequence[str], order: Sequence[int]) -> list[str]:
+    """The text of prompt order[0], order[1], ... put back to the places of the prompts."""
+    texts_by_place = dict(zip(order, texts, strict=True))
+    return [texts_by_place[place] for place in range(len(texts))]
+
+
+@torch.inference_mode()
+def sample_as_they_stand(
+    policy: Policy,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    seed: int,
+    label: str,
+) -> list[str]:
+    """As `sample_texts`; but the prompts that go together are those that stand together."""
+    context, texts = policy.config.context, []
     for start in tqdm(range(0, len(prompts), BATCH), desc=label, unit="batch", leave=False):
-        places = order[start : start + BATCH]
         generator = step_generator(seed, label, start, policy.device)
         with autocast(policy.device):
             drawn = sample(
                 policy,
-                [prompt_tokens(tokenizer, prompts[place], context) for place in places],
+                [prompt_tokens(tokenizer, one, context) for one in prompts[start : start + BATCH]],
                 max_new_tokens,
                 tokenizer.end_id,
                 randomness=generator,
             )
-        for place, ids in zip(places, drawn.ids(), strict=True):
-            texts[place] = tokenizer.decode_text(ids)
+        texts += [tokenizer.decode_text(ids) for ids in drawn.ids()]
     return texts
 
 

@@ -40,32 +40,37 @@ class Answer:
     ended: bool = False
 
 
+@dataclass(frozen=True)
+class ChatModels:
+    """The policies that can answer, by name, and what they share. Each is loaded when needed."""
+
+    writers: list[str]
+    load: Callable[[str], Policy]
+    tokenizer: Tokenizer
+    context: int  # tokens of prompt and answer together, for every policy
+    reward_model: Callable[[], AnyReward] | None = None
+
+
 class Chat:
     """The state of a conversation, and the policies that answer.
 
-    `name` is who talks, one of `writers`. `load` gives the policy of that
-    name; it is called when the policy is first needed. Without `with_history` each question stands
-    alone, as a topic does.
+    `name` is who talks, one of `models.writers`. Without `with_history` each question stands alone,
+    as a topic does.
     """
 
     def __init__(
         self,
-        writers: list[str],
-        load: Callable[[str], Policy],
-        tokenizer: Tokenizer,
-        context: int,
-        max_new_tokens: int,
-        *,
+        models: ChatModels,
         name: str,
+        max_new_tokens: int,
         options: SamplingOptions = SamplingOptions(),
         seed: int = 0,
         with_history: bool = True,
-        reward_model: Callable[[], AnyReward] | None = None,
     ):
-        self.writers, self.load, self.tokenizer = writers, load, tokenizer
-        self.context, self.max_new_tokens = context, max_new_tokens
-        self.name, self.with_history, self.reward_model = name, with_history, reward_model
-        self.options, self.seed = options, seed
+        self.models, self.name, self.max_new_tokens = models, name, max_new_tokens
+        self.writers, self.tokenizer = models.writers, models.tokenizer
+        self.context = models.context
+        self.options, self.seed, self.with_history = options, seed, with_history
         self.number = 0  # of the last question, for its random numbers
         self.policies: dict[str, Policy] = {}
         self.judge: AnyReward | None = None
@@ -128,10 +133,10 @@ class Chat:
         written = {name: answer.tokens for name, answer in answers.items() if answer.tokens}
         if not written:
             raise ValueError("/score: expected an answer to score, found none")
-        if self.reward_model is None:
+        if self.models.reward_model is None:
             raise ValueError("/score: this run has no reward model")
         if self.judge is None:
-            self.judge = self.reward_model()
+            self.judge = self.models.reward_model()
         ids = prompt_tokens(self.tokenizer, prompt, self.context)
         scores = scores_of(self.judge, ids, list(written.values()))
         return dict(zip(written, scores, strict=True))
@@ -145,7 +150,7 @@ class Chat:
     def _write(self, name: str, prompt: Prompt, answer: Answer) -> Iterator[str]:
         """The pieces of a new answer, which is filled on the way."""
         if name not in self.policies:
-            self.policies[name] = self.load(name)
+            self.policies[name] = self.models.load(name)
         policy = self.policies[name]
         ids = prompt_tokens(self.tokenizer, prompt, self.context)
         # All models get the same random numbers, so that they differ by what they have learned.
@@ -205,18 +210,10 @@ def open_chat(
     def load_reward_model(file: str) -> AnyReward:
         return run_models.load_reward_model(run, file, tokenizer).eval()
 
-    return Chat(
-        [*writers, *prompted],
-        load,
-        tokenizer,
-        context,
-        max_new_tokens or run.config.finetune.max_new_tokens,
-        name=name,
-        options=options,
-        seed=seed,
-        with_history=has_conversations(run),
-        reward_model=partial(load_reward_model, found) if found else None,
-    )
+    reward_model = partial(load_reward_model, found) if found else None
+    models = ChatModels([*writers, *prompted], load, tokenizer, context, reward_model)
+    longest = max_new_tokens or run.config.finetune.max_new_tokens
+    return Chat(models, name, longest, options, seed, has_conversations(run))
 
 
 def whole_characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:

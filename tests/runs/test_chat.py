@@ -23,7 +23,7 @@ from minirlhf.models.next_token import SamplingOptions
 from minirlhf.models.sampling import sample, stream
 from minirlhf.runs import chat as chats
 from minirlhf.runs import products, run_models
-from minirlhf.runs.chat import Chat, open_chat, whole_characters
+from minirlhf.runs.chat import Chat, ChatModels, open_chat, whole_characters
 from minirlhf.runs.folder import Run
 from minirlhf.runs.topics import advice_on_topic, has_conversations, known_topics
 from minirlhf.tokenizer import END, Tokenizer
@@ -111,8 +111,9 @@ class ByLength:
 
 def chat_of(context: int = 192, longest: int = 8, **settings) -> Chat:
     settings = {"name": "tuned", "reward_model": ByLength} | settings
-    writers = ["base", "sft", "tuned"]
-    return Chat(writers, Named, BYTES, context, longest, **settings)
+    writers, reward_model = ["base", "sft", "tuned"], settings.pop("reward_model")
+    models = ChatModels(writers, Named, BYTES, context, reward_model)
+    return Chat(models, max_new_tokens=longest, **settings)
 
 
 def answered(chat: Chat, question: str) -> str:
