@@ -465,7 +465,7 @@ LOOPS: list[tuple[str, list[list[str]], list[tuple[str, str, str]]]] = [
         ("candidates_for", "misplaced(own[0], own)", "own[0]"),
         ("candidates_for", 'ranked_answers == "sft"', 'ranked_answers != "sft"'),
         ("misplaced", "if other not in known", ""),
-        ("sample_answers", "tokenizer, prompts, longest", "tokenizer, prompts[::-1], longest"),
+        ("sample_answers", "tokenizer, ordered, longest", "tokenizer, ordered[::-1], longest"),
         ("sample_answers", "run.config.seed, name", "0, name"),
         ("new_rankings", "min(count, len(prompts))", "count"),
         ("split_rankings", "heldout if key in heldout_keys else train", "train"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirlhf.evaluation.judge import sample_texts
+from minirlhf.evaluation.judge import in_places, sample_as_they_stand
 from minirlhf.feedback.conversation import Prompt, in_words
 from minirlhf.feedback.duplicates import normal
 from minirlhf.feedback.rankings import Ranked, read_rankings, write_rankings
@@ -147,5 +147,7 @@ def sample_answers(
     context = policy.config.context
     lengths = [len(prompt_tokens(tokenizer, prompt, context)) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
+    ordered = [prompts[place] for place in by_length]
     longest = run.config.finetune.max_new_tokens
-    return sample_texts(policy, tokenizer, prompts, longest, run.config.seed, name, by_length)
+    texts = sample_as_they_stand(policy, tokenizer, ordered, longest, run.config.seed, name)
+    return in_places(texts, by_length)

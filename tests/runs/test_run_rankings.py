@@ -241,11 +241,11 @@ def test_the_plan_tells_of_rankings():
 def test_each_answer_belongs_to_its_prompt(monkeypatch):
     """Prompts of similar length are sampled together, but the answers come as the prompts stand."""
 
-    def echo(policy, tokenizer, prompts, longest, seed, name, order):
-        assert sorted(order) == [0, 1, 2] and [len(prompts[place]) for place in order] == [1, 2, 3]
+    def echo(policy, tokenizer, prompts, longest, seed, name):
+        assert [len(prompt) for prompt in prompts] == [1, 2, 3]
         return [str(prompt) for prompt in prompts]
 
-    monkeypatch.setattr(run_rankings, "sample_texts", echo)
+    monkeypatch.setattr(run_rankings, "sample_as_they_stand", echo)
     monkeypatch.setattr(run_rankings, "prompt_tokens", lambda _, prompt, context: [0] * len(prompt))
     settings = SimpleNamespace(seed=3, finetune=SimpleNamespace(max_new_tokens=5))
     run, policy = (
