@@ -4,7 +4,8 @@
 
 Each seed is one `demo --task assistant` in a fresh process. Its SFT model and reward model then
 serve the other ways of fine-tuning (VARIANTS), each of which is judged alike. "hacked" trains its
-own reward model, on four answers of the SFT model to each prompt, and shows what that leads to.
+own reward model, on four answers of the SFT model to each prompt and without their likelihood, and
+shows what that leads to.
 What the script does not know (--finetune.updates, ...) goes to the demo.
 """
 
@@ -30,7 +31,11 @@ VARIANTS: dict[str, tuple[list[str] | None, list[str]]] = {
     "rloo-ptx": (None, ["--algorithm", "rloo"]),
     "reinforce-ptx": (None, ["--algorithm", "reinforce"]),
     "dpo": (None, ["--algorithm", "dpo"]),
-    "hacked": (["--ranked-answers", "sft"], ["--pretraining-weight", "0", "--kl-weight", "0"]),
+    "hacked": (
+        ["--ranked-answers", "sft", "--no-likelihood", "--steps", "200"]
+        + ["--learning-rate", "5e-3", "--muon-learning-rate", "0.02"],
+        ["--pretraining-weight", "0", "--kl-weight", "0"],
+    ),
 }
 
 
