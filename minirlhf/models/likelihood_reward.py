@@ -22,7 +22,9 @@ from minirlhf.models.policy import gather_text, gather_unpadded, masked_log_prob
 from minirlhf.models.reward_model import RewardModel
 from minirlhf.models.transformer import TransformerConfig
 
-FIRST_WEIGHT = 10.0  # logits per nat per token
+# Logits per nat per token. The order is the language model's at first; as probabilities of a
+# preference these logits are far too sure.
+FIRST_WEIGHT = 10.0
 
 
 class LikelihoodReward(RewardModel):
