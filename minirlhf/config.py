@@ -557,7 +557,7 @@ def preset(size: str, task: str) -> Config:
         reward=dataclasses.replace(
             config.reward,
             likelihood=True,
-            ranked_prompts=min(config.reward.ranked_prompts, 1600),
+            ranked_prompts=1600,
             heldout_share=0.1,
             steps=60,
             warmup=10,

@@ -23,6 +23,7 @@ from minirlhf.models.value_model import ValueModel
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
+from minirlhf.training.algorithms.advantages import scores_before
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.algorithms.pretraining_mix import make_mix
 from minirlhf.training.batches import Corpus
@@ -43,8 +44,9 @@ class PPO:
         )
         self.seed = config.seed
         self.value = new_value_model(models, self.settings)
-        learned = [self.policy] if self.value is None else [self.policy, self.value]
-        self.learners: list[nn.Module] = list(learned)
+        self.learners: list[nn.Module] = [self.policy]
+        if self.value is not None:
+            self.learners.append(self.value)
         self.kl_weight = KLWeight(config.finetune.kl_weight, config.finetune.kl_target)
         self.optimizer = adamw(
             nn.ModuleList(self.learners),
@@ -70,7 +72,7 @@ class PPO:
             part = rollout.select(index)
             columns = (index, slice(part.mask.shape[1]))
             with autocast(part.mask.device):
-                hidden, values = self.states_and_values(part)
+                hidden, values = text_values(self.policy, self.value, part)
                 logits = self.policy.next_token_logits(hidden[part.mask])  # (tokens, vocab)
             log_probs = masked_log_probs(logits, part.tokens, part.mask)  # (minibatch, time)
 
@@ -134,20 +136,13 @@ class PPO:
 
     def values(self, rollout: Rollout) -> Tensor:
         """V(s_t) before the update, (batch, time)."""
-        if self.value is None:  # r_(t-1), the score of what stands before token t
-            before = [rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]]
-            return torch.cat(before, dim=1)
+        if self.value is None:
+            return scores_before(rollout)  # r_(t-1)
         part, _ = own_share(rollout, rollout.mask)
         body = self.policy.body if self.value.body is None else self.value.body
         with torch.no_grad(), autocast(rollout.mask.device):
             values = self.value(text_states(body, part))  # (share, time)
         return distributed.gather_rows(values, len(rollout.mask))  # (share, time) to (batch, time)
-
-    def states_and_values(self, part: Rollout) -> tuple[Tensor, Tensor | None]:
-        """The policy's states (batch, time, width) and, if V is learned, V(s_t) (batch, time)."""
-        if self.value is None:
-            return text_states(self.policy.body, part), None
-        return text_values(self.policy, self.value, part)
 
     def minibatches(self, count: int, step: int) -> list[Tensor]:
         """Positions of the texts in each minibatch; every epoch is shuffled again."""
@@ -165,9 +160,15 @@ def new_value_model(models: Models, settings: PPOConfig) -> ValueModel | None:
     return ValueModel.from_reward_model(models.reward_model)
 
 
-def text_values(policy: Policy, value: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """The states from which y_t is predicted (batch, time, width), and V(s_t) (batch, time)."""
+def text_values(
+    policy: Policy, value: ValueModel | None, rollout: Rollout
+) -> tuple[Tensor, Tensor | None]:
+    """The states from which y_t is predicted (batch, time, width) and, if V is learned, V(s_t)
+    (batch, time).
+    """
     ours = text_states(policy.body, rollout)
+    if value is None:
+        return ours, None
     states = ours if value.body is None else text_states(value.body, rollout)
     return ours, value(states)
 
