@@ -280,7 +280,8 @@ class PPOConfig(Settings):
     value: Literal["separate", "shared", "prefix-score"] = "separate"
     """separate: the value function has its own body, which starts as the reward model's.
     shared: it is a linear layer on the policy's body.
-    prefix-score: it is r_(t-1), the reward model's score of the text so far; nothing is learned."""
+    prefix-score: it is r_(t-1), the reward model's score of the text so far, plus its mean error
+    at t; nothing is learned."""
     value_weight: NotNegative = 0.5
     """Weight of the value loss; matters most when policy and value share a body."""
     value_clip: PositiveOrInf = float("inf")

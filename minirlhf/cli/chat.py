@@ -104,7 +104,7 @@ def obey(chat: Chat, line: str) -> None:
     """Carry out a command. Raises ValueError if there is no such command, or it cannot be done."""
     command, _, value = line.strip().partition(" ")
     if command == "/compare":
-        chat.asked()
+        chat.asked(command)
         for name in chat.writers:
             show(chat.answer(name), f"{name}> ")
     elif command == "/score":

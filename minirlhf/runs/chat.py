@@ -108,7 +108,7 @@ class Chat:
         generator is closed). Raises ValueError if no question was put.
         """
         name = name or self.name
-        prompt = self.asked()
+        prompt = self.asked("answer")
         if name in self.answers and self.answers[name].tokens:
             yield self.answers[name].text
             return
@@ -128,7 +128,7 @@ class Chat:
 
         Raises ValueError if there is no answer or no reward model.
         """
-        prompt = self.asked()
+        prompt = self.asked("/score")
         answers = {name: self.answers[name] for name in self.writers if name in self.answers}
         written = {name: answer.tokens for name, answer in answers.items() if answer.tokens}
         if not written:
@@ -141,10 +141,13 @@ class Chat:
         scores = scores_of(self.judge, ids, list(written.values()))
         return dict(zip(written, scores, strict=True))
 
-    def asked(self) -> Prompt:
-        """The last question and the turns before it. Raises ValueError if there is none."""
+    def asked(self, command: str) -> Prompt:
+        """The last question and the turns before it.
+
+        Raises ValueError, which names the command that needs it, if there is none.
+        """
         if self.prompt is None:
-            raise ValueError("expected a question first, found none")
+            raise ValueError(f"{command}: expected a question first, found none")
         return self.prompt
 
     def _write(self, name: str, prompt: Prompt, answer: Answer) -> Iterator[str]:

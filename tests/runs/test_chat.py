@@ -215,7 +215,8 @@ def test_commands(said, capsys):
         *("base> B.", "sft> S.", "tuned> T é."),
         *("0.009  base", "0.009  sft", "0.012  tuned"),
     ]
-    assert printed.err.splitlines() == ["error: expected a question first, found none"] * 2
+    missing = "expected a question first, found none"
+    assert printed.err.splitlines() == [f"error: /compare: {missing}", f"error: /score: {missing}"]
     said["sft"] = "far too long"
     printed = talk(capsys, chat, "/new", "Why?", "/score", "/help")
     assert printed.out.startswith("far too\n0.013  sft  (cut off)\n/compare")

@@ -299,7 +299,9 @@ def test_value_loss_reaches_the_body_only_if_it_is_shared(tiny):
 
 
 def test_prefix_scores_as_values_of_ppo(tiny):
-    """With lambda 0 an advantage is the change of the prefix score, minus the price of the KL."""
+    """With lambda 0 an advantage is the change of the value, minus the price of the KL; the value
+    is the prefix score, without its mean error at each t.
+    """
     policy, reward_model, rollout = tiny
     algorithm = make_ppo(
         policy,
@@ -315,11 +317,16 @@ def test_prefix_scores_as_values_of_ppo(tiny):
     before = torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
     kl = equations.kl_k1(rollout.log_probs, rollout.reference_log_probs, rollout.mask)
     mask = rollout.mask
-    torch.testing.assert_close(values[mask], before[mask])
-    after = rollout.prefix_rewards.scatter(
+    for t in range(mask.shape[1]):
+        has = mask[:, t]
+        error = rollout.reward[has].mean() - values[has, t].mean()
+        assert abs(error) < 1e-6
+        correction = values[has, t] - before[has, t]
+        torch.testing.assert_close(correction, correction.mean().expand_as(correction))
+    after = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1).scatter(
         1, mask.sum(1, keepdim=True) - 1, rollout.reward[:, None]
     )
-    wanted = after - before - 0.2 * kl
+    wanted = after - values - 0.2 * kl
     torch.testing.assert_close(advantages[mask], wanted[mask])
     learned = sum(len(group["params"]) for group in algorithm.optimizer.param_groups)
     assert algorithm.modules == {} and learned == len(list(policy.parameters()))
