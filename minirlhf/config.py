@@ -544,9 +544,19 @@ SIZES = {
 """The presets of `--size`; each setting can still be given on its own."""
 
 
-def preset(size: str, task: str) -> Config:
-    """The settings of a run of `task` unless others are given. Raises KeyError for no such size."""
+def preset(size: str, task: str, scratch: bool = False) -> Config:
+    """The settings of a run of `task` unless others are given. Raises KeyError for no such size.
+
+    `scratch`: the run pretrains its model instead of starting from the shipped one.
+    """
     config = SIZES[size]
+    if task == "openings" and size == "small" and scratch:
+        # A base that was pretrained for minutes still has much to gain from feedback.
+        return dataclasses.replace(
+            config,
+            pretrain=dataclasses.replace(config.pretrain, steps=1100, corpus_texts=36_000),
+            finetune=dataclasses.replace(config.finetune, updates=45),
+        )
     if task != "assistant":
         return config
     # Answers are short, and a policy that answers well already must not be moved far.
@@ -558,12 +568,12 @@ def preset(size: str, task: str) -> Config:
         reward=dataclasses.replace(
             config.reward,
             likelihood=True,
-            ranked_prompts=1600,
+            ranked_prompts=1200,
             heldout_share=0.1,
-            steps=60,
+            steps=40,
             warmup=10,
-            learning_rate=1e-3,
-            muon_learning_rate=0.003,
+            learning_rate=2e-4,
+            muon_learning_rate=3e-4,
             weight_decay=0.0,
             evaluate_every=20,
             patience=3,
@@ -571,13 +581,14 @@ def preset(size: str, task: str) -> Config:
         finetune=dataclasses.replace(
             config.finetune,
             algorithm="ppo",
-            updates=14 if size == "tiny" else 36,
+            updates=14 if size == "tiny" else 32,
             ppo=dataclasses.replace(
                 config.finetune.ppo,
                 value="prefix-score",
                 epochs=1,
                 minibatch_size=64,
-                learning_rate=6e-4,
+                learning_rate=3e-4,
+                gae_lambda=1.0,
             ),
             dpo=dataclasses.replace(config.finetune.dpo, learning_rate=2e-4),
             learning_rate=1e-3,

@@ -142,7 +142,9 @@ def defaults(arguments: list[str]) -> dict[str, object]:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the command itself reports what is wrong with the run
     size, task = given(arguments, "--size", size), given(arguments, "--task", task)
-    config = preset(size if size in SIZES else "small", task)  # tyro rejects an unknown size
+    size = size if size in SIZES else "small"  # tyro rejects an unknown size
+    scratch = any(word.replace("_", "-") == "--from-scratch" for word in arguments)
+    config = preset(size, task, scratch)
     if "--resume" in arguments:
         config = interrupted_config(arguments) or config
     found: dict[str, object] = {

@@ -13,7 +13,7 @@ import pytest
 from tiny_command import tiny_options
 from warm_process import Command
 
-from minirlhf.cli.main import main, spelled_out
+from minirlhf.cli.main import main, parse, spelled_out
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -298,3 +298,14 @@ def test_kill_9_leaves_a_run_that_resumes(tmp_path):
     ]
     assert steps == sorted(set(steps)) and steps[-1] >= 60
     assert (tmp_path / "r" / "report.html").exists()
+
+
+def test_from_scratch_has_settings_of_its_own_which_can_be_overridden():
+    usual = parse(["demo"]).config
+    for words in (["--from-scratch"], ["--from_scratch"]):
+        scratch = parse(["demo", *words]).config
+        assert scratch.finetune.updates > usual.finetune.updates
+        assert 0 == usual.pretrain.steps < scratch.pretrain.steps
+    assert parse(["demo", "--from-scratch", "--finetune.updates", "7"]).config.finetune.updates == 7
+    other = parse(["demo", "--from-scratch", "--task", "reviews"]).config
+    assert other == parse(["demo", "--task", "reviews"]).config
