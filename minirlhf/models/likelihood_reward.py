@@ -34,6 +34,13 @@ class LikelihoodReward(RewardModel):
         super().__init__(config)
         self.likelihood_weight = nn.Parameter(torch.tensor([FIRST_WEIGHT]))  # w
 
+    def logits(self, rows: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Raises ValueError: what a row scores depends on where its prompt ends."""
+        raise ValueError(
+            "logits: expected to know where the prompts end; use text_logits, prefix_logits or "
+            "prefix_scores"
+        )
+
     def text_logits(
         self, rows: Tensor, lengths: Tensor, prompt_lengths: Tensor | None = None
     ) -> Tensor:

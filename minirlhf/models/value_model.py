@@ -38,8 +38,8 @@ class ValueModel(nn.Module):
 
         The reward model's score of a prefix is a good first guess of what its text will get. Values
         may be negative, so the sigmoid is replaced by its linearization at 0: 1/2 + logit / 4. Of
-        an ensemble the first member is copied. Raises ValueError for an encoder: it sees the
-        tokens to come.
+        an ensemble the first member is copied; the likelihood that a LikelihoodReward adds is left
+        out. Raises ValueError for an encoder: it sees the tokens to come.
         """
         first = reward_model.members[0]
         if not isinstance(first, RewardModel):

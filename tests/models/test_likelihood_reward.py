@@ -89,3 +89,10 @@ def test_refused_settings():
         RewardConfig(likelihood=True, body="encoder")
     with pytest.raises(SettingError, match=r"without --model.tie"):
         Config(reward=RewardConfig(likelihood=True), model=ModelConfig(tie_embeddings=False))
+
+
+def test_scores_that_would_lack_the_likelihood_are_refused(models):
+    model, _, _ = models
+    for score in (model, model.logits):
+        with pytest.raises(ValueError, match="logits: expected to know where the prompts end"):
+            score(ROWS)
