@@ -596,7 +596,7 @@ def preset(size: str, task: str, scratch: bool = False) -> Config:
             batch_size=256,
             max_new_tokens=48,
             rounds=1,
-            pretraining_weight=0.3,
+            pretraining_weight=0.6,
         ),
         # Three splits and up to three models are judged.
         evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 256)),
