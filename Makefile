@@ -7,8 +7,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One worker more than cores: some tests wait for a process that they have started.
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(8, (os.cpu_count() or 1) + 1))")
 
 .PHONY: demo test format lint notebooks notebooks-save clean
 
@@ -16,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m minirlhf demo --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
