@@ -143,8 +143,8 @@ def defaults(arguments: list[str]) -> dict[str, object]:
             pass  # the command itself reports what is wrong with the run
     size, task = given(arguments, "--size", size), given(arguments, "--task", task)
     size = size if size in SIZES else "small"  # tyro rejects an unknown size
-    scratch = any(word.replace("_", "-") == "--from-scratch" for word in arguments)
-    config = preset(size, task, scratch)
+    from_scratch = any(word.replace("_", "-") == "--from-scratch" for word in arguments)
+    config = preset(size, task, from_scratch)
     if "--resume" in arguments:
         config = interrupted_config(arguments) or config
     found: dict[str, object] = {
