@@ -35,7 +35,11 @@ from minirlhf.runs.folder import Run
 from minirlhf.system.seeds import step_generator
 from minirlhf.tasks.task import Task
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.training.algorithms.advantages import column_mean, scores_before
+from minirlhf.training.algorithms.advantages import (
+    corrected_scores_before,
+    group_advantages,
+    scores_before,
+)
 from minirlhf.training.algorithms.policy_gradient import policy_gradient_loss
 from minirlhf.training.prompts import draw_topics
 from minirlhf.training.rollout import Models, Rollout, collect
@@ -46,17 +50,14 @@ STEP_NATS = 0.05
 LIKELIHOOD_WEIGHT = 4.0  # logits per nat per token, as the reward model's
 
 
-def in_groups(reward: Tensor, rollout: Rollout) -> Tensor:
-    """RLOO's weight of each token, (batch, time)."""
-    weights = equations.leave_one_out_advantage(reward.view(PROMPTS, SAMPLES)).flatten()
-    return weights[:, None].expand_as(rollout.mask)
+def in_groups(rollout: Rollout) -> Tensor:
+    """RLOO's weight of each token (batch, time), without the cost of the KL."""
+    return group_advantages(rollout, equations.leave_one_out_advantage, SAMPLES, 0.0)
 
 
-def with_value(rollout: Rollout, corrected: bool, gae_lambda: float = 1.0) -> Tensor:
+def with_value(rollout: Rollout, values: Tensor, gae_lambda: float = 1.0) -> Tensor:
     """PPO's whitened advantages (batch, time), without the cost of the KL (0 at the reference)."""
-    values, mask = scores_before(rollout), rollout.mask
-    if corrected:
-        values = values + column_mean(rollout.reward[:, None] - values, mask)
+    mask = rollout.mask
     rewards = equations.kl_penalized_rewards(rollout.reward, torch.zeros_like(values), mask, 0.0)
     advantages = equations.generalized_advantage(rewards, values, mask, 1.0, gae_lambda)
     return equations.whiten(advantages, mask)
@@ -76,13 +77,14 @@ def scored_by_likelihood(rollout: Rollout) -> Rollout:
 
 def weights_of(rollout: Rollout, judged: Tensor) -> dict[str, Tensor]:
     """The weight of each token (batch, time), by way. `judged` (batch,): the judge's scores."""
+    corrected, likely = corrected_scores_before(rollout), scored_by_likelihood(rollout)
     return {
-        "judge": in_groups(judged, rollout),
-        "rloo": in_groups(rollout.reward, rollout),
-        "prefix score": with_value(rollout, corrected=False),
-        "corrected": with_value(rollout, corrected=True),
-        "lambda .95": with_value(rollout, corrected=True, gae_lambda=0.95),
-        "likelihood": with_value(scored_by_likelihood(rollout), corrected=True),
+        "judge": in_groups(dataclasses.replace(rollout, reward=judged)),
+        "rloo": in_groups(rollout),
+        "prefix score": with_value(rollout, scores_before(rollout)),
+        "corrected": with_value(rollout, corrected),
+        "lambda .95": with_value(rollout, corrected, gae_lambda=0.95),
+        "likelihood": with_value(likely, corrected_scores_before(likely)),
     }
 
 

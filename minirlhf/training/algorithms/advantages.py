@@ -63,6 +63,15 @@ def scores_before(rollout: Rollout) -> Tensor:
     return torch.cat([rollout.initial_reward[:, None], rollout.prefix_rewards[:, :-1]], dim=1)
 
 
+def corrected_scores_before(rollout: Rollout) -> Tensor:
+    """`scores_before` (batch, time) plus their mean error at each t.
+
+    The score of a beginning need not be what the whole text is worth on average.
+    """
+    before = scores_before(rollout)
+    return before + column_mean(rollout.reward[:, None] - before, rollout.mask)
+
+
 def advantages(rollout: Rollout, settings: CreditConfig, kl_weight: float) -> Tensor:
     """The weight of each token (batch, time): credit minus the cost of the KL, minus a baseline.
 

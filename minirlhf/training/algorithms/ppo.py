@@ -23,7 +23,7 @@ from minirlhf.models.value_model import ValueModel
 from minirlhf.system import distributed
 from minirlhf.system.devices import autocast
 from minirlhf.system.seeds import step_generator
-from minirlhf.training.algorithms.advantages import column_mean, scores_before
+from minirlhf.training.algorithms.advantages import corrected_scores_before
 from minirlhf.training.algorithms.kl_weight import KLWeight
 from minirlhf.training.algorithms.pretraining_mix import make_mix
 from minirlhf.training.batches import Corpus
@@ -137,10 +137,7 @@ class PPO:
     def values(self, rollout: Rollout) -> Tensor:
         """V(s_t) before the update, (batch, time)."""
         if self.value is None:
-            before = scores_before(rollout)  # r_(t-1)
-            # The score of a beginning need not be what the whole text is worth on average: for
-            # each t it is corrected by its mean error.
-            return before + column_mean(rollout.reward[:, None] - before, rollout.mask)
+            return corrected_scores_before(rollout)
         part, _ = own_share(rollout, rollout.mask)
         body = self.policy.body if self.value.body is None else self.value.body
         with torch.no_grad(), autocast(rollout.mask.device):
