@@ -307,5 +307,5 @@ def test_from_scratch_has_settings_of_its_own_which_can_be_overridden():
         assert scratch.finetune.updates > usual.finetune.updates
         assert 0 == usual.pretrain.steps < scratch.pretrain.steps
     assert parse(["demo", "--from-scratch", "--finetune.updates", "7"]).config.finetune.updates == 7
-    other = parse(["demo", "--from-scratch", "--task", "reviews"]).config
-    assert other == parse(["demo", "--task", "reviews"]).config
+    for words in (["--task", "reviews"], ["--feedback", "mine.jsonl"]):  # not for other texts
+        assert parse(["demo", "--from-scratch", *words]).config == parse(["demo", *words]).config
