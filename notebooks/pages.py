@@ -27,10 +27,12 @@ TEMPLATE = """
 {%- endif -%}
 {% endblock output_group %}
 """
-# Source shown by show_source is code: nbconvert would set it in proportional letters.
+# Source shown by show_source is code: nbconvert would set it in proportional letters. And it would
+# break a long line of output within a word.
 STYLE = """<style>
 details.folded-output > summary { cursor: pointer; margin: 0.4em 0 0.4em 4.5em; }
 .jp-RenderedMarkdown pre, .jp-RenderedMarkdown pre code { font-family: monospace !important; }
+.jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere; }
 </style>
 """
 
