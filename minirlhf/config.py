@@ -597,6 +597,8 @@ def preset(size: str, task: str, scratch: bool = False) -> Config:
             max_new_tokens=48,
             rounds=1,
             pretraining_weight=0.6,
+            # A question leaves little choice: answers start at .25 nats per token.
+            warn=dataclasses.replace(config.finetune.warn, entropy_floor=0.1),
         ),
         # Three splits and up to three models are judged.
         evaluate=EvaluateConfig(samples=min(config.evaluate.samples, 256)),

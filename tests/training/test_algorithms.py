@@ -25,6 +25,7 @@ from minirlhf.config import (
     ReinforceConfig,
     TRPOConfig,
     WarnConfig,
+    preset,
 )
 from minirlhf.config_file import from_json, to_json
 from minirlhf.evaluation.judge import best_of_n
@@ -43,7 +44,7 @@ from minirlhf.training.algorithms.advantages import advantages
 from minirlhf.training.algorithms.make import make_algorithm
 from minirlhf.training.algorithms.ppo import PPO, text_values
 from minirlhf.training.algorithms.trpo import conjugate_gradient, fisher_product, flat, trpo
-from minirlhf.training.diagnostics import diagnose
+from minirlhf.training.diagnostics import diagnose, low_entropy
 from minirlhf.training.optimizers import adamw, gradient_step
 from minirlhf.training.rollout import Models, Rollout, collect
 
@@ -836,6 +837,13 @@ def test_reward_up_and_judge_down_is_noticed_after_a_good_start():
     assert given == {40: {"hacking"}}
     told = rows[39]["warnings"]["hacking"]
     assert "since update 20 the reward rose" in told and "--finetune.kl-weight" in told
+
+
+def test_short_answers_to_many_questions_are_no_collapse():
+    """Policies of the task assistant end at .14 nats per token, and nearly all answers differ."""
+    row = {"entropy_nats_per_token": 0.14}
+    assert low_entropy(row, preset("small", "openings").finetune) is not None
+    assert low_entropy(row, preset("small", "assistant").finetune) is None
 
 
 def test_the_loop_warns_once_on_standard_error_and_in_the_log(
