@@ -7,7 +7,7 @@ Of the four answers to each prompt two are by the model that feedback tunes (aft
 fine-tuning, SFT), one is by the pretrained base, and one is "misplaced": a sample of the SFT model
 for another prompt. Four samples of the SFT model are mostly ties, so they teach little; and a
 reward model that never saw an answer to another question gives it a high score. Fine-tuned on such
-a reward, the policy ended up with one sentence that answers every question.
+a reward, the policy gives many questions the same answer, or the same beginning of one.
 """
 
 from __future__ import annotations
