@@ -591,7 +591,7 @@ def preset(size: str, task: str, scratch: bool = False) -> Config:
                 gae_lambda=1.0,
             ),
             dpo=dataclasses.replace(config.finetune.dpo, learning_rate=2e-4),
-            learning_rate=1e-3,
+            learning_rate=4e-4,
             kl_weight=0.01,
             batch_size=256,
             max_new_tokens=48,
