@@ -393,16 +393,12 @@ def plot(results: dict, path: Path) -> None:
             fontsize=8,
             color=COLOURS["best of n"],
         )
-    for axis, panel, title in zip(
-        over_steps,
-        (SWEPT[:2], SWEPT[2:]),
-        (
-            "Judge after the run (dashed: held-out topics)",
-            "Distinct texts after the run, training topics",
-        ),
-        strict=True,
-    ):
-        for (_, split, key), line in zip(panel, ("-", "--"), strict=True):
+    panels = (
+        (SWEPT[:2], "Judge after the run (dashed: held-out topics)"),
+        (SWEPT[2:], "Distinct texts after the run, training topics"),
+    )
+    for axis, (panel, title) in zip(over_steps, panels[: len(over_steps)], strict=True):
+        for (_, split, key), line in zip(panel, ("-", "--")[: len(panel)], strict=True):
             for name in ALGORITHMS:
                 each = [[run[split][key] for run in sweep[name, factor]] for factor in FACTORS]
                 axis.plot(
