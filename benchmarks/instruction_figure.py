@@ -120,21 +120,16 @@ def plot_families(families: list[dict], path: Path) -> None:
     for number, (is_tuned, key) in enumerate(bars):
         label = "tuned on other families" if is_tuned else "base"
         label += "" if key == "train" else f", {key.split()[0]} example{'s' * (key[0] != '1')}"
-        for place, family in enumerate(names):
-            rows = [
-                row
-                for row in families
-                if row["family"] == family and row["tuned"] == is_tuned and key in row
-            ]
-            if rows:
-                axes.bar(
-                    place + (number - len(bars) / 2 + 0.5) * width,
-                    over_seeds(rows, key)["mean"],
-                    width,
-                    color=COLOURS[1] if is_tuned else "gray",
-                    alpha=(0.45, 0.7, 1)[keys.index(key)],
-                    label=label if place == 0 else None,
-                )
+        measured = [row for row in families if row["tuned"] == is_tuned and key in row]
+        for name in dict.fromkeys(row["family"] for row in measured):
+            axes.bar(
+                names.index(name) + (number - len(bars) / 2 + 0.5) * width,
+                over_seeds([row for row in measured if row["family"] == name], key)["mean"],
+                width,
+                color=COLOURS[1] if is_tuned else "gray",
+                alpha=(0.45, 0.7, 1)[keys.index(key)],
+                label=label if name == measured[0]["family"] else None,
+            )
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="judge (0 to 1)", ylim=(0, 1), title="Families never tuned on, training topics")
     axes.legend(fontsize="small", ncols=2)
