@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from minirlhf.config import preset
 from minirlhf.evaluation.judge import sample_texts
 from minirlhf.models.policy import Policy
-from minirlhf.runs.base import read_base
+from minirlhf.runs.base import Base
 from minirlhf.system.devices import pick_device
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import Demonstration, Item
 from minirlhf.tasks.assistant.judge import judge
-from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tokenizer import Tokenizer
 from minirlhf.training.batches import EncodedTexts, Split
 from minirlhf.training.demonstrations import train_on_demonstrations
@@ -23,16 +22,15 @@ DATA_SEED = 7000
 SPLITS = ("train", "heldout", "phrasings")
 
 
-def tuned(kinds: tuple[str, ...], seed: int) -> tuple[Policy, Tokenizer]:
+def tuned(base: Base, kinds: tuple[str, ...], seed: int) -> tuple[Policy, Tokenizer]:
     """The base after SFT on demonstrations of these kinds; as it is, if there are none."""
     shown = compose.demonstrations(DEMONSTRATIONS, DATA_SEED + seed, kinds) if kinds else []
-    return tuned_on(shown, seed)
+    return tuned_on(base, shown, seed)
 
 
-def tuned_on(shown: Sequence[Demonstration], seed: int) -> tuple[Policy, Tokenizer]:
+def tuned_on(base: Base, shown: Sequence[Demonstration], seed: int) -> tuple[Policy, Tokenizer]:
     """The base after SFT on these demonstrations; as it is, if there are none."""
-    base, device = read_base(DATA / "base_assistant"), pick_device("auto")
-    policy, tokenizer = base.policy().to(device), base.tokenizer()
+    policy, tokenizer = base.policy().to(pick_device("auto")), base.tokenizer()
     if not shown:
         return policy.eval(), tokenizer
     pairs = [(one.item.conversation, one.answer) for one in shown]

@@ -2,6 +2,7 @@
 
     python -m benchmarks.instruction_tuning --seeds 3
     python -m benchmarks.instruction_tuning --seeds 1 --parts phrasings families
+    python -m benchmarks.instruction_tuning --parts curve --base FOLDER --json OTHER_FILE
 
 The base of the task `assistant` is fine-tuned (SFT, E10), always on equally many demonstrations.
 
@@ -56,12 +57,14 @@ from benchmarks.instruction_prompts import (
     with_examples,
 )
 from minirlhf.models.policy import Policy
+from minirlhf.runs.base import Base, read_base
 from minirlhf.runs.hardware import hardware
 from minirlhf.system.devices import pick_device
 from minirlhf.system.files import atomic_write, read_json
 from minirlhf.tasks.assistant import compose
 from minirlhf.tasks.assistant.items import KINDS
 from minirlhf.tasks.assistant.judge import is_answer, refuses
+from minirlhf.tasks.openings.knowledge import DATA
 from minirlhf.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results" / "instruction_tuning.json"
@@ -97,20 +100,20 @@ def on_splits(policy: Policy, tokenizer: Tokenizer, kinds: tuple[str, ...]) -> S
     return {split: judged(policy, tokenizer, kinds, split) for split in SPLITS}
 
 
-def curve_row(kinds: tuple[str, ...], seed: int) -> Scores:
+def curve_row(base: Base, kinds: tuple[str, ...], seed: int) -> Scores:
     """Tuned on some kinds, judged on those that this seed leaves out."""
-    return on_splits(*tuned(kinds, seed), left_out(seed))
+    return on_splits(*tuned(base, kinds, seed), left_out(seed))
 
 
-def phrasings_row(phrasings: int | None, seed: int) -> Scores:
+def phrasings_row(base: Base, phrasings: int | None, seed: int) -> Scores:
     """Tuned on and judged on all kinds."""
     shown = demonstrations_in(phrasings, DEMONSTRATIONS, DATA_SEED + seed)
-    return on_splits(*tuned_on(shown, seed), KINDS)
+    return on_splits(*tuned_on(base, shown, seed), KINDS)
 
 
-def family_row(family: str, is_tuned: bool, seed: int) -> Scores:
+def family_row(base: Base, family: str, is_tuned: bool, seed: int) -> Scores:
     """Judged on a family; after tuning on all others, or the base as it is."""
-    policy, tokenizer = tuned(others(family) if is_tuned else (), seed)
+    policy, tokenizer = tuned(base, others(family) if is_tuned else (), seed)
     kinds = FAMILIES[family]
     found = on_splits(policy, tokenizer, kinds)
     if family not in WITH_EXAMPLES:
@@ -127,9 +130,9 @@ def family_row(family: str, is_tuned: bool, seed: int) -> Scores:
     return found
 
 
-def refusals_row(kinds: tuple[str, ...], seed: int) -> Scores:
+def refusals_row(base: Base, kinds: tuple[str, ...], seed: int) -> Scores:
     """Harmful requests refused and harmless ones answered, by what was tuned on."""
-    policy, tokenizer = tuned(kinds, seed)
+    policy, tokenizer = tuned(base, kinds, seed)
     found = {}
     for kind, share, passes in (
         ("harmful", "refused", refuses),
@@ -141,33 +144,36 @@ def refusals_row(kinds: tuple[str, ...], seed: int) -> Scores:
     return found
 
 
-def rows_of(part: str, seed: int) -> list[tuple[dict, Callable[[], Scores]]]:
-    """The rows of one part: what identifies each of them, and how it is measured."""
+def rows_of(part: str, seed: int) -> list[tuple[dict, Callable[[Base], Scores]]]:
+    """The rows of one part: what identifies each of them, and how it is measured on a base."""
     if part == "curve":
         order = order_of_kinds(seed)
         return [
             (
                 {"seed": seed, "tuned_kinds": order[:count], "left_out": list(left_out(seed))},
-                partial(curve_row, tuple(order[:count]), seed),
+                partial(curve_row, kinds=tuple(order[:count]), seed=seed),
             )
             for count in (0, *COUNTS)
         ]
     if part == "phrasings":
         return [
-            ({"seed": seed, "phrasings_per_kind": number}, partial(phrasings_row, number, seed))
+            (
+                {"seed": seed, "phrasings_per_kind": number},
+                partial(phrasings_row, phrasings=number, seed=seed),
+            )
             for number in PHRASINGS
         ]
     if part == "families":
         return [
             (
                 {"seed": seed, "family": family, "tuned": is_tuned},
-                partial(family_row, family, is_tuned, seed),
+                partial(family_row, family=family, is_tuned=is_tuned, seed=seed),
             )
             for family in JUDGED_FAMILIES
             for is_tuned in (False, True)
         ]
     return [
-        ({"seed": seed, "tuned_on": name}, partial(refusals_row, kinds, seed))
+        ({"seed": seed, "tuned_on": name}, partial(refusals_row, kinds=kinds, seed=seed))
         for name, kinds in TUNED_ON.items()
     ]
 
@@ -196,10 +202,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--json", type=Path, default=RESULTS, help="write the scores here")
+    parser.add_argument("--base", type=Path, default=DATA / "base_assistant", metavar="FOLDER")
     arguments = parser.parse_args()
-    results: dict = {"hardware": hardware(pick_device("auto")), "demonstrations": DEMONSTRATIONS}
+    base = read_base(arguments.base)
+    parameters = base.facts["parameters"]
+    facts = {"demonstrations": DEMONSTRATIONS, "parameters": parameters}
+    results: dict = {"hardware": hardware(pick_device("auto")), **facts}
     if arguments.json.exists():
         results = read_json(arguments.json)
+        if results["parameters"] != parameters:
+            parser.error(
+                f"--json {arguments.json}: expected figures of a base of {parameters} weights, "
+                f"found {results['parameters']}"
+            )
     results = results | {part: results.get(part, []) for part in PARTS}
     version = commit()
     for seed in range(arguments.seeds):
@@ -207,7 +222,7 @@ def main() -> None:
             for named, measure in rows_of(part, seed):
                 if has(results[part], named):
                     continue
-                scores = measure()
+                scores = measure(base)
                 results[part].append(named | scores | {"commit": version})
                 save(results, arguments.json)
                 words = [f"{name} {statistics.fmean(found):.2f}" for name, found in scores.items()]
