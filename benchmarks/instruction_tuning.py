@@ -206,14 +206,17 @@ def main() -> None:
     arguments = parser.parse_args()
     base = read_base(arguments.base)
     parameters = base.facts["parameters"]
-    facts = {"demonstrations": DEMONSTRATIONS, "parameters": parameters}
-    results: dict = {"hardware": hardware(pick_device("auto")), **facts}
+    results: dict = {
+        "hardware": hardware(pick_device("auto")),
+        "demonstrations": DEMONSTRATIONS,
+        "parameters": parameters,
+    }
     if arguments.json.exists():
         results = read_json(arguments.json)
-        if results["parameters"] != parameters:
+        if results.get("parameters") != parameters:
             parser.error(
                 f"--json {arguments.json}: expected figures of a base of {parameters} weights, "
-                f"found {results['parameters']}"
+                f"found {results.get('parameters', 'none named')}"
             )
     results = results | {part: results.get(part, []) for part in PARTS}
     version = commit()
