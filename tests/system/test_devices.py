@@ -18,7 +18,7 @@ def test_a_device_of_no_known_name_is_refused_in_one_line():
 
 @pytest.mark.parametrize(
     "given, found",
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
 )
 def test_waiting_threads_sleep_soon_unless_told_otherwise(given, found):
     environment = {
