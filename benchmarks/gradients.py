@@ -45,6 +45,7 @@ from minirlhf.training.prompts import draw_topics
 from minirlhf.training.rollout import Models, Rollout, collect
 
 PROMPTS, SAMPLES = 64, 4  # of a batch
+NEW_TOKENS = 48  # of an answer at most
 BATCHES, MEANS_OF = 14, (1, 4, 10)
 STEP_NATS = 0.05
 LIKELIHOOD_WEIGHT = 4.0  # logits per nat per token, as the reward model's
@@ -161,14 +162,14 @@ def main() -> None:
         prompts = [prompt for prompt in drawn for _ in range(SAMPLES)]
         tokens = [models.prompt(prompt) for prompt in prompts]
         generator = step_generator(arguments.seed, "rollout", number)
-        rollout = collect(models, tokens, 48, generator)
+        rollout = collect(models, tokens, NEW_TOKENS, generator)
         judged = torch.tensor(list(map(task.judge, prompts, rollout.texts)))
         for way, weights in weights_of(rollout, judged).items():
             found = gradient(models.policy, rollout, weights)
             gradients.setdefault(way, []).append(found)
         rollouts.append(rollout)
     of_judge = torch.stack(gradients["judge"])
-    print(f"{'':14s}{'cosine':>8s}" + "".join(f"{f'{size} batches':>18s}" for size in MEANS_OF))
+    print(f"{'':14s}{'cosine':>8s}" + "".join(f"{f'mean of {size}':>18s}" for size in MEANS_OF))
     for way, each in gradients.items():
         of_way = torch.stack(each)
         row = f"{way:14s}{mean_cosine(of_way):8.3f}"

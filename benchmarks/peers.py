@@ -45,6 +45,8 @@ def gpt2(shape, context: int) -> GPT2LMHeadModel:
             resid_pdrop=0,
             embd_pdrop=0,
             attn_pdrop=0,
+            # The same function as GPT-2's "gelu_new" in one kernel, as ours has it.
+            activation_function="gelu_pytorch_tanh",
             bos_token_id=None,
             eos_token_id=None,
             attn_implementation="sdpa",

@@ -75,10 +75,16 @@ def lines_of(rows: Rows, kinds: str) -> dict[str, dict[int, dict]]:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """The judge against the number of vectors: two panels per kinds, a line per start."""
+    """The judge against the number of vectors: two panels per kinds, a line per start.
+
+    Kinds with one row have no line, and so no panels.
+    """
     from matplotlib.figure import Figure
 
-    drawn = [kinds for kinds in ("all", "translation", "french") if lines_of(rows, kinds)]
+    def points(kinds: str) -> int:
+        return sum(map(len, lines_of(rows, kinds).values()))
+
+    drawn = [kinds for kinds in ("all", "translation", "french") if points(kinds) > 1]
     if not drawn:
         return
     figure = Figure(figsize=(9, 3.4 * len(drawn)), layout="constrained")

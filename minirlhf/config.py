@@ -544,13 +544,17 @@ SIZES = {
 """The presets of `--size`; each setting can still be given on its own."""
 
 
-def preset(size: str, task: str, scratch: bool = False) -> Config:
+def preset(size: str, task: str, scratch: bool = False, own_texts: bool = False) -> Config:
     """The settings of a run of `task` unless others are given. Raises KeyError for no such size.
 
     `scratch`: the run pretrains its model instead of starting from the shipped one.
+    `own_texts`: the user's scored texts take the place of the task's.
     """
     config = SIZES[size]
-    if task == "openings" and size == "small" and scratch:
+    if scratch and config.pretrain.steps == 0:
+        pretrain = dataclasses.replace(config.pretrain, steps=PretrainConfig.steps)
+        config = dataclasses.replace(config, pretrain=pretrain)
+    if task == "openings" and size == "small" and scratch and not own_texts:
         # A base that was pretrained for minutes still has much to gain from feedback.
         return dataclasses.replace(
             config,

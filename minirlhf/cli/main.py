@@ -143,9 +143,11 @@ def defaults(arguments: list[str]) -> dict[str, object]:
             pass  # the command itself reports what is wrong with the run
     size, task = given(arguments, "--size", size), given(arguments, "--task", task)
     size = size if size in SIZES else "small"  # tyro rejects an unknown size
-    from_scratch = any(word.replace("_", "-") == "--from-scratch" for word in arguments)
-    own_texts = bool(given(arguments, "--feedback", ""))  # the preset is for the task's texts
-    config = preset(size, task, from_scratch and not own_texts)
+    # Both ways to say it.
+    from_scratch = given(arguments, "--pretrain.start", "") == "scratch" or any(
+        word.replace("_", "-") == "--from-scratch" for word in arguments
+    )
+    config = preset(size, task, from_scratch, own_texts=bool(given(arguments, "--feedback", "")))
     if "--resume" in arguments:
         config = interrupted_config(arguments) or config
     found: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from tiny_command import tiny_options
 from warm_process import Command
 
 from minirlhf.cli.main import main, parse, spelled_out
+from minirlhf.config import PretrainConfig
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -302,10 +304,15 @@ def test_kill_9_leaves_a_run_that_resumes(tmp_path):
 
 def test_from_scratch_has_settings_of_its_own_which_can_be_overridden():
     usual = parse(["demo"]).config
-    for words in (["--from-scratch"], ["--from_scratch"]):
+    for words in (["--from-scratch"], ["--from_scratch"], ["--pretrain.start", "scratch"]):
         scratch = parse(["demo", *words]).config
         assert scratch.finetune.updates > usual.finetune.updates
         assert 0 == usual.pretrain.steps < scratch.pretrain.steps
     assert parse(["demo", "--from-scratch", "--finetune.updates", "7"]).config.finetune.updates == 7
     for words in (["--task", "reviews"], ["--feedback", "mine.jsonl"]):  # not for other texts
-        assert parse(["demo", "--from-scratch", *words]).config == parse(["demo", *words]).config
+        scratch, usual = (
+            parse(["demo", "--from-scratch", *words]).config,
+            parse(["demo", *words]).config,
+        )
+        assert scratch.finetune == usual.finetune
+        assert scratch.pretrain == dataclasses.replace(usual.pretrain, steps=PretrainConfig().steps)
