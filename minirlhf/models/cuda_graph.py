@@ -78,7 +78,8 @@ class DecodeGraph:
         self.cache.valid.fill_(True)
         # Every column takes part in the products, unwritten ones with weight 0. They must not hold
         # NaN.
-        self.cache.columns.zero_()
+        self.cache.keys.zero_()
+        self.cache.values.zero_()
         self.hidden.copy_(self.model.body(padded, valid, self.cache)[:, -1])
 
         self.padding.zero_()
@@ -99,7 +100,7 @@ class DecodeGraph:
 
         # The real columns of a row up to the new one, (batch, columns).
         seen = self.cache.valid & (self.all_columns <= self.column)
-        mask = torch.zeros_like(seen, dtype=self.cache.columns.dtype).masked_fill(~seen, -torch.inf)
+        mask = torch.zeros_like(seen, dtype=self.cache.keys.dtype).masked_fill(~seen, -torch.inf)
         hidden = self.model.body.layers(
             tokens[:, None], self.column - self.padding, mask[:, None, None], self.cache
         )  # (batch, 1, width)

@@ -62,8 +62,7 @@ def check_count(what: str, value: object, at_least: int = 1) -> None:
 class KeyValueCache:
     """Keys and values of the columns seen so far, allocated once.
 
-    `columns` (layers, 2, batch, heads, max_time, head_width) holds keys at 0 and values at 1; the
-    first `length` of max_time are filled.
+    Both are (layers, batch, heads, max_time, head_width); the first `length` columns are filled.
     Prompts of unequal length are padded on the left, so that all rows of a batch write the same
     column at each step; `valid` (batch, max_time) is False on that padding.
 
@@ -83,9 +82,10 @@ class KeyValueCache:
         device: torch.device,
         dtype: torch.dtype,
     ):
-        shape = (config.layers, 2, batch, config.heads, max_time, config.width // config.heads)
+        shape = (config.layers, batch, config.heads, max_time, config.width // config.heads)
         # Uninitialised memory will do: no column is read before it is written.
-        self.columns = torch.empty(shape, device=device, dtype=dtype)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
         self.valid = torch.ones(batch, max_time, device=device, dtype=torch.bool)
         self.padding: Tensor | None = None
         self.bias: Tensor | None = None
@@ -96,28 +96,32 @@ class KeyValueCache:
         """Say which of the next columns are real: valid (batch, time)."""
         self.valid[:, self.length : self.length + valid.shape[1]] = valid
         self.padding = (~self.valid).sum(1, keepdim=True)
-        bias = torch.zeros_like(self.valid, dtype=self.columns.dtype)  # (batch, max_time)
+        bias = torch.zeros_like(self.valid, dtype=self.keys.dtype)  # (batch, max_time)
         self.bias = bias.masked_fill(~self.valid, -torch.inf)[:, None, None]
 
-    def append(self, layer: int, new: Tensor) -> Tensor:
-        """Write a layer's new keys and values; return all of its keys and values so far.
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's new columns; return its keys, values (batch, heads, length, head_width).
 
-        Both are (2, batch, heads, time, head_width), of which time is the new columns, then all.
         With `column`, all max_time columns are returned: a recorded step must not have shapes that
         depend on how many columns are filled.
         """
-        columns = self.columns[layer]
         if self.column is not None:
-            return columns.index_copy_(3, self.column, new)
-        columns.narrow(3, self.length, new.shape[3]).copy_(new)
-        return columns.narrow(3, 0, self.length + new.shape[3])
+            self.keys[layer].index_copy_(2, self.column, key)
+            self.values[layer].index_copy_(2, self.column, value)
+            return self.keys[layer], self.values[layer]
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keep only `rows` (indices): texts that have ended stop costing time."""
-        filled = self.columns[:, :, :, :, : self.length]
         # Indexing copies, so what is kept is safe before it is written over the old rows.
-        filled[:, :, : len(rows)] = filled[:, :, rows]
-        self.columns = self.columns[:, :, : len(rows)]
+        keys = self.keys[:, rows, :, : self.length]
+        values = self.values[:, rows, :, : self.length]
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
+        self.keys[:, :, :, : self.length] = keys
+        self.values[:, :, :, : self.length] = values
         self.valid = self.valid[rows]
         if self.padding is not None and self.bias is not None:
             self.padding, self.bias = self.padding[rows], self.bias[rows]
@@ -172,8 +176,9 @@ class Block(nn.Module):
         batch, time, width = x.shape
         qkv = self.query_key_value(self.attention_norm(x))  # (batch, time, 3 * width)
         qkv = qkv.view(batch, time, 3, self.heads, width // self.heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, batch, heads, time, head_width)
-        q, k, v = qkv if cache is None else (qkv[0], *cache.append(layer, qkv[1:]))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, head_width)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
         # A single new token may attend to everything in the cache, so it needs no causal mask.
         is_causal = self.causal and mask is None and time > 1
         attended = attention(q, k, v, mask, is_causal)  # (batch, heads, time, head_width)

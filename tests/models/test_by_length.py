@@ -54,6 +54,19 @@ def test_padded_columns_are_left_out():
     assert (hidden[lengths.argmin(), 40:] == 0).all()
 
 
+def test_rows_that_fill_all_columns_are_one_pass():
+    torch.manual_seed(0)
+    body = Policy(CONFIG).body
+    rows = batch_of(4 * GROUP)[0]
+    passes = []
+    handle = body.final_norm.register_forward_hook(lambda m, i, out: passes.append(len(out)))
+    # The last columns of a row need not be full: they are rounded up.
+    hidden = body.by_length(rows, torch.full((4 * GROUP,), 58))
+    handle.remove()
+    assert passes == [4 * GROUP]
+    torch.testing.assert_close(hidden, body(rows), rtol=0, atol=0)
+
+
 def test_policy_and_reward_model_use_it_without_another_result():
     torch.manual_seed(0)
     policy = Policy(CONFIG)
