@@ -550,11 +550,11 @@ class Given:
         return sum(parameter.square().sum() for parameter in member.parameters())
 
     def heldout(self, predicted):
-        self.weights.append(float(self.model.score.weight.sum()))
+        self.weights.append(float(self.model.score.weight.sum().detach()))
         return {"heldout_mse": next(self.losses), "heldout_pearson": 0.0}
 
     def finish(self, member):
-        self.finished.append(float(member.score.weight.sum()))
+        self.finished.append(float(member.score.weight.sum().detach()))
 
 
 def fit(models, monkeypatch, heldout, **settings):
