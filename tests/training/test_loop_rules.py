@@ -586,7 +586,7 @@ def test_a_fit_stops_when_nothing_gets_better_and_keeps_the_best(models, monkeyp
     assert given.drawn == [(9, "fit", step) for step in range(8)]
     assert given.rates == pytest.approx([linear_schedule(step, 20, 2) for step in range(8)])
     # The weights of step 4, and not of the last one; the objective finishes those.
-    kept = float(models.reward_model.score.weight.sum())
+    kept = float(models.reward_model.score.weight.sum().detach())
     assert kept == given.weights[1] and given.finished == [kept] and len(set(given.weights)) == 4
     # What is saved knows of the best weights and of the row.
     assert saved == [(2, 0.5, 1), (4, 0.4, 2), (6, 0.4, 3), (8, 0.4, 4)]
