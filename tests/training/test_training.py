@@ -101,7 +101,7 @@ def test_language_model_loss_equals_loop_over_texts(tokenizer, policy):
             total -= float(log_probs[len(row) - len(ids) + t - 1, token].detach())
             count += 1
     loss = language_model_loss(policy, texts.batch(torch.arange(4), CPU))
-    assert abs(float(loss) - total / count) < 1e-5  # the loss is taken in float32
+    assert abs(float(loss.detach()) - total / count) < 1e-5  # the loss is taken in float32
 
 
 def test_reward_loss_targets(tokenizer, policy):
