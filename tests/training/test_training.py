@@ -104,6 +104,7 @@ def test_language_model_loss_equals_loop_over_texts(tokenizer, policy):
     assert abs(float(loss.detach()) - total / count) < 1e-5  # the loss is taken in float32
 
 
+@torch.no_grad()
 def test_reward_loss_targets(tokenizer, policy):
     model = RewardModel.from_policy(policy).double()
     torch.nn.init.normal_(model.score.weight)
