@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.step import take_turns
+from minirlhf import equations
 from minirlhf.models.policy import Policy
 from minirlhf.models.transformer import TransformerConfig
 from minirlhf.system import distributed
@@ -69,7 +71,7 @@ class Loss(nn.Module):
         mask = torch.ones_like(tokens, dtype=torch.bool)
         with autocast(tokens.device):
             log_probs = self.policy.text_log_probs(texts.rows, texts.prompt_lengths, tokens, mask)
-        return -(texts.weights * log_probs).sum(1).mean()
+        return equations.per_token_reinforce_loss(log_probs, texts.weights, mask)
 
 
 class Learner:
@@ -136,6 +138,11 @@ def main() -> None:
         parser.error(
             "expected several processes: torchrun --nproc-per-node 2 -m benchmarks.engines"
         )
+    if arguments.texts % distributed.world_size():
+        parser.error(
+            f"--texts: expected a multiple of {distributed.world_size()} processes, "
+            f"found {arguments.texts}"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     torch.manual_seed(0)
@@ -146,24 +153,23 @@ def main() -> None:
     texts = random_texts(arguments, device)
     learners = [Learner(engine, policy) for engine in ENGINES]
     Loss(policy)(texts).backward()  # one process with all texts
-    errors = []
+    share, errors = texts.share(), []
     for learner in learners:
-        learner.gradient(texts.share())
+        learner.gradient(share)
         errors.append(learner.error(policy))
 
-    seconds: dict[str, list[float]] = {engine: [] for engine in ENGINES}
-    for turn in range(arguments.repeats + 1):
-        for learner in learners[:: 1 if turn % 2 else -1]:
-            started = time.perf_counter()
-            learner.update(texts.share())
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[learner.engine].append(time.perf_counter() - started)
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    updates = {learner.engine: partial(learner.update, share) for learner in learners}
+    seconds = take_turns(arguments.repeats, clock, **updates)
     if distributed.rank() == 0:
         parameters = sum(weight.numel() for weight in policy.parameters())
         print(f"{parameters:,} weights, {distributed.world_size()} processes on {device.type}")
         for learner, error in zip(learners, errors, strict=True):
-            median = 1e3 * statistics.median(seconds[learner.engine][1:])
+            median = 1e3 * seconds[learner.engine]
             per_weight = learner.held_bytes() / parameters
             print(
                 f"{learner.engine:6s} {median:7.0f} ms   gradient off by {error:.1e}   "

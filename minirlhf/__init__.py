@@ -7,8 +7,8 @@ __version__ = "0.1.0"
 # Two settings that libraries read when torch is first imported. Set them yourself and they stay.
 
 # Threads of GNU OpenMP wait for each other by spinning. If another program uses one of the cores,
-# a step of many small operations can take thirty times as long. So they spin for a tenth of a
-# millisecond only and then sleep. Shorter, and each of many small operations has to wake them.
+# a step of many small operations can take thirty times as long. So they spin for a fraction
+# of a millisecond only and then sleep. Shorter, and each of many small operations has to wake them.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "5000"
 
